@@ -1,0 +1,99 @@
+"""What a client may ask of its session. Every protocol decodes into these; `mercury.v2.json` speaks them as they are.
+
+Each Struct is one frame type of docs/protocol.md: the tag is the frame's `type`, the fields its keys. `ref` is the
+client's own: the answer repeats it. Sequence numbers that a client sends are bounded, so that no store ever meets an
+integer that it cannot hold.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Seq = Annotated[int, Meta(ge=0, le=2**53 - 1, description="a place in a room's log")]
+Ref = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**53), le=2**53)] | None
+Limit = Annotated[int, Meta(ge=1, le=1000, description="how many messages at most; the page limit applies")]
+
+
+class Command(Struct, kw_only=True, gc=False):
+    """What all commands have in common."""
+
+    ref: Ref = None
+
+
+class Resume(Struct, kw_only=True):
+    """Where the client itself knows that it is: the epoch it was told, and for each room the last seq it has."""
+
+    epoch: str
+    rooms: dict[str, Seq] = {}
+
+
+class Connect(Command, tag="connect", kw_only=True):
+    """Log in. The first frame of a connection whose URL holds no token; within --limits.handshake-seconds."""
+
+    token: str
+    member: str
+    device: str = ""
+    resume: Resume | None = None
+
+
+class Send(Command, tag="send", kw_only=True, gc=False):
+    """Say `text` in a room. A repeated `cid` stores nothing and gets the first one's answer."""
+
+    rid: str
+    text: str
+    cid: str | None = None
+
+
+class History(Command, tag="history", kw_only=True, gc=False):
+    """Messages of a room, oldest first: the last ones below `before`, or the first ones above `after`, or the newest."""
+
+    rid: str
+    before: Seq | None = None
+    after: Seq | None = None
+    limit: Limit = 50
+
+
+class HistoryById(Command, tag="history_by_id", kw_only=True, gc=False):
+    """The first Mercury's history: the `offset` messages before the message `msgid`, in a room or the one that holds it."""
+
+    msgid: Seq | None = None
+    rid: str | None = None
+    offset: Seq = 10
+
+
+class Read(Command, tag="read", kw_only=True, gc=False):
+    """The member has read the room up to `seq`. Never moves backwards."""
+
+    rid: str
+    seq: Seq
+
+
+class Ack(Command, tag="ack", kw_only=True, gc=False):
+    """This device has received the room up to `seq`: the next connection starts after it."""
+
+    rid: str
+    seq: Seq
+
+
+class Typing(Command, tag="typing", kw_only=True, gc=False):
+    """The member is typing in the room: told to those who are there, never stored."""
+
+    rid: str
+
+
+class Presence(Command, tag="presence", kw_only=True, gc=False):
+    """Ask who of the room's members is connected now."""
+
+    rid: str
+
+
+class Rooms(Command, tag="rooms", kw_only=True, gc=False):
+    """Ask for one's rooms, with their heads and one's read marks and unread counts."""
+
+
+class Leave(Command, tag="leave", kw_only=True, gc=False):
+    """Leave the room, with all of one's devices."""
+
+    rid: str

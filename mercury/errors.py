@@ -1,0 +1,47 @@
+"""The one family of errors that reaches a user.
+
+The core raises MercuryError with a code of CODES; each edge (WebSocket, REST, the client) translates it once,
+at one place. A reason is written for the person who reads it: it names the thing and the way out, and it never
+holds a token, a password or a message's text.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Code = Literal[
+    "bad_request",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "conflict",
+    "too_large",
+    "rate_limited",
+    "busy",
+    "unavailable",
+    "internal",
+]
+
+#: code -> (HTTP status, what it means to a client). docs/protocol.md prints this table.
+CODES: Final[dict[Code, tuple[int, str]]] = {
+    "bad_request": (400, "the request cannot be understood; mend it before sending it again"),
+    "unauthorized": (401, "the token is unknown, expired or revoked; get a new one"),
+    "forbidden": (403, "not allowed: not a member of that room, or an address that is not on the list"),
+    "not_found": (404, "there is no such thing"),
+    "conflict": (409, "it contradicts what is stored, such as a cid used before with another text"),
+    "too_large": (413, "longer or more than a limit allows; the reason names the limit"),
+    "rate_limited": (429, "too fast; try again after retry_after seconds"),
+    "busy": (503, "more work is waiting than Mercury takes on; try again after retry_after seconds"),
+    "unavailable": (503, "the store does not answer; nothing was acknowledged; try again after retry_after seconds"),
+    "internal": (500, "a fault of Mercury's own; it is in the log"),
+}
+
+
+class MercuryError(Exception):
+    """Something was refused or failed. `retry_after` is in seconds, None where trying again does not help."""
+
+    def __init__(self, code: Code, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code: Code = code
+        self.reason = reason
+        self.retry_after = retry_after

@@ -1,0 +1,184 @@
+"""What a session tells its client. Every protocol encodes these; `mercury.v2.json` speaks them as they are.
+
+Each Struct is one frame type of docs/protocol.md: the tag is the frame's `type`. Keys that hold their default are left
+out of a frame, and so is `cid` where the sender gave none. `ctime` is RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
+
+from mercury.commands import Ref
+from mercury.errors import Code
+from mercury.model import Entry, Place
+
+EPOCH_1970 = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(micros: int) -> str:
+    """Microseconds since 1970 as RFC 3339 in UTC with microseconds: 2026-11-22T05:32:54.000001Z."""
+    return (EPOCH_1970 + timedelta(microseconds=micros)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class RoomState(Struct, frozen=True):
+    """One of the member's rooms: the log's last seq, the member's read mark, how many messages lie above that."""
+
+    rid: str
+    head: int
+    read: int
+    unread: int
+
+
+class Message(Struct, tag="message", omit_defaults=True, gc=False):
+    """A message, live or from the log; what `history` returns holds the same."""
+
+    rid: str
+    seq: int
+    id: int
+    mid: str
+    text: str
+    ctime: str
+    cid: str | None = None
+
+
+class Joined(Struct, tag="joined", gc=False):
+    """These members are in the room from this seq on."""
+
+    rid: str
+    seq: int
+    members: tuple[str, ...]
+    ctime: str
+
+
+class Left(Struct, tag="left", gc=False):
+    """These members are out of the room from this seq on. Whoever finds themselves here hears no more of it."""
+
+    rid: str
+    seq: int
+    members: tuple[str, ...]
+    ctime: str
+
+
+class Hello(Struct, tag="hello"):
+    """The connection is logged in. Then what its rooms said since its cursors, one `caught_up` a room, then live."""
+
+    member: str
+    device: str
+    epoch: str
+    heartbeat: float
+    rooms: list[RoomState]
+
+
+class Typing(Struct, tag="typing", gc=False):
+    """Somebody is typing."""
+
+    rid: str
+    mid: str
+
+
+class Presence(Struct, tag="presence", gc=False):
+    """A member's first connection came, or their last one went."""
+
+    rid: str
+    mid: str
+    online: bool
+
+
+class Read(Struct, tag="read", gc=False):
+    """A member has read up to seq: others, and one's own other devices, show it."""
+
+    rid: str
+    mid: str
+    seq: int
+
+
+class Reset(Struct, tag="reset", gc=False):
+    """Forget what you have of this room up to and with `floor`: it cannot be continued. What follows starts above it."""
+
+    rid: str
+    floor: int
+
+
+class CaughtUp(Struct, tag="caught_up", gc=False):
+    """All up to `seq` has been sent on this connection; what follows is live."""
+
+    rid: str
+    seq: int
+
+
+class Bye(Struct, tag="bye", gc=False):
+    """The server is going away: come back after `retry_after` seconds."""
+
+    retry_after: float
+
+
+class Ok(Struct, tag="ok", omit_defaults=True, gc=False):
+    """Done. The answer to read, ack, typing and leave."""
+
+    ref: Ref = None
+
+
+class SendOk(Struct, tag="ok", gc=False, kw_only=True):
+    """Committed. `duplicate`: this cid was committed before, and these are that message's numbers."""
+
+    ref: Ref = None
+    id: int
+    seq: int
+    duplicate: bool
+
+
+class HistoryOk(Struct, tag="ok", kw_only=True):
+    """Messages, oldest first. `more`: there are further ones in the direction asked for."""
+
+    ref: Ref = None
+    messages: list[Message]
+    more: bool
+
+
+class PresenceOk(Struct, tag="ok", kw_only=True):
+    """Who is connected now, in the order of their names."""
+
+    ref: Ref = None
+    online: list[str]
+
+
+class RoomsOk(Struct, tag="ok", kw_only=True):
+    """The member's rooms."""
+
+    ref: Ref = None
+    rooms: list[RoomState]
+
+
+class Error(Struct, tag="error", omit_defaults=True, kw_only=True):
+    """The command was not done. `code` is one of docs/protocol.md's; `retry_after` in seconds where that helps."""
+
+    ref: Ref = None
+    code: Code
+    reason: str
+    retry_after: float | None = None
+
+
+Event = (
+    Message | Joined | Left | Hello | Typing | Presence | Read | Reset | CaughtUp | Bye
+    | Ok | SendOk | HistoryOk | PresenceOk | RoomsOk | Error
+)  # fmt: skip
+
+
+def message(entry: Entry) -> Message:
+    """The event of a log entry that is a message."""
+    return Message(entry.rid, entry.seq, entry.id, entry.mid, entry.text, rfc3339(entry.ctime), entry.cid)
+
+
+def of_entry(entry: Entry) -> Message | Joined | Left:
+    """The event of any log entry."""
+    if entry.kind == "message":
+        return message(entry)
+    kind = Joined if entry.kind == "joined" else Left
+    return kind(entry.rid, entry.seq, entry.members, rfc3339(entry.ctime))
+
+
+def room_state(place: Place) -> RoomState:
+    """What a client is told of its place in a room."""
+    return RoomState(place.rid, place.head, place.read, place.unread)

@@ -1,0 +1,151 @@
+"""The values that Mercury is about: what a room's log holds, and a member's place in it.
+
+A room is an append-only log. Each Entry has a `seq`: 1, 2, 3 … without holes within its room, given out in the
+transaction that stores it. Messages are entries, and so are joins and leaves. An `id` is unique across rooms and
+grows with `seq` within a room; it exists because the first Mercury's clients page by it. Times are integers:
+microseconds since 1970 in UTC. These Structs are values: nobody changes one after it was made.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Literal
+
+from msgspec import Struct
+
+from mercury.errors import MercuryError
+
+Kind = Literal["message", "joined", "left"]
+
+#: The author of messages that the application sends in its own name. No member can have this name.
+SYSTEM = ""
+
+NAME_BYTES = 190  # MySQL indexes two names and a number within 767 bytes
+CID_BYTES = 128
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """One line of a room's log.
+
+    A message has `mid` (its author, SYSTEM for the application), `text` and perhaps the `cid` that its sender chose.
+    "joined" and "left" have `members`: those who came or went by this entry; `mid` and `text` are empty.
+    """
+
+    rid: str
+    seq: int
+    id: int
+    kind: Kind
+    ctime: int
+    mid: str = SYSTEM
+    text: str = ""
+    cid: str | None = None
+    members: tuple[str, ...] = ()
+
+
+class Draft(Struct, frozen=True, gc=False):
+    """An entry that is not stored yet: no seq, no id, no time."""
+
+    rid: str
+    kind: Kind = "message"
+    mid: str = SYSTEM
+    text: str = ""
+    cid: str | None = None
+    members: tuple[str, ...] = ()
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """What became of a Draft that was not refused.
+
+    `duplicate`: the same author had sent this cid to this room before; `entry` is that first message.
+    `entry` is None when a join or leave changed nothing, since all were already in, or out.
+    """
+
+    entry: Entry | None
+    duplicate: bool = False
+
+
+class Slice(Struct, frozen=True):
+    """A piece of a room's log, in order, without holes.
+
+    `head` is the log's last seq at the moment of reading and `floor` the last seq that is no longer kept: whoever asks
+    for entries from below the floor gets those above it, and has to be told.
+    """
+
+    entries: list[Entry]
+    head: int
+    floor: int
+
+
+class Room(Struct, frozen=True):
+    """A room as an operator sees it. `messages` counts the messages ever stored in it, `members` those in it now."""
+
+    rid: str
+    head: int
+    floor: int
+    messages: int
+    members: int
+    ctime: int
+
+
+class Place(Struct, frozen=True):
+    """A member's place in one room.
+
+    `joined`: the seq of the entry that brought them in (the last one, if several). `read`: up to where they say that
+    they have read. `unread`: how many messages the room holds above `read`, their own included; joins and leaves do not
+    count. `delivered`: up to where delivery to the device asked about is proved; None when nothing ever was.
+    """
+
+    rid: str
+    head: int
+    joined: int
+    read: int
+    unread: int
+    delivered: int | None = None
+
+
+class Cursor(Struct, frozen=True, gc=False):
+    """Delivery of all up to `seq` of a room to one device of a member is proved."""
+
+    rid: str
+    mid: str
+    device: str
+    seq: int
+
+
+class ReadMark(Struct, frozen=True, gc=False):
+    """A member says that they have read a room up to `seq`."""
+
+    rid: str
+    mid: str
+    seq: int
+
+
+class Token(Struct, frozen=True):
+    """A token as it is kept: `digest` is SHA-256 of the secret, which itself is never stored. `expires`: microseconds."""
+
+    digest: bytes
+    mid: str
+    expires: int
+
+
+def check_name(what: str, name: str) -> str:
+    """Return the name of a `what` (room, member, device) if it may be one; else bad_request that says why.
+
+    1 to 190 bytes of UTF-8, no control characters and no lone surrogates. Names compare byte for byte.
+    """
+    if not name:
+        raise MercuryError("bad_request", f"the {what}'s name is empty")
+    return check_text_of(what, name, NAME_BYTES)
+
+
+def check_text_of(what: str, value: str, limit: int) -> str:
+    """Return `value` if it is at most `limit` bytes long and printable; else bad_request. For names, devices and cids."""
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise MercuryError("bad_request", f"the {what}'s name is not valid Unicode (a lone surrogate)") from None
+    if size > limit:
+        raise MercuryError("bad_request", f"the {what}'s name is {size} bytes long; at most {limit} are allowed")
+    if not value.isprintable() and any(unicodedata.category(c) == "Cc" for c in value):
+        raise MercuryError("bad_request", f"the {what}'s name holds a control character")
+    return value

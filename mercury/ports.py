@@ -1,0 +1,178 @@
+"""What the core needs from the outside, as zope interfaces. The docstrings are the contract: order, atomicity, failure.
+
+tests/contract_store.py holds every IStore to it. The core imports neither a driver nor Autobahn nor Klein; what is
+behind these interfaces is chosen in mercury/tap.py alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from mercury.errors import MercuryError
+from mercury.events import Event
+from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+
+# zope.interface methods have no self and no body.
+# mypy-zope reads them as they stand.
+
+
+class IStore(Interface):
+    """Where rooms, logs, members' places and tokens are kept: the truth.
+
+    Every Deferred fails with MercuryError only: `unavailable` (with retry_after) when the engine cannot be reached or
+    cannot write; after such a failure of a write, whether it was done is unknown. No call waits without a bound.
+    What a call has returned as stored is durable (G1) and is seen by every later call, from any node.
+    """
+
+    epoch: str = Attribute("Drawn when the store was created, known after open(); another epoch is another truth.")
+
+    def open() -> Deferred[None]:
+        """Connect, create or migrate the schema. Fails with MercuryError when the engine cannot be used."""
+
+    def close() -> Deferred[None]:
+        """Finish what runs and let go of the engine. Calls after that fail with unavailable."""
+
+    def ping() -> Deferred[None]:
+        """Fire if the store can be read now. For readiness."""
+
+    # The log
+
+    def append(drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
+        """Store a batch in one transaction: all that is not refused is durable when this fires, or nothing is.
+
+        One answer a draft, in the order given; a refused draft (an answer that is a MercuryError) takes nothing from
+        the others. Entries of one room get consecutive `seq`s in the order of the batch; every entry gets a new `id`,
+        above all ids of its room. `ctime` becomes the entries' time. No entry can be read before all with a lower seq
+        of its room can.
+
+        message: refused with forbidden unless `mid` is SYSTEM or in the room at that place of the log (a join or leave
+        earlier in the batch counts), with not_found if there is no such room (asked before membership). A cid that the
+        same mid used in the same room before, or earlier in this batch, gives the first one's outcome with
+        duplicate=True if the text is the same, else conflict; cids are forgotten with their message, not before.
+
+        joined: the room and the members come into being if need be. The entry names those who were not in yet, in the
+        order given, each once; if there are none, no entry is made. A new member's read mark is at the entry; their
+        unread count is 0. Refused with too_large, as a whole, if a member would be in more rooms than allowed.
+
+        left: the entry names those who were in; if there are none, no entry is made; not_found without such a room.
+        Their read marks and cursors in this room are dropped.
+        """
+
+    def read(rid: str, after: int, limit: int) -> Deferred[Slice]:
+        """The log's entries with seq > after, at most `limit`, in order. An unknown room is an empty one, head 0."""
+
+    def history(rid: str, before: int | None, after: int | None, limit: int) -> Deferred[tuple[list[Entry], bool]]:
+        """At most `limit` messages (no joins or leaves), in order of seq, and whether there are more that way.
+
+        With `after`: the first ones with seq > after, and `before` bounds them from above if given. Else the last ones
+        with seq < before, or the room's last ones.
+        """
+
+    def locate(id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
+        """Where a message id stands: the room, and the seq below which its older entries are.
+
+        With a room: the lowest seq of that room whose id is `id` or greater, or head + 1 if there is none. Without:
+        the room and seq of the message that has this very id; None if no message has it.
+        """
+
+    # Rooms and members
+
+    def heads(rids: Sequence[str]) -> Deferred[dict[str, int]]:
+        """The last seq of each of these rooms. Unknown rooms are left out. One round trip however many rooms."""
+
+    def room(rid: str) -> Deferred[Room | None]:
+        """One room, or None."""
+
+    def rooms(after: str, limit: int) -> Deferred[list[Room]]:
+        """Rooms whose name is greater than `after`, in the order of their names' UTF-8 bytes."""
+
+    def delete_room(rid: str) -> Deferred[bool]:
+        """Remove a room with its log, members, marks and cursors in one transaction. False if there was none.
+
+        A room that comes into being again under the name goes on from the old head: its floor is there, so that nobody
+        who remembers the old log mistakes the new one for it.
+        """
+
+    def members(rid: str, after: str, limit: int) -> Deferred[list[str]]:
+        """Members of a room with a name greater than `after`, in the order of the names' UTF-8 bytes."""
+
+    def is_member(mid: str) -> Deferred[bool]:
+        """Whether this member has come into being, by a token or by a room."""
+
+    def places(mid: str, device: str) -> Deferred[list[Place]]:
+        """All rooms of a member, ordered by name, with `delivered` of this device. Flat in the length of the logs."""
+
+    # Marks
+
+    def move_cursors(cursors: Sequence[Cursor]) -> Deferred[None]:
+        """Store delivery cursors, in one transaction. One never moves backwards; those of non-members are dropped."""
+
+    def move_reads(marks: Sequence[ReadMark]) -> Deferred[list[int | None]]:
+        """Move read marks forward, at most to the room's head, in one transaction.
+
+        Answers for each, in order, the mark as it then stands if this moved it, else None (it was there already, or
+        the member is not in the room).
+        """
+
+    # Tokens
+
+    def put_token(token: Token, keep: int) -> Deferred[None]:
+        """Store a token; its member comes into being. Of one member's tokens the `keep` that expire last remain."""
+
+    def token(digest: bytes) -> Deferred[Token | None]:
+        """The token with this digest, expired or not."""
+
+    def drop_token(digest: bytes) -> Deferred[Token | None]:
+        """Remove one token and return it; None if it is not there."""
+
+    def drop_tokens(mid: str) -> Deferred[int]:
+        """Remove all tokens of a member; how many there were."""
+
+    def sweep(now: int, idle: int, devices: int) -> Deferred[None]:
+        """Keep the tables bounded: drop expired tokens, cursors of devices that did not move for `idle` microseconds,
+        and of each member's devices all but the `devices` that moved last. A dropped cursor is as if never there."""
+
+
+class IWire(Interface):
+    """Bytes for one kind of connection (a protocol on a framing). Connections of a kind share one wire object.
+
+    Shared, so that a batch is encoded once for all of them. Both methods are pure.
+    """
+
+    name: str = Attribute("The protocol's name, for operators.")
+
+    def entries(entries: Sequence[Entry]) -> bytes:
+        """The frames of these log entries, joined; empty when the protocol has no frame for any of them."""
+
+    def event(event: Event) -> bytes:
+        """The frames of this event, joined; empty when the protocol has none for it."""
+
+
+class IConnection(Interface):
+    """One client's connection, as its session sees it. No method raises, whatever has become of the peer."""
+
+    peer: str = Attribute("The client's address, for operators and logs.")
+
+    def write(data: bytes) -> None:
+        """Send bytes that a wire made. When the peer does not read, Session.slow() follows; it still may be called."""
+
+    def ping(payload: bytes) -> None:
+        """Ask for proof that all written before has arrived: Session.pong(payload) follows."""
+
+    def close(code: int, reason: str) -> None:
+        """End the connection politely; Session.closed() follows, at once or later."""
+
+    def abort() -> None:
+        """End the connection now."""
+
+    def hold() -> None:
+        """Stop reading from the peer until release()."""
+
+    def release() -> None:
+        """Read again."""
+
+    def drained() -> int:
+        """How many bytes the peer's socket has taken so far. It stands still when the peer does not read."""
