@@ -1,0 +1,70 @@
+# One command for each thing a person does; `make help` lists them. Nothing else has to be installed or set up by hand.
+
+PYTHON ?= python3
+ARGS ?=
+MEMBER ?= 1
+BIN := .venv/bin
+
+# What the tests need of the system, on Debian and Ubuntu: real texts to send.
+TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh
+
+PIP := $(BIN)/pip --disable-pip-version-check -qq
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run client test check format bench conformance pins clean test-packages
+
+help: ## list these commands
+	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+run: .venv/run ## run the server here until Ctrl-C; flags: make run ARGS="--server.ws.port=7010"
+	@exec $(BIN)/twistd --nodaemon --pidfile= mercury $(ARGS)
+
+client: .venv/run ## chat in a terminal: make client MEMBER=1 ARGS="--room=2333"
+	@exec $(BIN)/mercury-client --member="$(MEMBER)" $(ARGS)
+
+test: test-packages check ## everything: lint, types, all tests; a part: make test ARGS="tests/test_layers.py -x"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/test ## lint and types only
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/test ## lay the code out, mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/test ## measure: deliveries/s, messages/s, latency, memory
+	$(BIN)/python bench/run.py $(ARGS)
+
+conformance: .venv/test ## the WebSocket conformance cases against Mercury's own protocol class
+	$(BIN)/python -m pytest tests/conformance $(ARGS)
+
+pins: ## resolve setup.py's requirements anew and write them to requirements/
+	tools/pins $(PYTHON)
+
+clean: ## remove what these commands made; var/, where messages are, stays
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
+
+# Each file below .venv says that a step is done, so that the second `make run` starts at once.
+
+.venv/made: tools/venv
+	@tools/venv $(PYTHON)
+	@touch $@
+
+.venv/run: .venv/made requirements/run.txt setup.py pyproject.toml
+	@echo "Installing what the server needs into .venv ..."
+	@$(PIP) install --requirement requirements/run.txt
+	@$(PIP) install --no-deps --editable .
+	@touch $@
+
+.venv/test: .venv/run requirements/test.txt
+	@echo "Installing what the tests need into .venv ..."
+	@$(PIP) install --requirement requirements/test.txt
+	@touch $@
+
+test-packages:
+	@tools/packages $(TEST_PACKAGES)

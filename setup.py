@@ -1,0 +1,61 @@
+"""Packages Mercury for pip. The one place where its direct requirements stand.
+
+`install_requires` is what the server and the client import, `test` what `make test` adds; `make pins` resolves both and
+writes the exact set, with all that they bring, to requirements/run.txt and requirements/test.txt.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "mercury/__init__.py").read_text("utf-8"), re.MULTILINE)
+assert VERSION, "mercury/__init__.py names no __version__"
+
+setup(
+    name="mercury-chat",
+    version=VERSION[1],
+    description="A chat service that an application runs beside itself",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    author="The Mercury authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    package_dir={"": "."},  # makes an editable install put this folder on the path, where Twisted finds the plugin
+    # Named one by one: find_packages() would take in a folder `twisted` that is not Twisted. The last one adds one file
+    # to Twisted's plugins folder and owns nothing else there.
+    packages=[
+        "mercury",
+        "mercury.backends",
+        "mercury.client",
+        "mercury.core",
+        "mercury.protocols",
+        "mercury.transports",
+        "twisted.plugins",
+    ],
+    entry_points={"console_scripts": ["mercury-client = mercury.client.main:main"]},
+    install_requires=[
+        "autobahn[twisted]>=26.10.2",  # older ones let a small frame unpack past the payload limit
+        "klein>=24.8",
+        "msgspec>=0.22",
+        "prompt_toolkit>=3.0.50",
+        "PyYAML>=6.0.2",
+        "Twisted>=26.10",
+        "zope.interface>=8",
+    ],
+    extras_require={
+        "test": [
+            "fissix>=24.4.24",
+            "hypothesis>=6.170",
+            "mypy>=2.4",
+            "mypy-zope>=1.0.17",
+            "pytest>=9.2",
+            "pytest-twisted>=1.14.3",
+            "ruff>=0.17.6",
+            "schemathesis>=4.32.5",
+            "types-PyYAML>=6.0.12",
+        ]
+    },
+)
