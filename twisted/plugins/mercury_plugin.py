@@ -1,4 +1,4 @@
-"""Tells twistd that there is a command `mercury`. What it does stands in mercury/tap.py, which twistd imports on demand.
+"""Tells twistd that there is a command `mercury`. What it does stands in mercury/tap.py, imported when it is asked for.
 
 Twisted finds this file in any `twisted/plugins` folder on the import path; beside it there must be no `__init__.py`.
 """

@@ -1,0 +1,73 @@
+"""What holds for all tests: in CI nothing is skipped, and Hypothesis never judges by the clock.
+
+A test that is skipped promises nothing, and nobody looks at a green run; so where CI is set in the environment, a run
+with a skipped (or expectedly failing) test fails and lists them. pytest-twisted runs the reactor (see pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "mercury", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)  # a noisy machine is slow at times, and that is no fault of the code
+settings.load_profile("mercury")
+
+
+class NothingSkipped:
+    """Collects what was skipped, while collecting or running, and fails the session for it."""
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.CollectReport | pytest.TestReport) -> None:
+        if report.skipped:
+            why = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
+            self.skipped.append(f"{report.nodeid}: {why or 'no reason given'}")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.skipped:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.skipped:
+            terminalreporter.section("skipped, and CI allows no skipping", red=True)
+            for line in self.skipped:
+                terminalreporter.line(line)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("CI"):
+        config.pluginmanager.register(NothingSkipped())
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Gives TCP ports on 127.0.0.1 that were free a moment ago, each another one, to servers in their own processes.
+
+    A server in the test's own process should listen on port 0 instead.
+    """
+    given: set[int] = set()
+
+    def give() -> int:
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port: int = probe.getsockname()[1]
+            if port not in given:
+                given.add(port)
+                return port
+
+    return give
