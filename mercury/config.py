@@ -1,0 +1,272 @@
+"""Every setting of Mercury, declared once: its name, type, range, default and meaning.
+
+From these Structs come the checks and the reading (mercury/settings.py), the flags and `--help` (mercury/options.py),
+and etc/mercury.toml with the table in docs/configuration.md (mercury/reference.py). A Struct is a section and its
+docstring the section's heading; a field is a setting. Outside, `Ws.frame_bytes` would be spelt `frame-bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Network = IPv4Network | IPv6Network
+
+
+class ConfigError(Exception):
+    """A setting is wrong. One line that names the flag, variable or file and key, and says what is allowed."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """A text that must not be shown: whatever prints it prints `***`. Only `.value` gives it away."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """The networks of a list such as `10.0.0.0/8, ::1`. An address alone is that one address. ValueError if wrong."""
+    return tuple(_network(part.strip()) for part in text.split(","))
+
+
+def _network(text: str) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("give IPv4 or IPv6 networks separated by commas, such as 10.0.0.0/8,::1/128") from None
+    address = ip_address(text.partition("/")[0])
+    raise ValueError(f"{text} is no network: write {meant} for all of it, or {address} for that one address")
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """The origins of a list such as `https://chat.example,https://*.example.org`. ValueError if wrong."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(part == "*" or "://" in part for part in found):
+        raise ValueError("give * for any, or origins separated by commas, such as https://chat.example")
+    return found
+
+
+def _text(allowed: str, check: Callable[[str], object]) -> Meta:
+    """Marks a text that has to satisfy `check`, which raises ValueError with what to give instead."""
+    return Meta(extra={"allowed": allowed, "check": check})
+
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+ListeningPort = Annotated[int, Meta(ge=0, le=65535)]
+NetworkList = Annotated[str, _text("networks or addresses, separated by commas", networks)]
+OriginList = Annotated[str, _text("origins or *, separated by commas", origins)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class Section(Struct, frozen=True, rename="kebab", kw_only=True):
+    """What all sections have in common: nobody changes one after it was read, and names have dashes outside."""
+
+
+class Api(Section, frozen=True):
+    """The REST API, for the application's backend."""
+
+    address: Annotated[NetworkList, Meta(description="Who may call the REST API.")] = "127.0.0.1/32"
+    port: Annotated[ListeningPort, Meta(description="The REST API's TCP port. 0 takes any free one.")] = 6009
+    endpoint: Annotated[
+        str,
+        Meta(
+            description="A Twisted endpoint in place of the port, such as haproxy:tcp:6009, unix:/run/mercury/api "
+            "or systemd:domain=INET:index=0."
+        ),
+    ] = ""
+    proxies: Annotated[
+        NetworkList,
+        Meta(
+            description="With a haproxy: endpoint: who may tell the REST API, by the PROXY protocol, whom they serve."
+        ),
+    ] = "127.0.0.1/32,::1/128"
+
+
+class Ws(Section, frozen=True):
+    """The WebSocket server, for the clients."""
+
+    address: Annotated[NetworkList, Meta(description="Who may connect by WebSocket.")] = "0.0.0.0/0"
+    port: Annotated[ListeningPort, Meta(description="The WebSocket server's TCP port. 0 takes any free one.")] = 6010
+    endpoint: Annotated[
+        str,
+        Meta(description="A Twisted endpoint in place of the port, as for the REST API."),
+    ] = ""
+    proxies: Annotated[
+        NetworkList,
+        Meta(description="With a haproxy: endpoint: who may tell it, by the PROXY protocol, whom they serve."),
+    ] = "127.0.0.1/32,::1/128"
+    origins: Annotated[
+        OriginList,
+        Meta(
+            description="The web pages whose scripts may connect: origins separated by commas, with * for any part, "
+            "such as https://chat.example,https://*.example.org. Programs that send no Origin are not concerned."
+        ),
+    ] = "*"
+    compression: Annotated[
+        bool, Meta(description="Compress each message (permessage-deflate). Costs memory and time for each connection.")
+    ] = False
+
+
+class Server(Section, frozen=True):
+    """What Mercury listens on."""
+
+    api: Api = Api()
+    ws: Ws = Ws()
+
+
+class Log(Section, frozen=True):
+    """The log: one line an event."""
+
+    format: Annotated[Literal["json", "logfmt"], Meta(description="How a line is written.")] = "json"
+    level: Annotated[
+        Literal["debug", "info", "warn", "error"], Meta(description="The least important events that are logged.")
+    ] = "info"
+
+
+class Storage(Section, frozen=True):
+    """Where rooms, messages, members and tokens are kept."""
+
+    type: Annotated[
+        Literal["", "memory", "sqlite", "mysql", "redis"],
+        Meta(
+            description="The store. Empty: mysql if mysql.host is set, else redis if redis.host is set, else sqlite. "
+            "What is in memory is gone when Mercury stops."
+        ),
+    ] = ""
+
+
+class Sqlite(Section, frozen=True):
+    """The SQLite store."""
+
+    path: Annotated[
+        str, Meta(min_length=1, description="The database file. It and its directory are made if they are missing.")
+    ] = "var/mercury.sqlite"
+
+
+class Mysql(Section, frozen=True):
+    """The MySQL or MariaDB store."""
+
+    host: Annotated[str, Meta(description="The server's name or address. Setting it chooses this store.")] = ""
+    port: Annotated[Port, Meta(description="The server's TCP port.")] = 3306
+    user: Annotated[str, Meta(description="Whom to log in as.")] = "root"
+    password: Annotated[Secret, Meta(description="The user's password.")] = Secret("")
+    database: Annotated[str, Meta(min_length=1, description="The database. It is made if it is missing.")] = "mercury"
+
+
+class Redis(Section, frozen=True):
+    """The Redis store."""
+
+    host: Annotated[
+        str, Meta(description="The server's name or address. Setting it chooses this store, unless mysql.host is set.")
+    ] = ""
+    port: Annotated[Port, Meta(description="The server's TCP port.")] = 6379
+    password: Annotated[Secret, Meta(description="The server's password.")] = Secret("")
+    db: Annotated[int, Meta(ge=0, le=65535, description="The number of the database.")] = 0
+
+
+class Token(Section, frozen=True):
+    """Tokens, which clients log in with."""
+
+    ttl: Annotated[
+        int,
+        Meta(ge=1, le=3_155_760_000, description="How long a token is valid, in seconds, if nothing else is asked."),
+    ] = 86400
+
+
+class Limits(Section, frozen=True):
+    """What one client may take, so that none harms the others."""
+
+    frame_bytes: Annotated[
+        int, Meta(ge=128, le=16_777_216, description="The longest WebSocket message a client may send, in bytes.")
+    ] = 65536
+    text_bytes: Annotated[
+        int, Meta(ge=1, le=1_048_576, description="The longest text of a chat message, in bytes of UTF-8.")
+    ] = 16384
+    body_bytes: Annotated[
+        int, Meta(ge=128, le=67_108_864, description="The longest body of a REST request, in bytes.")
+    ] = 1_048_576
+    handshake_seconds: Annotated[Seconds, Meta(description="How long a client may take to connect and log in.")] = 5.0
+    ping_seconds: Annotated[
+        Seconds, Meta(description="How often a silent client is pinged. It is gone when it misses two in a row.")
+    ] = 25.0
+    drain_seconds: Annotated[
+        Seconds, Meta(description="A client that for so long takes nothing of what is sent to it is dropped.")
+    ] = 60.0
+    connections: Annotated[CountOrNone, Meta(description="WebSocket connections at a time. 0: no limit.")] = 100_000
+    connections_per_address: Annotated[
+        CountOrNone, Meta(description="WebSocket connections at a time from one address. 0: no limit.")
+    ] = 0
+    connections_per_member: Annotated[
+        CountOrNone, Meta(description="WebSocket connections at a time of one member. 0: no limit.")
+    ] = 64
+    messages_per_second: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="How many messages a second a member may send. 0: no limit.")
+    ] = 0.0
+    burst: Annotated[
+        CountOrNone,
+        Meta(
+            description="How many messages a member may send at once when there is a limit for each second. "
+            "0: as many as in two seconds."
+        ),
+    ] = 0
+    rooms_per_member: Annotated[Count, Meta(description="Rooms that one member may be in.")] = 1000
+    tokens_per_member: Annotated[
+        Count, Meta(description="Valid tokens of one member. Beyond that the one that expires first goes.")
+    ] = 100
+    devices_per_member: Annotated[
+        Count, Meta(description="Devices of one member whose place in the rooms is kept. The last active ones stay.")
+    ] = 32
+    device_days: Annotated[
+        int, Meta(ge=1, le=36500, description="A device that received nothing for so many days is forgotten.")
+    ] = 90
+    json_depth: Annotated[int, Meta(ge=4, le=200, description="How deep JSON from a client may be nested.")] = 32
+    history_page: Annotated[int, Meta(ge=1, le=1000, description="Messages in one answer to a history request.")] = 100
+    signals_room: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000_000,
+            description="Rooms with more connections than this hear nothing of others' coming, going, typing and "
+            "reading. 0: no room does.",
+        ),
+    ] = 256
+
+
+class Config(Section, frozen=True):
+    """All of it. `Config()` holds the defaults; mercury.settings.load reads the rest."""
+
+    server: Server = Server()
+    log: Log = Log()
+    storage: Storage = Storage()
+    sqlite: Sqlite = Sqlite()
+    mysql: Mysql = Mysql()
+    redis: Redis = Redis()
+    token: Token = Token()
+    limits: Limits = Limits()
+
+
+def storage_type(config: Config) -> Literal["memory", "sqlite", "mysql", "redis"]:
+    """The store that was chosen, by name or by a host. ConfigError if it needs a host and has none."""
+    if config.storage.type in ("mysql", "redis") and not getattr(config, config.storage.type).host:
+        raise ConfigError(f"storage.type is {config.storage.type}, but {config.storage.type}.host is not set")
+    if config.storage.type:
+        return config.storage.type
+    if config.mysql.host:
+        return "mysql"
+    return "redis" if config.redis.host else "sqlite"
