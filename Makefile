@@ -7,12 +7,13 @@ BIN := .venv/bin
 
 # What the tests need of the system, on Debian and Ubuntu: real texts to send.
 TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh
+BENCH_PACKAGES := gcc libc6-dev
 
 PIP := $(BIN)/pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run client test check format bench conformance pins clean test-packages
+.PHONY: help run client test check format bench conformance pins clean test-packages bench-packages
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -35,11 +36,11 @@ format: .venv/test ## lay the code out, mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/test ## measure: deliveries/s, messages/s, latency, memory
-	$(BIN)/python bench/run.py $(ARGS)
+bench: .venv/run build/bench/load build/bench/floor ## measure: deliveries/s, messages/s, latency, memory
+	$(BIN)/python -m bench $(ARGS)
 
-conformance: .venv/test ## the WebSocket conformance cases against Mercury's own protocol class
-	$(BIN)/python -m pytest tests/conformance $(ARGS)
+conformance: .venv/test ## the WebSocket conformance cases, against Mercury's own protocol class
+	$(BIN)/python -m tests.conformance $(ARGS)
 
 pins: ## resolve setup.py's requirements anew and write them to requirements/
 	tools/pins $(PYTHON)
@@ -68,3 +69,13 @@ clean: ## remove what these commands made; var/, where messages are, stays
 
 test-packages:
 	@tools/packages $(TEST_PACKAGES)
+
+bench-packages:
+	@tools/packages $(BENCH_PACKAGES)
+
+# The benchmark's load generator, and the floor that Mercury is compared with.
+build/bench/load: bench/load.c bench/connection.c bench/check.c bench/load.h
+build/bench/floor: bench/floor.c
+build/bench/%: | bench-packages
+	@mkdir -p $(@D)
+	gcc -std=gnu17 -O2 -Wall -Wextra -Werror -o $@ $(filter %.c,$^)
