@@ -19,7 +19,7 @@ LONGEST = 450
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
     {"mercury.tap", "mercury.options"},
-    {"mercury.config", "mercury.settings", "mercury.logs"},
+    {"mercury.config", "mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
     {"mercury.core"},
