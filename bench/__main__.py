@@ -1,0 +1,102 @@
+"""Measure Mercury: `make bench`, or `make bench ARGS="--quick"`. The tables are printed as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from typing import get_args
+
+from bench import report
+from bench.runs import Figures, Results, Settings, run
+from bench.scenarios import BY_NAME, QUICK, SCENARIOS, Scenario, Store
+from bench.servers import BINARIES, LOAD_CORE, BenchError, pin
+
+FLOOR_ROUNDS = 3
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, 3 rounds of 2 s")
+    parser.add_argument("--only", metavar="NAME[,NAME]", help=f"of {', '.join(BY_NAME)}")
+    parser.add_argument("--store", choices=get_args(Store), help="only on this store")
+    parser.add_argument("--rounds", type=int, help="runs of each scenario and store (5)")
+    parser.add_argument("--seconds", type=float, help="measured seconds of a run (3)")
+    parser.add_argument(
+        "--server-profile", default="", metavar="FILE", help="write the server's cProfile figures there"
+    )
+    parser.add_argument("--write", action="store_true", help="put tables and plots into docs/performance.md")
+    return parser.parse_args()
+
+
+def chosen(names: list[str], store: Store | None) -> list[tuple[Scenario, tuple[Store, ...]]]:
+    """The scenarios to run, in their order, each with its stores. Half of something needs that something first."""
+    for name in names:
+        if name not in BY_NAME:
+            raise BenchError(f"--only: there is no scenario {name}; there are {', '.join(BY_NAME)}")
+    needed = {BY_NAME[name].half_of for name in names} | set(names)
+    return [(s, (store,) if store else s.stores) for s in SCENARIOS if s.name in needed]
+
+
+def progress(label: str, figures: Figures) -> None:
+    """One line for a run that has just ended."""
+    wanted = {
+        "messages_per_s": "{:,.0f} messages/s",
+        "deliveries_per_s": "{:,.0f} deliveries/s",
+        "connections_per_s": "{:,.0f} connections/s",
+        "p50_ms": "p50 {:.2f} ms",
+        "p99_ms": "p99 {:.2f} ms",
+        "kb_per_connection": "{:.1f} KB a connection",
+        "server_cpu": "server CPU {:.2f}",
+        "load_cpu": "load {:.2f}",
+        "others_cpu": "others {:.2f}",
+    }
+    said = ", ".join(text.format(figures[key]) for key, text in wanted.items() if key in figures)
+    print(f"{label}: {said}", file=sys.stderr, flush=True)
+
+
+def measure(plan: list[tuple[Scenario, tuple[Store, ...]]], rounds: int, settings: Settings) -> Results:
+    """Run everything once a round, so that a change of the machine's mood falls on all alike."""
+    results = Results()
+    for number in range(1, rounds + 1):
+        for scenario, stores in plan:
+            for store in stores:
+                if store != "floor" or number <= FLOOR_ROUNDS:
+                    figures = run(scenario, store, settings, results)
+                    results.add(scenario, store, figures)
+                    progress(f"{number}/{rounds} {scenario.name} {store}", figures)
+    return results
+
+
+def main() -> None:
+    """Measure, print, and write if asked to."""
+    arguments = options()
+    for program in ("load", "floor"):
+        if not (BINARIES / program).exists():
+            raise BenchError(f"{BINARIES / program} is missing: start this with make bench, which needs gcc")
+    if arguments.write and (arguments.only or arguments.store):
+        raise BenchError("--write puts the whole table into docs/performance.md: leave out --only and --store")
+    if os.getloadavg()[0] > 0.5:
+        print(f"Other programs keep this machine busy (load {os.getloadavg()[0]:.1f}): figures suffer", file=sys.stderr)
+    pin(LOAD_CORE)
+    names = arguments.only.split(",") if arguments.only else list(QUICK if arguments.quick else BY_NAME)
+    rounds = arguments.rounds or (3 if arguments.quick else 5)
+    settings = Settings(arguments.seconds or (2 if arguments.quick else 3), 1, arguments.server_profile)
+    begun = time.monotonic()
+    results = measure(chosen(names, arguments.store), rounds, settings)
+    command = "make bench" + (f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else "")
+    text = report.full(results, command, rounds)
+    print(f"{text}\n{time.monotonic() - begun:.0f} s. Every message came exactly once, in order and unharmed.")
+    if arguments.write:
+        report.write(text, report.plots(results))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(f"bench: {error}")
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")

@@ -1,0 +1,339 @@
+/* The load generator of `make bench`: many members' WebSocket connections in one thread, every frame checked.
+ *
+ *   load --scenario fanout --port 6010 --members FILE --in-flight 16 --seconds 4
+ *
+ * FILE has one line a connection: token, member, room, with a space between. Rooms and tokens were made before.
+ *
+ *   fanout  all lines are of one room; the first member sends, and keeps --in-flight messages on the way
+ *   pairs   lines 1 and 2 share a room, 3 and 4 ...; each member sends one, then one for each that its partner sent
+ *   idle    connect, report, and stay until standard input ends
+ *   storm   connect all, --handshakes at a time, report, and leave
+ *
+ * --rate R instead sends R messages a second in all (fanout: the first member, pairs: all in turn), and counts each
+ * delay from the time the message was due: what a server holds up, it cannot hide. After --warm-up seconds, --seconds
+ * are measured; then what is on its way is awaited, since nothing may be missing. The report is one line of JSON on
+ * standard output; exit status 1 and a line on standard error say that something was lost, came twice, and so on.
+ */
+#define _GNU_SOURCE
+#include "load.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ull
+#define PATIENCE (5 * SECOND) /* without any progress for so long, a run has failed */
+
+enum scenario { FANOUT, PAIRS, IDLE, STORM };
+static const char *const SCENARIOS[] = {"fanout", "pairs", "idle", "storm"};
+
+enum protocol protocol;
+struct tally tally;
+size_t text_bytes = 60;
+
+static enum scenario scenario;
+static int port, handshakes = 64, server_pid;
+static uint64_t in_flight = 1;
+static double rate, seconds = 4, warm_up = 1;
+
+static int epoll;
+static struct connection *connections;
+static int count, ready;
+static int replying, measuring;
+static struct histogram delays, connects;
+
+uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+void fail(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("load: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    exit(2);
+}
+
+void connection_ready(struct connection *c)
+{
+    c->state = READY;
+    ready++;
+    histogram_add(&connects, now_ns() - c->started);
+}
+
+void message_came(struct connection *c, int from_other, uint64_t sent_at, uint64_t now)
+{
+    if (measuring && (from_other || scenario == FANOUT))
+        histogram_add(&delays, now > sent_at ? now - sent_at : 0);
+    if (replying && from_other && scenario == PAIRS)
+        say(c, now_ns());
+}
+
+/* How many deliveries the messages sent so far make. */
+static uint64_t due(void)
+{
+    return tally.sent * (scenario == FANOUT ? (uint64_t)count : 2);
+}
+
+/* Fan-out: a message has arrived when, in all, one delivery for each member more has been counted. */
+static void top_up(void)
+{
+    while (replying && scenario == FANOUT && tally.sent - tally.deliveries / (uint64_t)count < in_flight && !tally.closed)
+        say(connections, now_ns());
+}
+
+static int poll_events(int milliseconds)
+{
+    static struct epoll_event events[512];
+    int n = epoll_wait(epoll, events, 512, milliseconds);
+    for (int i = 0; i < n; i++) {
+        connection_event(events[i].data.ptr, events[i].events);
+        top_up();
+    }
+    return n;
+}
+
+static void poll_for(uint64_t ns)
+{
+    for (uint64_t end = now_ns() + ns; now_ns() < end;)
+        poll_events(5);
+}
+
+static void read_members(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    if (!file)
+        fail("--members %s: %s", path, strerror(errno));
+    struct connection c = {0};
+    while (fscanf(file, "%ms %ms %ms", &c.token, &c.member, &c.room) == 3) {
+        c.index = count;
+        connections = realloc(connections, (size_t)(count + 1) * sizeof c);
+        connections[count++] = c;
+    }
+    fclose(file);
+    if (count < 1 || count > 65535 || (scenario == PAIRS && count % 2))
+        fail("--members %s: %d lines do not suit this scenario", path, count);
+}
+
+static void connect_all(void)
+{
+    int started = 0, before = 0;
+    uint64_t progress = now_ns();
+    while (ready + (int)tally.closed < count) {
+        while (started < count && started - ready < handshakes)
+            connection_start(&connections[started++]);
+        poll_events(100);
+        if (ready != before) {
+            before = ready;
+            progress = now_ns();
+        } else if (now_ns() - progress > PATIENCE)
+            fail("only %d of %d connections were let in within %llu s", ready, count, PATIENCE / SECOND);
+    }
+    if (tally.closed)
+        fail("%llu of %d connections were refused", (unsigned long long)tally.closed, count);
+}
+
+/* CPU seconds that the server has used so far. */
+static double server_cpu(void)
+{
+    char path[64], line[1024] = "";
+    unsigned long user = 0, system = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", server_pid);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0;
+    char *rest = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    fclose(file);
+    if (rest)
+        sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+static double own_cpu(void)
+{
+    struct rusage r;
+    getrusage(RUSAGE_SELF, &r);
+    return (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) + (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1e6;
+}
+
+/* CPU seconds that everything on this machine has used so far. */
+static double all_cpu(void)
+{
+    unsigned long user = 0, nice = 0, system = 0, irq = 0, softirq = 0;
+    FILE *file = fopen("/proc/stat", "r");
+    if (!file)
+        return 0;
+    if (fscanf(file, "cpu %lu %lu %lu %*u %*u %lu %lu", &user, &nice, &system, &irq, &softirq) != 5)
+        user = 0;
+    fclose(file);
+    return (double)(user + nice + system + irq + softirq) / (double)sysconf(_SC_CLK_TCK);
+}
+
+struct moment {
+    uint64_t time;
+    double server, own, all;
+    struct tally tally;
+};
+
+static struct moment moment_now(void)
+{
+    return (struct moment){now_ns(), server_cpu(), own_cpu(), all_cpu(), tally};
+}
+
+/* Keep the load up until `end`. With a rate the loop spins, so that a message leaves when it is due. */
+static void load_until(uint64_t end, double *next)
+{
+    static int turn;
+    uint64_t progress = now_ns(), before = tally.deliveries;
+    for (uint64_t now = progress; now < end; now = now_ns()) {
+        for (; rate && *next <= (double)now; *next += 1e9 / rate)
+            say(&connections[scenario == PAIRS ? turn++ % count : 0], (uint64_t)*next);
+        poll_events(rate ? 0 : 20);
+        if (tally.deliveries != before || (rate && tally.deliveries == due())) {
+            before = tally.deliveries;
+            progress = now;
+        } else if (now - progress > PATIENCE || tally.closed)
+            return; /* await_rest() finds what is missing */
+    }
+}
+
+/* Wait for what is on its way, and a little for what should not come. The answer is how much is missing. */
+static uint64_t await_rest(void)
+{
+    uint64_t progress = now_ns(), before = 0;
+    while ((tally.deliveries < due() || (protocol == V2 && tally.acknowledged < tally.sent)) && !tally.closed
+           && now_ns() - progress < PATIENCE) {
+        poll_events(20);
+        if (tally.deliveries != before) {
+            before = tally.deliveries;
+            progress = now_ns();
+        }
+    }
+    poll_for(SECOND / 5);
+    if (protocol == V2 && tally.acknowledged != tally.sent)
+        tally.refused += 1;
+    return due() > tally.deliveries ? due() - tally.deliveries : 0;
+}
+
+static int report_load(const struct moment *a, const struct moment *b, uint64_t lost)
+{
+    double window = (double)(b->time - a->time) / 1e9;
+    double deliveries = (double)(b->tally.deliveries - a->tally.deliveries);
+    double server = b->server - a->server, own = b->own - a->own, others = b->all - a->all - server - own;
+    double messages = scenario == FANOUT ? deliveries / count : (double)(b->tally.from_others - a->tally.from_others);
+    printf("{\"messages_per_s\":%.1f,\"deliveries_per_s\":%.1f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f,"
+           "\"frame_bytes\":%.1f,\"deliveries_per_read\":%.2f,\"server_cpu\":%.3f,\"load_cpu\":%.3f,"
+           "\"others_cpu\":%.3f,\"checked\":%llu,\"sent\":%llu,\"lost\":%llu,\"gaps\":%llu,\"duplicates\":%llu,\"damaged\":%llu,"
+           "\"refused\":%llu,\"closed\":%llu,\"pings\":%llu}\n",
+           messages / window, deliveries / window, histogram_ms(&delays, .5), histogram_ms(&delays, .99),
+           (double)delays.highest / 1e6, (double)(b->tally.bytes - a->tally.bytes) / (deliveries ? deliveries : 1),
+           deliveries / (double)(b->tally.reads - a->tally.reads + 1), server / window, own / window,
+           others > 0 ? others / window : 0, (unsigned long long)tally.deliveries, (unsigned long long)tally.sent,
+           (unsigned long long)lost, (unsigned long long)tally.gaps, (unsigned long long)tally.duplicates,
+           (unsigned long long)tally.damaged, (unsigned long long)tally.refused, (unsigned long long)tally.closed,
+           (unsigned long long)tally.pings);
+    return lost || tally.gaps || tally.duplicates || tally.damaged || tally.refused || tally.closed
+           || tally.deliveries != due();
+}
+
+static int run_load(void)
+{
+    poll_for(SECOND / 2); /* whatever connecting has set off may settle */
+    double next = (double)now_ns();
+    replying = !rate;
+    for (int i = 0; scenario == PAIRS && !rate && i < count; i++)
+        say(&connections[i], now_ns());
+    top_up();
+    load_until(now_ns() + (uint64_t)(warm_up * 1e9), &next);
+    struct moment begin = moment_now();
+    measuring = 1;
+    load_until(begin.time + (uint64_t)(seconds * 1e9), &next);
+    measuring = replying = 0;
+    struct moment end = moment_now();
+    return report_load(&begin, &end, await_rest());
+}
+
+static int run_connections(void)
+{
+    struct moment begin = moment_now();
+    connect_all();
+    struct moment end = moment_now();
+    double took = (double)(end.time - begin.time) / 1e9;
+    printf("{\"connections\":%d,\"connections_per_s\":%.0f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f,"
+           "\"server_cpu\":%.3f,\"load_cpu\":%.3f}\n",
+           count, count / took, histogram_ms(&connects, .5), histogram_ms(&connects, .99), (double)connects.highest / 1e6,
+           (end.server - begin.server) / took, (end.own - begin.own) / took);
+    fflush(stdout);
+    if (scenario == IDLE) {
+        struct epoll_event event = {.events = EPOLLIN | EPOLLHUP};
+        int input = epoll_create1(EPOLL_CLOEXEC);
+        epoll_ctl(input, EPOLL_CTL_ADD, STDIN_FILENO, &event);
+        while (epoll_wait(input, &event, 1, 0) == 0)
+            poll_events(50);
+    }
+    return tally.closed || tally.damaged || tally.refused || tally.deliveries;
+}
+
+static void read_options(int argc, char **argv)
+{
+    enum { SCENARIO, PORT, PROTOCOL, MEMBERS, IN_FLIGHT, RATE, SECONDS, WARM_UP, TEXT_BYTES, HANDSHAKES, SERVER_PID };
+    static const struct option options[] = {
+        {"scenario", 1, 0, SCENARIO},     {"port", 1, 0, PORT},           {"protocol", 1, 0, PROTOCOL},
+        {"members", 1, 0, MEMBERS},       {"in-flight", 1, 0, IN_FLIGHT}, {"rate", 1, 0, RATE},
+        {"seconds", 1, 0, SECONDS},       {"warm-up", 1, 0, WARM_UP},     {"text-bytes", 1, 0, TEXT_BYTES},
+        {"handshakes", 1, 0, HANDSHAKES}, {"server-pid", 1, 0, SERVER_PID}, {0, 0, 0, 0}};
+    const char *members = NULL;
+    scenario = -1;
+    for (int option; (option = getopt_long(argc, argv, "", options, NULL)) >= 0;)
+        switch (option) {
+        case SCENARIO:
+            for (int i = 0; i < 4; i++)
+                if (!strcmp(optarg, SCENARIOS[i]))
+                    scenario = (enum scenario)i;
+            break;
+        case PORT: port = atoi(optarg); break;
+        case PROTOCOL: protocol = strcmp(optarg, "v2") ? SEED : V2; break;
+        case MEMBERS: members = optarg; break;
+        case IN_FLIGHT: in_flight = strtoull(optarg, NULL, 10); break;
+        case RATE: rate = atof(optarg); break;
+        case SECONDS: seconds = atof(optarg); break;
+        case WARM_UP: warm_up = atof(optarg); break;
+        case TEXT_BYTES: text_bytes = strtoull(optarg, NULL, 10); break;
+        case HANDSHAKES: handshakes = atoi(optarg); break;
+        case SERVER_PID: server_pid = atoi(optarg); break;
+        default: fail("see the top of bench/load.c for what can be asked");
+        }
+    if ((int)scenario < 0 || !port || !members || text_bytes < 30 || text_bytes > 60000)
+        fail("needs --scenario fanout|pairs|idle|storm, --port, --members FILE; --text-bytes is 30 to 60000");
+    read_members(members);
+}
+
+int main(int argc, char **argv)
+{
+    read_options(argc, argv);
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    epoll = epoll_create1(EPOLL_CLOEXEC);
+    connections_open(port, epoll);
+    if (scenario == IDLE || scenario == STORM)
+        return run_connections();
+    connect_all();
+    int failed = run_load();
+    if (failed)
+        fputs("load: the run has failed: not every message came exactly once, in order and unharmed\n", stderr);
+    return failed;
+}

@@ -1,0 +1,75 @@
+/* What the load generator's three parts share.
+ *
+ *   load.c        the scenarios: who sends when, the measured window, the report
+ *   connection.c  one WebSocket connection over a non-blocking socket: handshake, frames in, frames out
+ *   check.c       what a frame says: is it the very next one of its room, whole, and meant for this member?
+ *
+ * One thread, one epoll. Nothing is sampled: every frame is read and checked.
+ */
+#ifndef MERCURY_LOAD_H
+#define MERCURY_LOAD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum protocol { SEED, V2 };
+enum state { UNUSED, CONNECTING, HANDSHAKE, LOGGING_IN, READY, CLOSED };
+
+/* A growing piece of memory. */
+struct bytes {
+    char *data;
+    size_t size, room;
+};
+
+/* One member's connection to its only room. */
+struct connection {
+    int fd, index;
+    enum state state;
+    char *token, *member, *room;
+    uint64_t started;         /* when it began to connect, in ns */
+    struct bytes in, out;     /* a frame that has come in part; what the socket did not take yet */
+    int64_t seq;              /* the room's last seq seen here; -1: none yet */
+    uint32_t sent;            /* how many messages it has sent */
+    uint32_t own, others;     /* the number of the last message that came back, and of the last one of somebody else */
+};
+
+/* What has been counted since the start. A window's figures are the difference of two of these. */
+struct tally {
+    uint64_t sent, deliveries, from_others, acknowledged, other_events;
+    uint64_t frames, reads, bytes, pings;
+    /* violations: a run with any of these has failed */
+    uint64_t gaps, duplicates, damaged, refused, closed;
+};
+
+/* Durations in ns, 128 steps for each power of two: quantiles are exact to 1%. */
+struct histogram {
+    uint64_t counts[64 << 7];
+    uint64_t total, highest;
+};
+
+extern enum protocol protocol;
+extern struct tally tally;
+extern size_t text_bytes;
+
+uint64_t now_ns(void);
+void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+/* load.c: a message came, from somebody else or back to its sender; a connection is logged in and up to date. */
+void message_came(struct connection *c, int from_other, uint64_t sent_at, uint64_t now);
+void connection_ready(struct connection *c);
+
+/* connection.c */
+void connections_open(int port, int epoll);
+void connection_start(struct connection *c);
+void connection_event(struct connection *c, uint32_t events);
+void connection_send_text(struct connection *c, const char *text, size_t size);
+void connection_close(struct connection *c, const char *why);
+
+/* check.c */
+void check_text_frame(struct connection *c, const char *frame, size_t size, uint64_t now);
+void check_complain(const struct connection *c, const char *what, const char *frame, size_t size);
+void say(struct connection *c, uint64_t at);
+void histogram_add(struct histogram *h, uint64_t ns);
+double histogram_ms(const struct histogram *h, double quantile);
+
+#endif

@@ -1,0 +1,168 @@
+"""The tables and plots of a benchmark, and their place in docs/performance.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from bench import svg
+from bench.runs import Results
+from bench.scenarios import BY_NAME, EXPECTED, SCENARIOS, SQLITE_SHARE, Kind, Store
+from bench.servers import ROOT, BenchError
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+NAMES: dict[Store, str] = {"memory": "memory", "sqlite": "SQLite", "floor": "floor in C"}
+PACKAGES = ("Twisted", "autobahn", "klein", "msgspec")
+
+
+def cell(value: float | None, digits: int = 0) -> str:
+    """A figure of the table; a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, empty without rows; the first two columns are words, the others figures."""
+    if not rows:
+        return ""
+    rule = ["---" if i < 2 else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows]) + "\n"
+
+
+def traffic(results: Results, kinds: tuple[Kind, ...]) -> str:
+    """Rates, delays and CPU, a row for each scenario and store."""
+    figures = [
+        ("messages/s", "messages_per_s", 0),
+        ("deliveries/s", "deliveries_per_s", 0),
+        ("p50 ms", "p50_ms", 2),
+        ("p99 ms", "p99_ms", 2),
+        ("bytes a frame", "frame_bytes", 0),
+        ("deliveries a read", "deliveries_per_read", 1),
+        ("server CPU", "server_cpu", 2),
+        ("load CPU", "load_cpu", 2),
+        ("others' CPU", "others_cpu", 2),
+    ]
+    rows = [
+        [BY_NAME[name].title, NAMES[store], *(cell(results.median(name, store, key), n) for _, key, n in figures)]
+        for name, store in ordered(results, kinds)
+    ]
+    return table(["scenario", "store", *(title for title, _, _ in figures)], rows)
+
+
+def connections(results: Results) -> str:
+    """Connecting, and being connected."""
+    figures = [
+        ("connections/s", "connections_per_s", 0),
+        ("p50 ms", "p50_ms", 1),
+        ("p99 ms", "p99_ms", 1),
+        ("KB a connection", "kb_per_connection", 1),
+        ("idle CPU", "idle_cpu", 3),
+    ]
+    rows = [
+        [BY_NAME[name].title, NAMES[store], *(cell(results.median(name, store, key), n) for _, key, n in figures)]
+        for name, store in ordered(results, ("storm", "idle"))
+    ]
+    return table(["scenario", "store", *(title for title, _, _ in figures)], rows)
+
+
+def ordered(results: Results, kinds: tuple[Kind, ...]) -> list[tuple[str, Store]]:
+    """What was run, in the order of scenarios.py."""
+    return [
+        (scenario.name, store)
+        for scenario in SCENARIOS
+        if scenario.kind in kinds
+        for store in NAMES
+        if (scenario.name, store) in results.runs
+    ]
+
+
+def expectations(results: Results) -> str:
+    """What was expected, what came, and whether that is enough."""
+    rows = []
+    for name, store, key, sense, bound, unit in EXPECTED:
+        value = results.median(name, store, key)
+        if value is not None:
+            met = "met" if (value >= bound if sense == "at least" else value <= bound) else "missed"
+            title = f"{BY_NAME[name].title}, {NAMES[store]}"
+            rows.append([title, f"{sense} {bound:,.0f} {unit}", cell(value, 1), met])
+    for scenario in SCENARIOS:
+        share = results.share(scenario.name, "sqlite", "memory", "messages_per_s")
+        if share is not None:
+            met = "met" if share >= SQLITE_SHARE else "missed"
+            rows.append([f"{scenario.title}, SQLite / memory", f"at least {SQLITE_SHARE:.0%}", f"{share:.0%}", met])
+    return table(["what", "expected", "measured", ""], rows)
+
+
+def conditions(command: str, rounds: int) -> str:
+    """Where, with what, when and how."""
+    cpus = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in cpus if "model name" in line), platform.machine())
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"`{command}`, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, Mercury at {commit()}. "
+        f"{model}, {os.cpu_count()} cores; Linux {platform.release()}, files on {file_system(ROOT)}; "
+        f"Python {platform.python_version()}, {packages}, SQLite {sqlite3.sqlite_version}. "
+        f"Server on core 0, load on core 1. Medians of {rounds} interleaved runs.\n"
+    )
+
+
+def commit() -> str:
+    """The commit that is checked out, with a + if files differ from it."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "an unknown commit"
+
+
+def file_system(path: Path) -> str:
+    """The kind of file system that holds a path."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    inside = [(len(point), kind) for point, kind in mounts if path.is_relative_to(point)]
+    return max(inside)[1] if inside else "an unknown file system"
+
+
+def full(results: Results, command: str, rounds: int) -> str:
+    """All tables as Markdown."""
+    parts = [
+        conditions(command, rounds),
+        traffic(results, ("fanout", "pairs")),
+        connections(results),
+        expectations(results),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def plots(results: Results) -> dict[str, str]:
+    """File name -> SVG, for what was run."""
+    series: list[Store] = ["memory", "sqlite", "floor"]
+    wanted: list[tuple[str, str, Kind, str]] = [
+        ("performance-fanout.svg", "One sender to 1,000 members: deliveries a second", "fanout", "deliveries_per_s"),
+        ("performance-pairs.svg", "Pairs: messages a second", "pairs", "messages_per_s"),
+        ("performance-delay.svg", "99% of deliveries are faster than this: ms", "fanout", "p99_ms"),
+    ]
+    drawn = {}
+    for file, title, kind, figure in wanted:
+        groups = [
+            (scenario.title, [results.median(scenario.name, store, figure) for store in series])
+            for scenario in SCENARIOS
+            if scenario.kind == kind and any((scenario.name, store) in results.runs for store in series)
+        ]
+        if groups:
+            drawn[file] = svg.bars(title, [NAMES[store] for store in series], groups)
+    return drawn
+
+
+def write(text: str, drawn: dict[str, str]) -> None:
+    """Put the tables between the markers of docs/performance.md, and the plots beside it."""
+    before, begin, rest = DOCUMENT.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise BenchError(f"{DOCUMENT} has no lines {BEGIN} and {END} for the tables to stand between")
+    pictures = "\n".join(f"![]({name})" for name in drawn)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{pictures}\n{END}{after}")
+    for name, picture in drawn.items():
+        (DOCUMENT.parent / name).write_text(picture)

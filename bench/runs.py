@@ -1,0 +1,130 @@
+"""One run: a fresh server, its members, the load, and the figures that come of it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from bench.scenarios import Scenario, Store
+from bench.servers import BINARIES, ROOT, BenchError, Server
+
+Figures = dict[str, float]
+SETTLE_SECONDS = 5.0
+
+
+@dataclass
+class Results:
+    """The figures of every run so far, by scenario and store, in the order of the rounds."""
+
+    runs: dict[tuple[str, Store], list[Figures]] = field(default_factory=dict)
+
+    def add(self, scenario: Scenario, store: Store, figures: Figures) -> None:
+        """Keep one run's figures."""
+        self.runs.setdefault((scenario.name, store), []).append(figures)
+
+    def median(self, name: str, store: Store, figure: str) -> float | None:
+        """The median over the rounds; None if it was not measured."""
+        values = [run[figure] for run in self.runs.get((name, store), []) if figure in run]
+        return statistics.median(values) if values else None
+
+    def share(self, name: str, store: Store, of: Store, figure: str) -> float | None:
+        """How much of `of` the store reached: the median over the rounds, each compared within itself."""
+        pairs = zip(self.runs.get((name, store), []), self.runs.get((name, of), []), strict=False)
+        shares = [a[figure] / b[figure] for a, b in pairs if figure in a]
+        return statistics.median(shares) if shares else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line chose for every run. `profile`: a file for the server's cProfile figures, or empty."""
+
+    seconds: float
+    warm_up: float
+    profile: str = ""
+
+
+def run(scenario: Scenario, store: Store, settings: Settings, results: Results) -> Figures:
+    """Measure a scenario on a store once, with everything fresh. Raises BenchError if a single message went wrong."""
+    scratch = ROOT / "var"
+    scratch.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch) as name:
+        folder = Path(name)
+        members = folder / "members"
+        if scenario.kind == "idle":
+            with Server(store, folder) as server:
+                server.make_members(scenario, members)
+            with Server(store, folder, settings.profile) as server:  # fresh again: nothing left over from making them
+                return idle(scenario, server, members)
+        with Server(store, folder, settings.profile) as server:
+            server.make_members(scenario, members)
+            command = load_command(scenario, server, members)
+            if scenario.kind != "storm":
+                command += [f"--seconds={settings.seconds}", f"--warm-up={settings.warm_up}"]
+            if scenario.half_of:
+                command.append(f"--rate={results.runs[scenario.half_of, store][-1]['messages_per_s'] / 2}")
+            load = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+            check_status(scenario, server, load.returncode, load.stdout)
+            return read_figures(load.stdout)
+
+
+def load_command(scenario: Scenario, server: Server, members: Path) -> list[str]:
+    """bench/load for this scenario."""
+    return [
+        str(BINARIES / "load"),
+        f"--scenario={scenario.kind}",
+        f"--protocol={scenario.protocol}",
+        f"--port={server.ws_port}",
+        f"--members={members}",
+        f"--in-flight={scenario.in_flight}",
+        f"--handshakes={scenario.handshakes}",
+        f"--server-pid={server.pid}",
+    ]
+
+
+def idle(scenario: Scenario, server: Server, members: Path) -> Figures:
+    """What connections that are only there cost: resident memory before and after, and the CPU that they use."""
+    time.sleep(1)
+    before = server.resident_kb()
+    load = subprocess.Popen(load_command(scenario, server, members), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    standard_in, standard_out = pipes(load)
+    try:
+        figures = read_figures(standard_out.readline())
+        time.sleep(SETTLE_SECONDS)
+        figures["kb_per_connection"] = (server.resident_kb() - before) / scenario.connections
+        cpu = server.cpu_seconds()
+        time.sleep(SETTLE_SECONDS)
+        figures["idle_cpu"] = (server.cpu_seconds() - cpu) / SETTLE_SECONDS
+    finally:
+        standard_in.close()
+        status = load.wait()
+        standard_out.close()
+    check_status(scenario, server, status, b"")
+    return figures
+
+
+def pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """The pipes of a process that was started with them."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout
+
+
+def read_figures(line: bytes) -> Figures:
+    """The report of bench/load."""
+    if not line.strip():
+        raise BenchError("the load generator ended without a report; see above")
+    figures: Figures = json.loads(line)
+    return figures
+
+
+def check_status(scenario: Scenario, server: Server, status: int, report: bytes) -> None:
+    """A run that lost, doubled or spoilt anything is no run."""
+    if status:
+        where = f"{scenario.name} on {server.store} failed its checks (status {status})"
+        raise BenchError(f"{where}: {report.decode().strip()}\nThe server's last lines:\n{server.tail()}")
