@@ -18,7 +18,7 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.tap", "mercury.options"},
+    {"mercury.tap", "mercury.service", "mercury.options"},
     {"mercury.config", "mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
