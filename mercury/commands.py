@@ -11,6 +11,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from mercury.errors import MercuryError
+
 Seq = Annotated[int, Meta(ge=0, le=2**53 - 1, description="a place in a room's log")]
 Ref = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**53), le=2**53)] | None
 Limit = Annotated[int, Meta(ge=1, le=1000, description="how many messages at most; the page limit applies")]
@@ -97,3 +99,13 @@ class Leave(Command, tag="leave", kw_only=True, gc=False):
     """Leave the room, with all of one's devices."""
 
     rid: str
+
+
+class Bad(Command, kw_only=True):
+    """A frame that is no command, and why. It waits for its turn and is answered like the others."""
+
+    error: MercuryError
+
+
+#: What a client of mercury.v2.json may send.
+Any = Connect | Send | History | Read | Ack | Typing | Presence | Rooms | Leave

@@ -95,7 +95,7 @@ class Read(Struct, tag="read", gc=False):
 
 
 class Reset(Struct, tag="reset", gc=False):
-    """Forget what you have of this room up to and with `floor`: it cannot be continued. What follows starts above it."""
+    """What the client has of this room cannot be continued: drop it. What follows begins above `floor`."""
 
     rid: str
     floor: int

@@ -1,0 +1,27 @@
+"""Why a connection was closed, as WebSocket close codes (RFC 6455, 7.4). docs/protocol.md prints this table.
+
+1012 and 1013 are registered with IANA ("Service Restart", "Try Again Later"); 4000 to 4999 are an application's own.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Closing(NamedTuple):
+    """A close code, the reason that goes with it, and whether the client should come back by itself."""
+
+    code: int
+    reason: str
+    come_back: bool
+
+
+GONE: Final = Closing(1001, "nothing was heard from the client", True)
+RESTART: Final = Closing(1012, "the server is restarting", True)
+BUSY: Final = Closing(1013, "too busy, try again later", True)
+BAD_CONNECT: Final = Closing(4400, "the first frame must be a valid connect", False)
+UNAUTHORIZED: Final = Closing(4401, "the token is unknown, expired or revoked", False)
+KICKED: Final = Closing(4403, "kicked by the application", False)
+TOO_SLOW: Final = Closing(4408, "the client took nothing of what was sent to it", True)
+
+ALL: Final = (GONE, RESTART, BUSY, BAD_CONNECT, UNAUTHORIZED, KICKED, TOO_SLOW)

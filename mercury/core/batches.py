@@ -1,0 +1,138 @@
+"""Group commit: what comes in while the last write is in flight goes together into the next one.
+
+A lone item is written at the end of the reactor's turn that brought it; under load the batches grow while the disk
+works, so durability costs one fsync a batch and not one an item. Order is kept: batches are written one after the
+other, and items settle in the order in which they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mercury.errors import MercuryError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: Called once with what became of an item: the writer's answer for it, or the error that refused it.
+Done = Callable[[R | MercuryError], None]
+
+
+def as_error(failure: Failure) -> MercuryError:
+    """The MercuryError in a failure; `internal` for anything else, which is a fault of ours."""
+    if isinstance(failure.value, MercuryError):
+        return failure.value
+    return MercuryError("internal", "Mercury failed to store this; its log says why", 1.0)
+
+
+class Batches(Generic[T, R]):
+    """Items go in by add(), in batches of at most `most` to `write`, and each answer to the item's own `done`.
+
+    `write` answers one result an item, in order, or fails as a whole. `before` and `after` frame the settling of a
+    batch: `after` gets the items and their answers when each `done` has been called. At most `waiting` items wait;
+    more are refused with `busy`.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        write: Callable[[Sequence[T]], Deferred[list[R | MercuryError]]] | Callable[[Sequence[T]], Deferred[list[R]]],
+        *,
+        most: int,
+        waiting: int,
+        before: Callable[[], None] = lambda: None,
+        after: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
+    ) -> None:
+        self._clock = clock
+        self._write = write
+        self._most = most
+        self._room = waiting
+        self._before = before
+        self._after = after
+        self._waiting: list[tuple[T, Done[R]]] = []
+        self._busy = False
+        self._idle: list[Deferred[None]] = []
+
+    def add(self, item: T, done: Done[R]) -> None:
+        """Take one item; `done` is called later, never from within. Raises busy when too many wait."""
+        if len(self._waiting) >= self._room:
+            raise MercuryError("busy", "too many writes are waiting for the store", 1.0)
+        self._waiting.append((item, done))
+        if not self._busy:
+            self._busy = True
+            self._clock.callLater(0, self._next)
+
+    def put(self, item: T) -> Deferred[R]:
+        """add() for those who would rather have a Deferred. Cancelling it does not take the item back."""
+        answer: Deferred[R] = Deferred(lambda d: None)
+
+        def done(result: R | MercuryError) -> None:
+            if answer.called:
+                return
+            if isinstance(result, MercuryError):
+                answer.errback(Failure(result))
+            else:
+                answer.callback(result)
+
+        try:
+            self.add(item, done)
+        except MercuryError:
+            answer.errback(Failure())
+        return answer
+
+    def idle(self) -> Deferred[None]:
+        """Fires when nothing waits or is being written."""
+        fired: Deferred[None] = Deferred()
+        if self._busy:
+            self._idle.append(fired)
+        else:
+            fired.callback(None)
+        return fired
+
+    def _next(self) -> None:
+        if not self._waiting:
+            self._busy = False
+            idle, self._idle = self._idle, []
+            for fired in idle:
+                fired.callback(None)
+            return
+        batch = self._waiting[: self._most]
+        del self._waiting[: self._most]
+        items = [item for item, _ in batch]
+        try:
+            writing = self._write(items)
+        except Exception:
+            self._failed(Failure(), batch, items)
+            self._soon(None)
+            return
+        writing.addCallbacks(self._settle, self._failed, (batch, items), {}, (batch, items))
+        writing.addErrback(lambda failure: self.log.failure("settling a batch failed", failure))
+        writing.addBoth(self._soon)
+
+    def _soon(self, _: object) -> None:
+        self._clock.callLater(0, self._next)
+
+    def _failed(self, failure: Failure, batch: list[tuple[T, Done[R]]], items: list[T]) -> None:
+        error = as_error(failure)
+        if error.code == "internal":
+            self.log.failure("writing a batch failed", failure)
+        self._settle([error] * len(batch), batch, items)
+
+    def _settle(self, answers: Sequence[R | MercuryError], batch: list[tuple[T, Done[R]]], items: list[T]) -> None:
+        self._before()
+        try:
+            for (_, done), answer in zip(batch, answers, strict=True):
+                try:
+                    done(answer)
+                except Exception:  # one listener that fails must not starve the rest
+                    self.log.failure("an answer could not be handed over")
+        finally:
+            self._after(items, answers)

@@ -1,0 +1,142 @@
+"""Catching up: a session that is behind in a room reads its log, page by page, until it stands at the head.
+
+There is one such road for all who are behind: after connecting, after a socket was full, after entries were missed. It
+stops when the socket is full and goes on when it has drained. Sessions that want the same page at the same time share
+one reading and one encoding of it, and only a few readings run at once, so that a thousand clients coming back together
+do not fall upon the store.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from mercury import events
+from mercury.core.live import Listener, LiveRoom
+from mercury.core.outbox import Outbox
+from mercury.errors import MercuryError
+from mercury.model import Slice
+from mercury.ports import IStore, IWire
+
+PAGE = 64  # entries; with the longest texts about a megabyte
+READERS = 8  # readings at once
+RETRY = 1.0  # seconds until the next try when the store is away
+
+
+class Page:
+    """A slice of a log, encoded at most once a wire."""
+
+    __slots__ = ("_frames", "slice")
+
+    def __init__(self, slice: Slice) -> None:
+        self.slice = slice
+        self._frames: dict[IWire, bytes] = {}
+
+    def frames(self, wire: IWire) -> bytes:
+        """The page's entries as bytes for this wire."""
+        data = self._frames.get(wire)
+        if data is None:
+            data = self._frames[wire] = wire.entries(self.slice.entries)
+        return data
+
+
+class Reader:
+    """Reads pages of logs for any number of sessions."""
+
+    def __init__(self, store: IStore) -> None:
+        self._store = store
+        self._turns = DeferredSemaphore(READERS)
+        self._reading: dict[tuple[str, int], list[Deferred[Page]]] = {}
+
+    def read(self, rid: str, after: int) -> Deferred[Page]:
+        """The entries of a room above `after`, PAGE of them at most."""
+        key = (rid, after)
+        waiting = self._reading.setdefault(key, [])
+        page: Deferred[Page] = Deferred()
+        waiting.append(page)
+        if len(waiting) == 1:
+            self._turns.run(self._store.read, rid, after, PAGE).addBoth(self._done, key)
+        return page
+
+    def _done(self, result: object, key: tuple[str, int]) -> None:
+        answer = Page(result) if isinstance(result, Slice) else result
+        for waiting in self._reading.pop(key):
+            waiting.callback(answer)  # type: ignore[arg-type]
+
+
+class CatchUp:
+    """Runs the catching up of sessions, one room after the other for each."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, store: IStore, outbox: Outbox) -> None:
+        self._clock = clock
+        self._reader = Reader(store)
+        self._outbox = outbox
+        self._running: set[Listener] = set()
+
+    def start(self, session: Listener) -> None:
+        """Catch up in all rooms where the session is behind. Harmless when that goes on already."""
+        if session not in self._running and not session.is_slow and session.rooms:
+            self._running.add(session)
+            Deferred.fromCoroutine(self._run(session)).addErrback(
+                lambda failure: self.log.failure("catching up failed", failure)
+            )
+
+    async def _run(self, session: Listener) -> None:
+        again = False
+        try:
+            while behind := self._behind(session):
+                for room in behind:
+                    await self._read_on(session, room)
+        except MercuryError as error:
+            self.log.warn("catching up waits for the store: {reason}", reason=error.reason)
+            again = True
+        finally:
+            self._running.discard(session)
+        if again:
+            self._clock.callLater(RETRY, self.start, session)
+
+    def _behind(self, session: Listener) -> list[LiveRoom]:
+        """The rooms that have something to read: not those where the session is ahead of what was told here yet."""
+        if session.is_slow:
+            return []
+        standing = ((room, room.behind.get(session)) for room in session.rooms if not room.cold)
+        return [room for room, next_seq in standing if next_seq is not None and next_seq <= room.head + 1]
+
+    async def _read_on(self, session: Listener, room: LiveRoom) -> None:
+        """Read and deliver one room's log until the session is live, slow or gone from it."""
+        told = False
+        while not session.is_slow and not room.cold and (next_seq := room.behind.get(session)) is not None:
+            if room.place(session, next_seq):
+                if told:
+                    session.caught_up(room)
+                return
+            if next_seq > room.head + 1:  # read before it was told here: it is being delivered at this moment
+                return
+            page = await self._reader.read(room.rid, next_seq - 1)
+            if _stands_at(session, room, next_seq):
+                told = True
+                self._deliver(session, room, next_seq, page)
+
+    def _deliver(self, session: Listener, room: LiveRoom, next_seq: int, page: Page) -> None:
+        entries = page.slice.entries
+        self._outbox.hold()
+        try:
+            if page.slice.floor >= next_seq:
+                next_seq = page.slice.floor + 1
+                self._outbox.put((session,), session.wire.event(events.Reset(room.rid, page.slice.floor)))
+            if entries:
+                next_seq = entries[-1].seq + 1
+                self._outbox.put((session,), page.frames(session.wire))
+            elif next_seq <= room.head:  # the log is shorter than we were told: it was deleted
+                next_seq = room.head + 1
+            room.behind[session] = next_seq
+        finally:
+            self._outbox.release()
+
+
+def _stands_at(session: Listener, room: LiveRoom, next_seq: int) -> bool:
+    """Whether nothing has happened to the session while a page was read for it."""
+    return not session.is_slow and room.behind.get(session) == next_seq

@@ -1,0 +1,29 @@
+"""The parts of a node, in one record: what its sessions and its REST calls work with. mercury/tap.py makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IReactorTime
+
+from mercury.core.catchup import CatchUp
+from mercury.core.heartbeat import Heartbeat
+from mercury.core.hub import Hub
+from mercury.core.rooms import Rooms
+from mercury.core.tokens import Tokens
+from mercury.ports import IStore
+
+
+@dataclass(frozen=True)
+class Chat:
+    """`handshake_seconds`: for the first frame of a connection without a token; `drain_seconds`: for a full socket."""
+
+    clock: IReactorTime
+    store: IStore
+    hub: Hub
+    rooms: Rooms
+    tokens: Tokens
+    catch_up: CatchUp
+    heartbeat: Heartbeat
+    handshake_seconds: float
+    drain_seconds: float

@@ -1,0 +1,259 @@
+"""The hub: which sessions are here, which rooms they listen to, and the delivery of committed entries to them.
+
+deliver() takes entries as they were committed. Each room compares their seq with its head (live.py); live sessions get
+the batch's frames, encoded once a wire and joined, through the outbox. A room that is new here, or that may have missed
+something, is cold: its head is looked up in the store, and whoever is behind it reads the log (catchup.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from mercury import closing, events
+from mercury.core.barrier import Barrier
+from mercury.core.live import Listener, LiveRoom
+from mercury.core.outbox import Outbox
+from mercury.errors import MercuryError
+from mercury.model import Entry
+from mercury.ports import IStore
+
+RETRY = 1.0  # seconds until the heads are looked up again when the store was away
+REMEMBERED = 60.0  # seconds that a revocation is remembered, for connections that were just logging in
+
+
+class Hub:
+    """All sessions of this node."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, store: IStore, *, connections_per_member: int, signals_room: int) -> None:
+        self.outbox = Outbox()
+        self.barrier = Barrier(clock)
+        self.rooms: dict[str, LiveRoom] = {}
+        self.sessions: dict[str, list[Listener]] = {}
+        self.forget: Callable[[str, str], None] = lambda rid, mid: None
+        self._clock = clock
+        self._store = store
+        self._per_member = connections_per_member
+        self._signals_room = signals_room
+        self._cold: set[str] = set()
+        self._warming = False
+        self._revoked: dict[tuple[str, bytes | None], float] = {}
+
+    # Sessions
+
+    def enter(self, session: Listener, checked: float) -> bool:
+        """Take in a session whose token was checked at `checked` (clock); whether it is its member's first one here.
+
+        Raises unauthorized if the token was revoked since then, and busy at too many connections of one member.
+        """
+        mid = session.mid
+        for key in ((mid, session.token), (mid, None)):
+            if self._revoked.get(key, -1.0) >= checked:
+                raise MercuryError("unauthorized", "the token was revoked")
+        here = self.sessions.setdefault(mid, [])
+        if self._per_member and len(here) >= self._per_member:
+            reason = f"{len(here)} connections of one member (--limits.connections-per-member)"
+            raise MercuryError("busy", reason, 5.0)
+        here.append(session)
+        return len(here) == 1
+
+    def exit(self, session: Listener) -> None:
+        """Let a session go, and tell its rooms if it was its member's last one. Harmless when it never entered."""
+        here = self.sessions.get(session.mid, [])
+        if session not in here:
+            return
+        here.remove(session)
+        if not here:
+            del self.sessions[session.mid]
+        for room in session.rooms:
+            room.remove(session)
+            if not here:
+                self.signal(room.rid, events.Presence(room.rid, session.mid, False))
+            self._drop_empty(room)
+        session.rooms.clear()
+
+    def everybody(self) -> list[Listener]:
+        """All sessions here."""
+        return [session for here in self.sessions.values() for session in here]
+
+    def kick(self, mid: str, device: str | None = None) -> int:
+        """Close a member's connections, or those of one device; how many."""
+        chosen = [s for s in self.sessions.get(mid, ()) if device is None or s.device == device]
+        for session in chosen:
+            session.end(closing.KICKED)
+        return len(chosen)
+
+    def revoke(self, mid: str, token: bytes | None) -> None:
+        """Close the connections made with this token, or with any of the member's."""
+        now = self._clock.seconds()
+        self._revoked = {key: at for key, at in self._revoked.items() if now - at < REMEMBERED}
+        self._revoked[mid, token] = now
+        for session in tuple(self.sessions.get(mid, ())):
+            if token is None or session.token == token:
+                session.end(closing.UNAUTHORIZED)
+
+    # Rooms
+
+    def listen(self, session: Listener, rid: str, next_seq: int) -> None:
+        """The session is to get the room's log from next_seq on. It is behind until the room is known to be warm."""
+        room = self.rooms.get(rid)
+        if room is None:
+            room = self.rooms[rid] = LiveRoom(rid)
+            self.warm((rid,))
+        session.rooms[room] = next_seq - 1
+        room.place(session, next_seq)
+
+    def unlisten(self, session: Listener, room: LiveRoom) -> None:
+        """The session gets no more of the room."""
+        session.rooms.pop(room, None)
+        room.remove(session)
+        self._drop_empty(room)
+
+    def room_of(self, session: Listener, rid: str) -> LiveRoom:
+        """The room, if the session's member is in it; else forbidden, whether the room exists or not (G7)."""
+        room = self.rooms.get(rid)
+        if room is None or room not in session.rooms:
+            raise MercuryError("forbidden", "not a member of that room")
+        return room
+
+    def _drop_empty(self, room: LiveRoom) -> None:
+        if not len(room) and self.rooms.get(room.rid) is room:
+            del self.rooms[room.rid]
+
+    # Entries
+
+    def deliver(self, entries: Sequence[Entry]) -> None:
+        """Deliver committed entries: of each room in the order of seq, rooms in any order."""
+        by_room: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_room.setdefault(entry.rid, []).append(entry)
+        for rid, run in by_room.items():
+            start = 0
+            for position, entry in enumerate(run):
+                if entry.kind != "message":  # who listens changes here
+                    self._tell(rid, run[start:position])
+                    self._change(entry)
+                    start = position + 1
+            self._tell(rid, run[start:])
+
+    def _change(self, entry: Entry) -> None:
+        if entry.kind == "joined":
+            for session in self._of_members(entry):
+                if session.opening is not None:
+                    session.opening[entry.rid] = entry.seq
+                elif (room := self.rooms.get(entry.rid)) is None or room not in session.rooms:
+                    self.listen(session, entry.rid, entry.seq)
+            self._tell(entry.rid, [entry])
+            return
+        self._tell(entry.rid, [entry])
+        for mid in entry.members:
+            self.forget(entry.rid, mid)
+        for session in self._of_members(entry):
+            if session.opening is not None:
+                session.opening[entry.rid] = None
+            elif (room := self.rooms.get(entry.rid)) is not None and room in session.rooms:
+                if room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
+                    self.outbox.put((session,), session.wire.entries((entry,)))
+                self.unlisten(session, room)
+
+    def _of_members(self, entry: Entry) -> list[Listener]:
+        return [session for mid in entry.members for session in self.sessions.get(mid, ())]
+
+    def _tell(self, rid: str, entries: Sequence[Entry]) -> None:
+        room = self.rooms.get(rid)
+        if room is None or not entries:
+            return
+        first, last = entries[0].seq, entries[-1].seq
+        if first > room.head + 1 and not room.cold:
+            room.chill()
+            room.head, room.cold = last, False
+            self._meet(room)
+            return
+        if first <= room.head:
+            entries = [entry for entry in entries if entry.seq > room.head]
+        for wire, sessions in room.live.items():
+            if data := wire.entries(entries):
+                self.outbox.put(sessions, data)
+        room.head = max(room.head, last)
+        if room.behind and not room.cold:
+            self._meet(room)
+
+    def _meet(self, room: LiveRoom) -> None:
+        """The head has moved: who had read ahead of it may be live now, who is below it reads on."""
+        for session, next_seq in tuple(room.behind.items()):
+            if session.is_slow:
+                continue
+            if room.place(session, next_seq):
+                session.caught_up(room)
+            elif next_seq <= room.head:
+                session.catch_up()
+
+    # Cold rooms
+
+    def doubt(self, rids: Iterable[str]) -> None:
+        """Something may have been stored in these rooms that nobody here was told."""
+        known = [rid for rid in rids if rid in self.rooms]
+        for rid in known:
+            self.rooms[rid].chill()
+        self.warm(known)
+
+    def warm(self, rids: Iterable[str]) -> None:
+        """Look up the heads of these rooms; then whoever stands at the head is live and others catch up."""
+        self._cold.update(rids)
+        if self._cold and not self._warming:
+            self._warming = True
+            self._clock.callLater(0, lambda: Deferred.fromCoroutine(self._warm()).addErrback(self._failed))
+
+    def _failed(self, failure: object) -> None:
+        self.log.failure("looking up heads failed")
+        self._warming = False
+
+    async def _warm(self) -> None:
+        while self._cold:
+            rids, self._cold = list(self._cold), set()
+            try:
+                heads = await self._store.heads(rids)
+            except MercuryError:
+                self._cold.update(rids)
+                break
+            self.outbox.hold()
+            try:
+                for rid in rids:
+                    if (room := self.rooms.get(rid)) is not None:
+                        self._warmed(room, heads.get(rid, 0))
+            finally:
+                self.outbox.release()
+        self._warming = False
+        if self._cold:
+            self._clock.callLater(RETRY, self.warm, ())
+
+    def _warmed(self, room: LiveRoom, head: int) -> None:
+        room.head = max(room.head, head)
+        room.cold = False
+        self._meet(room)
+
+    # What is never stored
+
+    def online(self, room: LiveRoom) -> list[str]:
+        """The members of the room who are connected, by name."""
+        return sorted({session.mid for session in room})
+
+    def signal(self, rid: str, event: events.Event, but: Listener | None = None) -> None:
+        """Tell the live sessions of a room something that is not stored; of `but`'s, nothing to itself.
+
+        In rooms with more sessions than --limits.signals-room only the member's own other devices hear it: if everybody
+        told everybody everything, such a room would drown in it.
+        """
+        room = self.rooms.get(rid)
+        if room is None:
+            return
+        small = not self._signals_room or len(room) <= self._signals_room
+        for wire, sessions in room.live.items():
+            if data := wire.event(event):
+                mid = but.mid if but is not None else None
+                self.outbox.put([s for s in sessions if s is not but and (small or s.mid == mid)], data)

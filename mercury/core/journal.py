@@ -1,0 +1,78 @@
+"""The journal: the only way into a room's log.
+
+Drafts are appended in batches (batches.py), one transaction each. When a batch is committed, each sender gets its
+answer and then all that was stored goes to the hub, in commit order; nothing is told to anybody before (G1, G2).
+Answers and deliveries of one batch leave through the outbox together: one write a connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from mercury.core.batches import Batches, Done
+from mercury.core.hub import Hub
+from mercury.errors import MercuryError
+from mercury.model import Draft, Entry, Outcome
+from mercury.ports import IStore
+
+BATCH = 1024  # drafts in one transaction at the most
+WAITING = 16384  # drafts that may wait for it
+WAITING_BYTES = 64 << 20  # and the text in them
+
+
+class Journal:
+    """Appends to logs and hands what was committed to the hub."""
+
+    def __init__(self, clock: IReactorTime, store: IStore, hub: Hub, wall: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._hub = hub
+        self._wall = wall
+        self._bytes = 0
+        self._batches: Batches[Draft, Outcome] = Batches(
+            clock,
+            self._write,
+            most=BATCH,
+            waiting=WAITING,
+            before=hub.outbox.hold,
+            after=self._committed,
+        )
+
+    def submit(self, draft: Draft, done: Done[Outcome]) -> None:
+        """Append a draft; `done` gets its Outcome after the commit, or the error that refused it. Raises busy."""
+        if self._bytes > WAITING_BYTES:
+            raise MercuryError("busy", "too much text is waiting for the store", 1.0)
+        self._batches.add(draft, done)
+        self._bytes += len(draft.text)
+
+    def append(self, draft: Draft) -> Deferred[Outcome]:
+        """submit() with a Deferred. Cancelling it does not take the draft back."""
+        self._bytes += len(draft.text)
+        return self._batches.put(draft)
+
+    def idle(self) -> Deferred[None]:
+        """Fires when all that was submitted has been answered and delivered."""
+        return self._batches.idle()
+
+    def _write(self, drafts: Sequence[Draft]) -> Deferred[list[Outcome | MercuryError]]:
+        return self._store.append(drafts, int(self._wall() * 1_000_000))
+
+    def _committed(self, drafts: Sequence[Draft], answers: Sequence[Outcome | MercuryError]) -> None:
+        self._bytes = max(0, self._bytes - sum(len(draft.text) for draft in drafts))
+        entries: list[Entry] = []
+        doubtful: set[str] = set()
+        for draft, answer in zip(drafts, answers, strict=True):
+            if isinstance(answer, Outcome):
+                if answer.entry is not None and not answer.duplicate:
+                    entries.append(answer.entry)
+            elif answer.code in ("unavailable", "internal"):
+                doubtful.add(draft.rid)
+        try:
+            self._hub.deliver(entries)
+            if doubtful:  # it may have been stored all the same: look at the log when the store is back
+                self._hub.doubt(doubtful)
+        finally:
+            self._hub.outbox.release()

@@ -1,0 +1,129 @@
+"""A room as this node serves it, and those who listen to it, each from their place in the log.
+
+The whole delivery protocol is one number a listener, `next_seq`: what comes with that number is delivered, what is
+above it means that something was missed and the log must be read, what is below was delivered already. Nearly all
+listeners of a room stand at the same place, right behind its head, and are kept together, by wire, so that a batch
+costs nothing but a write for each. Only who is behind has a number of their own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from mercury.closing import Closing
+from mercury.ports import IConnection, IWire
+
+
+class LiveRoom:
+    """A room with at least one session here.
+
+    `head`: the last seq this node knows of. `cold`: the head is not known to be the log's own head yet, so nobody can
+    be live. `live`: the sessions whose next_seq is head + 1. `behind`: the others, with their next_seq.
+    """
+
+    __slots__ = ("behind", "cold", "head", "live", "rid")
+
+    def __init__(self, rid: str) -> None:
+        self.rid = rid
+        self.head = 0
+        self.cold = True
+        self.live: dict[IWire, set[Listener]] = {}
+        self.behind: dict[Listener, int] = {}
+
+    def __iter__(self) -> Iterator[Listener]:
+        for sessions in self.live.values():
+            yield from sessions
+        yield from self.behind
+
+    def __len__(self) -> int:
+        return sum(map(len, self.live.values())) + len(self.behind)
+
+    def next_seq(self, session: Listener) -> int:
+        """The seq that this session is to get next."""
+        return self.behind.get(session, self.head + 1)
+
+    def place(self, session: Listener, next_seq: int) -> bool:
+        """Put a session at its place; whether that is live."""
+        if next_seq == self.head + 1 and not self.cold:
+            self.behind.pop(session, None)
+            self.live.setdefault(session.wire, set()).add(session)
+            return True
+        self.behind[session] = next_seq
+        return False
+
+    def fall_behind(self, session: Listener) -> None:
+        """Take a session out of the live ones; it keeps its place."""
+        sessions = self.live.get(session.wire)
+        if sessions and session in sessions:
+            sessions.discard(session)
+            self.behind[session] = self.head + 1
+
+    def chill(self) -> list[Listener]:
+        """Entries may have been missed: everybody is behind until the head is known again. Returns the sessions."""
+        self.cold = True
+        for sessions in self.live.values():
+            for session in sessions:
+                self.behind[session] = self.head + 1
+        self.live.clear()
+        return list(self.behind)
+
+    def remove(self, session: Listener) -> None:
+        """Let a session go."""
+        self.behind.pop(session, None)
+        sessions = self.live.get(session.wire)
+        if sessions is not None:
+            sessions.discard(session)
+            if not sessions:
+                del self.live[session.wire]
+
+
+class Listener(ABC):
+    """What the hub, the rooms and the timers know of a session; the session itself (session.py) builds on it.
+
+    `mid`, `device`: whose it is; mid is empty until it is logged in. `token`: the digest of what it logged in with.
+    `out`: frames that the outbox gathers. `rooms`: where it listens, each with the seq up to which delivery is proved.
+    `opening`: None, or while the member's places are being read, what changed meanwhile: the seq of a join, or None for
+    a leave. `is_slow`: its socket is full, so nothing live is written to it.
+    """
+
+    __slots__ = ("connection", "device", "is_slow", "mid", "opening", "out", "rooms", "token", "wire")
+
+    def __init__(self, connection: IConnection, wire: IWire) -> None:
+        self.connection = connection
+        self.wire = wire
+        self.mid = ""
+        self.device = ""
+        self.token = b""
+        self.out: list[bytes] = []
+        self.rooms: dict[LiveRoom, int] = {}
+        self.opening: dict[str, int | None] | None = None
+        self.is_slow = False
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Write joined frames to the connection."""
+
+    @abstractmethod
+    def caught_up(self, room: LiveRoom) -> None:
+        """The session is live in this room now."""
+
+    @abstractmethod
+    def catch_up(self) -> None:
+        """Read the logs of the rooms in which the session is behind, unless that goes on already or it is slow."""
+
+    @abstractmethod
+    def delivered(self, room: LiveRoom, seq: int) -> None:
+        """It is proved that the client has all of the room up to seq."""
+
+    @abstractmethod
+    def prove(self) -> bool:
+        """Send a barrier ping, if anything is unproved; whether one was sent."""
+
+    @abstractmethod
+    def beat(self) -> None:
+        """One heartbeat interval has gone by."""
+
+    @abstractmethod
+    def end(self, why: Closing) -> None:
+        """Close the connection."""

@@ -1,0 +1,93 @@
+"""Marks: how far delivery is proved (cursors) and how far members have read.
+
+Cursors are gathered and written twice a second at most: losing the last half second to a crash only means that some
+messages are delivered again to a client that cannot say what it has. Read marks are promises, so they are committed
+before they are answered, in groups (batches.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mercury.core.batches import Batches
+from mercury.errors import MercuryError
+from mercury.model import Cursor, ReadMark
+from mercury.ports import IStore
+
+FLUSH = 0.5  # seconds between writes of cursors
+CHUNK = 500  # cursors in one transaction, so that it never holds up messages for long
+KEPT = 1_000_000  # cursors that may wait while the store is away; more are forgotten, which costs a repeat
+
+Key = tuple[str, str, str]
+
+
+class Marks:
+    """Takes marks from sessions and stores them."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, store: IStore) -> None:
+        self._clock = clock
+        self._store = store
+        self._cursors: dict[Key, int] = {}
+        self._writing: dict[Key, int] = {}
+        self._timer: IDelayedCall | None = None
+        self._reads: Batches[ReadMark, int | None] = Batches(clock, store.move_reads, most=CHUNK, waiting=16384)
+
+    def delivered(self, rid: str, mid: str, device: str, seq: int) -> None:
+        """Delivery up to seq is proved. Never fails; stored soon."""
+        key = (rid, mid, device)
+        if seq > self._cursors.get(key, 0) and len(self._cursors) < KEPT:
+            self._cursors[key] = seq
+        if self._timer is None:
+            self._timer = self._clock.callLater(FLUSH, self._flush)
+
+    def pending(self, rid: str, mid: str, device: str) -> int:
+        """A proved cursor that may not be in the store yet; 0 if there is none."""
+        key = (rid, mid, device)
+        return max(self._cursors.get(key, 0), self._writing.get(key, 0))
+
+    def forget(self, rid: str, mid: str) -> None:
+        """The member left the room: what waits must not outlive that."""
+        for key in [k for k in self._cursors if k[0] == rid and k[1] == mid]:
+            del self._cursors[key]
+
+    def read(self, mark: ReadMark) -> Deferred[int | None]:
+        """Move a read mark; fires after the commit with the mark as it stands if this moved it, else with None."""
+        return self._reads.put(mark)
+
+    async def stop(self) -> None:
+        """Write what waits, once; a store that is away is not waited for."""
+        await self._reads.idle()
+        while self._cursors and not self._writing:
+            before = len(self._cursors)
+            await self._write()
+            if len(self._cursors) >= before:
+                break
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _flush(self) -> None:
+        Deferred.fromCoroutine(self._write()).addBoth(self._written)
+
+    def _written(self, result: Any) -> None:
+        if isinstance(result, Failure):
+            self.log.failure("storing cursors failed", result)
+        self._timer = self._clock.callLater(FLUSH, self._flush) if self._cursors else None
+
+    async def _write(self) -> None:
+        keys = list(self._cursors)[:CHUNK]
+        self._writing = {key: self._cursors.pop(key) for key in keys}
+        try:
+            await self._store.move_cursors([Cursor(*key, seq) for key, seq in self._writing.items()])
+        except MercuryError as error:
+            self.log.warn("cursors wait for the store: {reason}", reason=error.reason)
+            for key, seq in self._writing.items():
+                self._cursors[key] = max(seq, self._cursors.get(key, 0))
+        finally:
+            self._writing = {}

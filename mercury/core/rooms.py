@@ -1,0 +1,153 @@
+"""What can be done with rooms: the use cases, the same for every protocol and for REST.
+
+Whoever calls has been let in already; here it is checked what they may do, and that it is within the limits. All that
+enters a room's log goes through the journal; the store decides membership at the entry's place in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.interfaces import IReactorTime
+
+from mercury.core.batches import Done
+from mercury.core.hub import Hub
+from mercury.core.journal import Journal
+from mercury.core.marks import Marks
+from mercury.core.rates import Rates
+from mercury.errors import MercuryError
+from mercury.model import CID_BYTES, Draft, Entry, Outcome, Place, ReadMark, Room, check_name, check_text_of
+from mercury.ports import IStore
+
+TYPING_RATE = 10.0  # typing notices a second of one member; each goes to the whole room
+MEMBERS_PAGE = 1000  # members in one entry, and in one page of a listing
+
+
+class Rooms:
+    """Rooms, their logs and their members. Methods raise MercuryError, with the codes of docs/protocol.md."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        store: IStore,
+        hub: Hub,
+        *,
+        text_bytes: int,
+        history_page: int,
+        rate: float,
+        burst: float,
+    ) -> None:
+        self._store = store
+        self._hub = hub
+        self.journal = Journal(clock, store, hub)
+        self.marks = Marks(clock, store)
+        hub.forget = self.marks.forget
+        self.history_page = history_page
+        self._text_bytes = text_bytes
+        self._rates = Rates(clock, rate, burst)
+        self._typing = Rates(clock, TYPING_RATE, 0)
+
+    # Saying
+
+    def send(self, mid: str, rid: str, text: str, cid: str | None, done: Done[Outcome]) -> None:
+        """A member says something in a room; `done` is called after the commit. Raises at once what can be known."""
+        draft = self._draft(mid, rid, text, cid)
+        self._rates.take(mid)
+        self.journal.submit(draft, done)
+
+    async def post(self, mid: str, rid: str, text: str, cid: str | None = None) -> Outcome:
+        """The application says something as a member or, with SYSTEM, in its own name. Not rate-limited."""
+        check_name("room", rid)
+        return await self.journal.append(self._draft(mid, rid, text, cid))
+
+    def _draft(self, mid: str, rid: str, text: str, cid: str | None) -> Draft:
+        limit = self._text_bytes
+        if limit and len(text) * 4 > limit and len(text.encode(errors="surrogatepass")) > limit:
+            raise MercuryError("too_large", f"the text is longer than {limit} bytes (--limits.text-bytes)")
+        if cid is not None:
+            check_text_of("cid", cid, CID_BYTES)
+        return Draft(rid=rid, mid=mid, text=text, cid=cid)
+
+    def may_type(self, mid: str) -> None:
+        """Count one typing notice of a member, or raise rate_limited."""
+        self._typing.take(mid)
+
+    # Coming and going
+
+    async def join(self, rid: str, members: Sequence[str]) -> list[str]:
+        """Put members into a room; it and they come into being if need be. Returns those who were not in yet."""
+        check_name("room", rid)
+        if not members:
+            raise MercuryError("bad_request", "no member is named")
+        for mid in members:
+            check_name("member", mid)
+        return await self._change("joined", rid, members)
+
+    async def leave(self, rid: str, members: Sequence[str]) -> list[str]:
+        """Take members out of a room. Returns those who were in. not_found without such a room."""
+        if not members:
+            raise MercuryError("bad_request", "no member is named")
+        return await self._change("left", rid, members)
+
+    async def _change(self, kind: str, rid: str, members: Sequence[str]) -> list[str]:
+        changed: list[str] = []
+        for start in range(0, len(members), MEMBERS_PAGE):
+            part = tuple(members[start : start + MEMBERS_PAGE])
+            outcome = await self.journal.append(Draft(rid=rid, kind=kind, members=part))  # type: ignore[arg-type]
+            changed += outcome.entry.members if outcome.entry else ()
+        return changed
+
+    async def delete(self, rid: str) -> None:
+        """Everybody leaves, then the room and its log are gone. not_found without such a room."""
+        await self.room(rid)
+        while members := await self._store.members(rid, "", MEMBERS_PAGE):
+            await self._change("left", rid, members)
+        await self._store.delete_room(rid)
+
+    # Looking
+
+    async def room(self, rid: str) -> Room:
+        """One room, or not_found."""
+        room = await self._store.room(rid)
+        if room is None:
+            raise MercuryError("not_found", f"there is no room {rid!r}")
+        return room
+
+    async def page(self, after: str, limit: int) -> list[Room]:
+        """Rooms by name, those above `after`."""
+        return await self._store.rooms(after, limit)
+
+    async def members(self, rid: str, after: str, limit: int) -> list[str]:
+        """Members of a room by name, those above `after`. not_found without such a room."""
+        await self.room(rid)
+        return await self._store.members(rid, after, limit)
+
+    async def places(self, mid: str, device: str = "") -> list[Place]:
+        """A member's rooms by name. not_found if nobody has heard of the member."""
+        places = await self._store.places(mid, device)
+        if not places and not await self._store.is_member(mid):
+            raise MercuryError("not_found", f"there is no member {mid!r}")
+        return places
+
+    async def history(
+        self, rid: str, before: int | None = None, after: int | None = None, limit: int | None = None
+    ) -> tuple[list[Entry], bool]:
+        """Messages of a room as IStore.history has them; no more than --limits.history-page."""
+        return await self._store.history(rid, before, after, min(limit or self.history_page, self.history_page))
+
+    async def locate(self, id: int, rid: str | None) -> tuple[str, int]:
+        """Where a message id stands (IStore.locate), or not_found."""
+        found = await self._store.locate(id, rid)
+        if found is None:
+            raise self.no_message(id)
+        return found
+
+    def no_message(self, id: int) -> MercuryError:
+        """What is said of a message that does not exist, or that the asker may not know of."""
+        return MercuryError("not_found", f"there is no message {id} in your rooms; name the room with rid")
+
+    # Reading
+
+    async def read(self, mid: str, rid: str, seq: int) -> int | None:
+        """Move a member's read mark; the mark as it stands if that moved it. See IStore.move_reads."""
+        return await self.marks.read(ReadMark(rid, mid, seq))

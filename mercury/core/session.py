@@ -1,0 +1,343 @@
+"""A session: one connection of one member's device, from its login to its end.
+
+Commands are taken in the order in which they come. Sends go into the journal one behind the other without waiting for
+each other's commits; anything else waits until the sends before it are answered, and is answered before what follows it
+begins. When too much is waiting, the connection is not read until there is room again, so TCP holds the client back.
+
+What the session delivers, and when, is the hub's and the catching up's matter (live.py, catchup.py). The session keeps
+two clocks: the barrier, by which delivery is proved, and the heartbeat, by which dead peers are found.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mercury import closing, commands, events
+from mercury.closing import Closing
+from mercury.core.answers import answer
+from mercury.core.batches import as_error
+from mercury.core.chat import Chat
+from mercury.core.live import Listener, LiveRoom
+from mercury.errors import MercuryError
+from mercury.model import NAME_BYTES, Outcome, Place, Token, check_text_of
+from mercury.ports import IConnection, IWire
+
+INBOX = 256  # commands of one session that may wait before its connection is held
+MISSED = 2  # pings without a sign of life after which a peer is taken for dead
+
+_numbers = itertools.count(1)
+
+
+class Session(Listener):
+    """One connection. The transport calls login() or receive() with a Connect, then receive() and the notices."""
+
+    __slots__ = (
+        "_awaiting", "_busy", "_chat", "_expires", "_held", "_inbox", "_open", "_queued", "_sending", "_silent",
+        "_slot", "_stalled", "_taken", "_timer", "_unproved", "number", "since",
+    )  # fmt: skip
+
+    log = Logger()
+
+    def __init__(self, chat: Chat, connection: IConnection, wire: IWire) -> None:
+        super().__init__(connection, wire)
+        self.number = next(_numbers)
+        self.since = chat.clock.seconds()
+        self._chat = chat
+        self._open = True
+        self._expires: Token | None = None
+        self._inbox: deque[commands.Command] | None = None
+        self._timer: IDelayedCall | None = None
+        self._sending = 0
+        self._busy = False
+        self._held = False
+        self._awaiting: list[tuple[LiveRoom, int]] | None = None
+        self._queued = False
+        self._unproved = False
+        self._slot = chat.heartbeat.add(self)
+        self._silent = 0
+        self._taken = 0
+        self._stalled = 0.0
+
+    # Logging in
+
+    def await_connect(self) -> None:
+        """The connection's URL held no token: its first frame has to be a connect, and soon."""
+        self._timer = self._chat.clock.callLater(self._chat.handshake_seconds, self.end, closing.BAD_CONNECT)
+
+    def login(self, token: Token, checked: float, device: str) -> None:
+        """Begin: the token in the URL was found good at `checked` (clock). What is received meanwhile waits."""
+        self._busy = True
+        self._watch(self._login(token, checked, device, None))
+
+    async def _connect(self, connect: commands.Connect) -> None:
+        checked = self._chat.clock.seconds()
+        token = await self._chat.tokens.check(connect.token, connect.member)
+        await self._login(token, checked, connect.device, connect.resume)
+
+    async def _login(self, token: Token, checked: float, device: str, resume: commands.Resume | None) -> None:
+        if not self._open:
+            return
+        self._stop_timer()
+        self.device = check_text_of("device", device, NAME_BYTES)
+        self.mid, self.token, self._expires = token.mid, token.digest, token
+        self.opening = {}
+        first = self._chat.hub.enter(self, checked)
+        places = await self._chat.store.places(self.mid, self.device)
+        changed, self.opening = self.opening, None
+        if not self._open:
+            return
+        self._chat.hub.outbox.hold()
+        try:
+            self._begin([p for p in places if p.rid not in changed], changed, resume)
+        finally:
+            self._chat.hub.outbox.release()
+        if first:
+            for room in self.rooms:
+                self._chat.hub.signal(room.rid, events.Presence(room.rid, self.mid, True), but=self)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _begin(self, places: list[Place], changed: dict[str, int | None], resume: commands.Resume | None) -> None:
+        hub, epoch = self._chat.hub, self._chat.store.epoch
+        states = [events.room_state(place) for place in places]
+        heartbeat = self._chat.heartbeat.interval
+        self._tell(events.Hello(self.mid, self.device, epoch, heartbeat, states))
+        for place in places:
+            hub.listen(self, place.rid, self._resume_at(place, resume, epoch))
+        for rid, joined in changed.items():
+            if joined is not None:
+                hub.listen(self, rid, joined)
+        for room in self.rooms:
+            if not room.cold and self not in room.behind:
+                self.caught_up(room)
+        self.catch_up()
+
+    def _resume_at(self, place: Place, resume: commands.Resume | None, epoch: str) -> int:
+        """The seq that this device is to get next in a room: after what the client says it has, or what it was proved
+        to have, or from the member's joining on."""
+        pending = self._chat.rooms.marks.pending(place.rid, self.mid, self.device)
+        known = max(place.delivered or 0, pending) or place.joined - 1
+        if resume is None or place.rid not in resume.rooms:
+            return known + 1
+        claimed = resume.rooms[place.rid]
+        if resume.epoch == epoch and claimed <= place.head:
+            return claimed + 1
+        floor = place.joined - 1  # another store's numbers: start afresh
+        self._tell(events.Reset(place.rid, floor))
+        return floor + 1
+
+    # Commands
+
+    def receive(self, command: commands.Command) -> None:
+        """A frame came in. Answers go out in the order of the commands."""
+        self._silent = 0
+        if not self._open:
+            return
+        if self._busy or self._inbox or (self._sending and type(command) is not commands.Send):
+            self._wait(command)
+        else:
+            self._start(command)
+
+    def _wait(self, command: commands.Command) -> None:
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(command)
+        self._hold_if_full()
+
+    def _start(self, command: commands.Command) -> None:
+        if type(command) is commands.Send and self.mid:
+            self._send(command)
+        elif isinstance(command, commands.Bad):
+            self._refuse(command.ref, command.error)
+            if not self.mid:
+                self.end(closing.BAD_CONNECT)
+        else:
+            self._busy = True
+            self._watch(self._do(command), command.ref)
+
+    def _send(self, command: commands.Send) -> None:
+        def done(outcome: Outcome | MercuryError) -> None:
+            self._sent(command.ref, outcome)
+
+        try:
+            self._chat.hub.room_of(self, command.rid)
+            self._chat.rooms.send(self.mid, command.rid, command.text, command.cid, done)
+        except MercuryError as error:
+            if self._sending:  # its turn to be answered comes after theirs
+                self._wait(commands.Bad(ref=command.ref, error=error))
+            else:
+                self._refuse(command.ref, error)
+            return
+        self._sending += 1
+        self._hold_if_full()
+
+    def _sent(self, ref: commands.Ref, outcome: Outcome | MercuryError) -> None:
+        self._sending -= 1
+        if not self._open:
+            return
+        if isinstance(outcome, MercuryError):
+            self._refuse(ref, outcome)
+        elif outcome.entry is not None:
+            self._tell(events.SendOk(ref=ref, id=outcome.entry.id, seq=outcome.entry.seq, duplicate=outcome.duplicate))
+        self._go_on()
+
+    async def _do(self, command: commands.Command) -> None:
+        if not self.mid:
+            if not isinstance(command, commands.Connect):
+                raise MercuryError("unauthorized", "the first frame must be a connect")
+            await self._connect(command)
+        else:
+            for event in await answer(self._chat, self, command):
+                self._tell(event)
+
+    def _watch(self, work: Coroutine[Deferred[Any], Any, None], ref: commands.Ref = None) -> None:
+        Deferred.fromCoroutine(work).addErrback(self._failed, ref).addBoth(self._done)
+
+    def _failed(self, failure: Failure, ref: commands.Ref) -> None:
+        error = as_error(failure)
+        if error.code == "internal":
+            self.log.failure("a command of {peer} failed", failure, peer=self.connection.peer)
+        self._refuse(ref, error)
+        if not self.mid or self.opening is not None:  # there is no going on without a login
+            endings = {"unauthorized": closing.UNAUTHORIZED, "bad_request": closing.BAD_CONNECT}
+            self.end(endings.get(error.code, closing.BUSY))
+
+    def _done(self, _: object) -> None:
+        self._busy = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Start what waits, as far as its turn has come, and read on when there is room again."""
+        inbox = self._inbox
+        while inbox and self._open and not self._busy:
+            if self._sending and type(inbox[0]) is not commands.Send:
+                break
+            self._start(inbox.popleft())
+        if self._held and not self.is_slow and self._sending + len(inbox or ()) < INBOX // 2:
+            self._held = False
+            self.connection.release()
+
+    def _hold_if_full(self) -> None:
+        if not self._held and self._sending + len(self._inbox or ()) >= INBOX:
+            self._held = True
+            self.connection.hold()
+
+    def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
+        self._tell(events.Error(ref=ref, code=error.code, reason=error.reason, retry_after=error.retry_after))
+
+    def _tell(self, event: events.Event) -> None:
+        if data := self.wire.event(event):
+            self._chat.hub.outbox.put((self,), data)
+
+    # What the hub and the catching up ask for
+
+    def write(self, data: bytes) -> None:
+        self.connection.write(data)
+        self._wants_proof()
+
+    def caught_up(self, room: LiveRoom) -> None:
+        self._tell(events.CaughtUp(room.rid, room.head))
+
+    def catch_up(self) -> None:
+        self._chat.catch_up.start(self)
+
+    # The peer's pace
+
+    def slow(self) -> None:
+        """The peer's socket is full: nothing live until drained(), and nothing is read from it either."""
+        self.is_slow = True
+        self._stalled, self._taken = 0.0, self.connection.drained()
+        for room in self.rooms:
+            room.fall_behind(self)
+        self.connection.hold()
+
+    def drained(self) -> None:
+        """The socket has room again: the log is read from where the live feed was left."""
+        self.is_slow = False
+        if not self._held:
+            self.connection.release()
+        self._go_on()
+        self.catch_up()
+
+    # Proof of delivery
+
+    def _wants_proof(self) -> None:
+        if self._awaiting is not None:
+            self._unproved = True
+        elif not self._queued and self.rooms:
+            self._queued = True
+            self._chat.hub.barrier.add(self)
+
+    def prove(self) -> bool:
+        self._queued = False
+        unproved = [(r, seq) for r, proved in self.rooms.items() if (seq := r.next_seq(self) - 1) > proved]
+        if not self._open or not unproved:
+            return False
+        self._awaiting = unproved
+        self.connection.ping(b"barrier")
+        return True
+
+    def pong(self, payload: bytes) -> None:
+        """The peer answered a ping."""
+        self._silent = 0
+        if self._awaiting is None or payload != b"barrier":
+            return
+        proved, self._awaiting = self._awaiting, None
+        for room, seq in proved:
+            self.delivered(room, seq)
+        if self._unproved:
+            self._unproved = False
+            self._wants_proof()
+
+    def delivered(self, room: LiveRoom, seq: int) -> None:
+        """The client has all of the room up to seq."""
+        if seq > self.rooms.get(room, seq):
+            self.rooms[room] = seq
+            self._chat.rooms.marks.delivered(room.rid, self.mid, self.device, seq)
+
+    # The end
+
+    def beat(self) -> None:
+        if self._expires is not None and self._chat.tokens.expired(self._expires):
+            self.end(closing.UNAUTHORIZED)
+        elif self.is_slow:
+            self._beat_slow()
+        elif self._held:
+            return  # its pongs are not read either
+        elif self._silent >= MISSED:
+            self.connection.abort()
+        else:
+            self._silent += 1
+            self.connection.ping(b"heartbeat")
+
+    def _beat_slow(self) -> None:
+        taken = self.connection.drained()
+        self._stalled = 0.0 if taken != self._taken else self._stalled + self._chat.heartbeat.interval
+        self._taken = taken
+        if self._stalled >= self._chat.drain_seconds:
+            self.log.info("{peer} takes nothing of what is sent to it: closed", peer=self.connection.peer)
+            self.connection.abort()
+
+    def end(self, why: Closing) -> None:
+        self.connection.close(why.code, why.reason)
+
+    def closed(self) -> None:
+        """The connection is gone. May come at any time, more than once, also without a login."""
+        if self._open:
+            self._open = False
+            self._inbox = None
+            self._stop_timer()
+            self._chat.heartbeat.remove(self, self._slot)
+            self._chat.hub.exit(self)
+            self.out.clear()

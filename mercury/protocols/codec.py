@@ -1,0 +1,77 @@
+"""What a protocol is, and how untrusted JSON becomes a command.
+
+A codec never raises: a frame that cannot be understood becomes commands.Bad, which is answered like any other command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from mercury import commands, events
+from mercury.errors import MercuryError
+from mercury.model import Entry
+
+
+class Codec(Protocol):
+    """One protocol: `name` as operators know it, and payloads (without framing) for what a session says."""
+
+    name: str
+
+    def decode(self, payload: bytes) -> commands.Command:
+        """The command in a client's frame, or Bad."""
+
+    def entry(self, entry: Entry) -> bytes:
+        """The payload for a log entry; empty if the protocol has none."""
+
+    def event(self, event: events.Event) -> Sequence[bytes]:
+        """The payloads for an event, in order; none if the protocol has none."""
+
+
+class _Ref(msgspec.Struct):
+    ref: commands.Ref = None
+
+
+_find_ref = msgspec.json.Decoder(_Ref).decode
+
+
+def bad(payload: bytes, reason: str) -> commands.Bad:
+    """A frame that is no command: bad_request with the reason, and the frame's ref where one can be found."""
+    try:
+        ref = _find_ref(payload).ref
+    except (ValueError, RecursionError):
+        ref = None
+    return commands.Bad(ref=ref, error=MercuryError("bad_request", reason))
+
+
+def too_deep(payload: bytes, limit: int) -> bool:
+    """Whether JSON nests deeper than `limit`. Exact, and cheap for what is not: most frames have few brackets."""
+    if payload.count(b"[") + payload.count(b"{") <= limit:
+        return False
+    depth, in_string, escaped = 0, False, False
+    for byte in payload:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+    return False
+
+
+def explain(error: Exception) -> str:
+    """Why a frame could not be decoded, for the person who wrote the client."""
+    if isinstance(error, msgspec.ValidationError):
+        return str(error)
+    return f"the frame is not JSON: {error}"

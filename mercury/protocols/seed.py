@@ -1,0 +1,78 @@
+"""The first Mercury's frames, spoken when a client asks for no subprotocol, so that old clients work unchanged.
+
+A client sends {"type":1,"rid","text"} to speak and {"type":2,"rid","msgid","offset"} for the `offset` messages before
+the message `msgid`. The server sends every message, live, missed or history, oldest first, as {"id","mid","rid",
+"ctime","text"}, to which `seq` is added. What has gone wrong is said as {"type":0,"code","error"}. Joins, presence and
+the like did not exist then, and are not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mercury import commands, events
+from mercury.model import Entry
+from mercury.protocols.codec import bad, explain, too_deep
+
+
+class _Say(msgspec.Struct, tag_field="type", tag=1):
+    rid: str
+    text: str
+
+
+class _History(msgspec.Struct, tag_field="type", tag=2):
+    rid: str | None = None
+    msgid: commands.Seq | None = None
+    offset: commands.Seq = 10
+
+
+class _Message(msgspec.Struct):
+    id: int
+    seq: int
+    mid: str
+    rid: str
+    ctime: str
+    text: str
+
+
+class _Error(msgspec.Struct, tag_field="type", tag=0, omit_defaults=True):
+    code: str
+    error: str
+    retry_after: float | None = None
+
+
+class Seed:
+    """The codec of the first Mercury's protocol. `depth`: how deep a client's JSON may nest."""
+
+    name = "seed"
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._decode = msgspec.json.Decoder(_Say | _History).decode
+        self._encode = msgspec.json.Encoder().encode
+
+    def decode(self, payload: bytes) -> commands.Command:
+        if too_deep(payload, self._depth):
+            return bad(b"", f"the frame nests deeper than {self._depth} (--limits.json-depth)")
+        try:
+            frame = self._decode(payload)
+        except (ValueError, RecursionError) as error:
+            return bad(payload, explain(error))
+        if isinstance(frame, _Say):
+            return commands.Send(rid=frame.rid, text=frame.text)
+        return commands.HistoryById(msgid=frame.msgid, rid=frame.rid, offset=frame.offset)
+
+    def entry(self, entry: Entry) -> bytes:
+        if entry.kind != "message":
+            return b""
+        ctime = events.rfc3339(entry.ctime)
+        return self._encode(_Message(entry.id, entry.seq, entry.mid, entry.rid, ctime, entry.text))
+
+    def event(self, event: events.Event) -> Sequence[bytes]:
+        if isinstance(event, events.HistoryOk):
+            return [self._encode(_Message(m.id, m.seq, m.mid, m.rid, m.ctime, m.text)) for m in event.messages]
+        if isinstance(event, events.Error):
+            return (self._encode(_Error(event.code, event.reason, event.retry_after)),)
+        return ()

@@ -1,0 +1,42 @@
+"""`mercury.v2.json`: JSON objects, one a WebSocket text frame, as docs/protocol.md has them.
+
+The frames are the Structs of commands.py and events.py themselves; their tag is the frame's `type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mercury import commands, events
+from mercury.model import Entry
+from mercury.protocols.codec import bad, explain, too_deep
+
+NAME = "mercury.v2.json"
+
+
+class V2:
+    """The codec of mercury.v2.json. `depth`: how deep a client's JSON may nest."""
+
+    name = NAME
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._decode = msgspec.json.Decoder(commands.Any).decode
+        self._encode = msgspec.json.Encoder().encode
+
+    def decode(self, payload: bytes) -> commands.Command:
+        if too_deep(payload, self._depth):
+            return bad(b"", f"the frame nests deeper than {self._depth} (--limits.json-depth)")
+        try:
+            command: commands.Command = self._decode(payload)
+            return command
+        except (ValueError, RecursionError) as error:
+            return bad(payload, explain(error))
+
+    def entry(self, entry: Entry) -> bytes:
+        return self._encode(events.of_entry(entry))
+
+    def event(self, event: events.Event) -> Sequence[bytes]:
+        return (self._encode(event),)

@@ -1,0 +1,206 @@
+"""A node's life: it binds its ports, opens its store, serves, and stops without harm.
+
+The ports are bound first and at once, so that a port in use ends the start with one clear line and an exit code. Until
+the store is open, callers are told `unavailable`. On stop, readiness says no, the ports close, each client is told when
+to come back, what is on its way into the store gets there, and only then do the connections and the store close.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import sys
+import time
+from typing import Any, NamedTuple, NoReturn
+
+from twisted.application.service import IServiceCollection, Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import ILogObserver, Logger
+from twisted.python.failure import Failure
+
+from mercury import __version__, closing, events
+from mercury.config import Config, storage_type
+from mercury.core.chat import Chat
+from mercury.errors import MercuryError
+from mercury.logs import log_stream, observer
+from mercury.transports.chat import PATH
+
+STOP_SECONDS = 10.0  # for all that is still going on when Mercury is told to stop
+GOODBYE_SECONDS = 0.5  # for the clients' halves of the closing handshakes
+RETURN_RATE = 200.0  # clients that are asked to come back in the same second
+SWEEP_SECONDS = 600.0  # between looks for tokens and devices that are over
+DAY = 86_400_000_000  # microseconds
+
+
+class Listening(NamedTuple):
+    """One listener: the settings' section that it belongs to, its endpoint string, and what serves there."""
+
+    section: str
+    endpoint: str
+    factory: IProtocolFactory
+
+
+class MercuryService(Service):
+    """One node. `ready` is what /readyz asks: whether the store is open and nobody has said stop."""
+
+    log = Logger()
+    name = "mercury"
+
+    def __init__(self, reactor: Any, chat: Chat, config: Config, warnings: list[str], parent: Any) -> None:
+        self.ready = False
+        self.listenings: list[Listening] = []
+        self._reactor = reactor
+        self._chat = chat
+        self._config = config
+        self._warnings = warnings
+        self._twistd = parent or {}
+        self._ports: list[IListeningPort] = []
+        self._sweeping = LoopingCall(self._sweep)
+        self._sweeping.clock = reactor
+
+    def setServiceParent(self, parent: Any) -> None:
+        """twistd hands the application over here: the place to have all of its log in our format."""
+        log = self._config.log
+        foreground, path = self._twistd.get("nodaemon"), self._twistd.get("logfile")
+        stream = log_stream(None if path == "-" or (foreground and not path) else path or "mercury.log")
+        if hasattr(parent, "setComponent"):
+            parent.setComponent(ILogObserver, observer(stream, log.format, log.level))
+        super().setServiceParent(IServiceCollection(parent, parent))  # type: ignore[no-untyped-call]
+
+    # Start
+
+    def privilegedStartService(self) -> None:
+        """Bind the ports, while the process may still be root."""
+        for listening in self.listenings:
+            self._ports.append(self._bind(listening))
+
+    def startService(self) -> None:
+        """Open the store and be ready."""
+        super().startService()  # type: ignore[no-untyped-call]
+        Deferred.fromCoroutine(self._start()).addErrback(self._failed)
+
+    def _bind(self, listening: Listening) -> IListeningPort:
+        """An endpoint's listening port; TCP, UNIX and systemd endpoints have theirs at once."""
+        try:
+            listen = serverFromString(self._reactor, listening.endpoint).listen(listening.factory)
+        except (ValueError, TypeError, LookupError) as error:
+            self._refuse(f"--{listening.section}.endpoint={listening.endpoint}: {error}")
+        bound: list[Any] = []
+        listen.addBoth(bound.append)
+        if isinstance(bound[0], Failure):
+            why = getattr(bound[0].value, "socketError", None) or bound[0].value
+            reason = getattr(why, "strerror", None) or str(why)
+            flag = "endpoint" if listening.endpoint == self._endpoint_flag(listening) else "port"
+            self._refuse(f"--{listening.section}.{flag}: cannot listen on {listening.endpoint}: {reason}")
+        port: IListeningPort = bound[0]
+        return port
+
+    def _endpoint_flag(self, listening: Listening) -> str:
+        section = self._config.server.api if listening.section == "server.api" else self._config.server.ws
+        return section.endpoint
+
+    def _refuse(self, line: str) -> NoReturn:
+        """End a start that cannot be: in the foreground by exiting, else twistd reports the exception."""
+        if self._twistd.get("nodaemon"):
+            sys.exit(f"mercury: {line}")
+        raise RuntimeError(line)
+
+    async def _start(self) -> None:
+        for warning in self._warnings:
+            self.log.warn("{warning}", warning=warning)
+        await self._chat.store.open()
+        self._chat.heartbeat.start()
+        self._sweeping.start(SWEEP_SECONDS)
+        self.ready = True
+        addresses = [_shown(port) for port in self._ports]
+        self.log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
+        if self._twistd.get("nodaemon"):
+            print(self._banner(*addresses), file=sys.__stderr__, flush=True)
+
+    def _failed(self, failure: Failure) -> None:
+        """The store cannot be opened: say so in one line and end with an exit code."""
+        if isinstance(failure.value, MercuryError):
+            line = f"mercury: {failure.value.reason}"
+        else:
+            self.log.failure("starting failed", failure)
+            line = f"mercury: starting failed: {failure.getErrorMessage()}"
+        self.log.critical("{line}", line=line)
+        print(line, file=sys.__stderr__, flush=True)
+        atexit.register(_exit_with_failure)
+        self._reactor.stop()
+
+    def _banner(self, rest: str, ws: str) -> str:
+        server, kind = self._config.server, storage_type(self._config)
+        where = f"{kind}, in {self._config.sqlite.path}" if kind == "sqlite" else kind
+        api, ports = f"http://{rest}", (rest.rpartition(":")[2], ws.rpartition(":")[2])
+        other = "" if ports == ("6009", "6010") else ' ARGS="--api.port={} --ws.port={}"'.format(*ports)
+        return (
+            f"\nMercury {__version__} is ready. Ctrl-C stops it.\n\n"
+            f"  REST        {api}   for {server.api.address}\n"
+            f"  WebSocket   ws://{ws}{PATH}   for {server.ws.address}\n"
+            f"  Store       {where}\n\n"
+            f"Now chat, in two other terminals:\n\n"
+            f"  make client MEMBER=1{other}\n"
+            f"  make client MEMBER=2{other}\n\n"
+            f"or ask for a token:  curl {api}/api/token/1\n"
+        )
+
+    # Meanwhile
+
+    def _sweep(self) -> Deferred[None]:
+        limits = self._config.limits
+        idle = limits.device_days * DAY
+        swept = self._chat.store.sweep(int(time.time() * 1_000_000), idle, limits.devices_per_member)
+        return swept.addErrback(lambda failure: self.log.warn("sweeping: {why}", why=failure.getErrorMessage()))
+
+    # Stop
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when nothing is left to lose, or STOP_SECONDS later."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        stopping = Deferred.fromCoroutine(self._stop())
+        stopping.addTimeout(STOP_SECONDS, self._reactor)
+        return stopping.addErrback(lambda failure: self.log.error("stopping: {why}", why=failure.getErrorMessage()))
+
+    async def _stop(self) -> None:
+        self.ready = False
+        chat = self._chat
+        await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
+        if self._sweeping.running:
+            self._sweeping.stop()
+        sessions = chat.hub.everybody()
+        spread = max(1.0, len(sessions) / RETURN_RATE)
+        for session in sessions:
+            bye = events.Bye(round(random.uniform(0.1, spread), 3))  # noqa: S311 - only to spread them
+            chat.hub.outbox.put((session,), session.wire.event(bye))
+        await chat.rooms.journal.idle()
+        for session in sessions:
+            session.end(closing.RESTART)
+        if sessions:
+            await deferLater(self._reactor, GOODBYE_SECONDS)
+        for session in chat.hub.everybody():
+            session.connection.abort()
+        chat.heartbeat.stop()
+        await chat.rooms.marks.stop()
+        await chat.store.close()
+        self.log.info("stopped; {count} sessions were told to come back", count=len(sessions))
+
+
+def _shown(port: IListeningPort) -> str:
+    """An address that a person can paste."""
+    host: Any = port.getHost()
+    if not hasattr(host, "port"):
+        return str(getattr(host, "name", host))
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host.host, host.host)  # noqa: S104 - shown, not bound
+    return f"{'[' + name + ']' if ':' in name and '[' not in name else name}:{host.port}"
+
+
+def _exit_with_failure() -> None:
+    """At the interpreter's end, after twistd has tidied up: it has no way of its own to exit with a code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

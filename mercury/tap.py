@@ -1,0 +1,146 @@
+"""`twistd mercury`: the one place where the parts are chosen and put together.
+
+makeService() makes a node from the options; mercury/service.py has its life, from start to stop. Backends are imported
+by name, when they are chosen, so that none of their drivers need be there for another.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from ipaddress import IPv4Network
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.interfaces import IProtocolFactory
+
+from mercury.config import Api, Config, ConfigError, Ws, networks, origins, storage_type
+from mercury.core.catchup import CatchUp
+from mercury.core.chat import Chat
+from mercury.core.heartbeat import Heartbeat
+from mercury.core.hub import Hub
+from mercury.core.rooms import Rooms
+from mercury.core.tokens import Tokens
+from mercury.options import Options as Options  # twistd looks for it here
+from mercury.ports import IStore
+from mercury.service import Listening, MercuryService
+from mercury.transports.chat import ChatDoor, Protocols
+from mercury.transports.filtering import AddressFilter
+from mercury.transports.rest import make_site
+from mercury.transports.websocket import WebSocketFactory
+
+
+def make_store(config: Config) -> IStore:
+    """The store that the settings choose."""
+    kind, rooms = storage_type(config), config.limits.rooms_per_member
+    if kind == "memory":
+        from mercury.backends.memory import MemoryStore
+
+        return MemoryStore(rooms)
+    if kind == "sqlite":
+        from mercury.backends.sqlite import SqliteStore
+
+        return SqliteStore(config.sqlite.path, rooms)
+    raise ConfigError(f"storage.type {kind} is not in this release; choose sqlite or memory with --storage.type")
+
+
+def make_chat(clock: Any, store: IStore, config: Config) -> Chat:
+    """The core, with the limits that the settings give it."""
+    limits = config.limits
+    hub = Hub(clock, store, connections_per_member=limits.connections_per_member, signals_room=limits.signals_room)
+    rooms = Rooms(
+        clock,
+        store,
+        hub,
+        text_bytes=limits.text_bytes,
+        history_page=limits.history_page,
+        rate=limits.messages_per_second,
+        burst=limits.burst,
+    )
+    tokens = Tokens(store, hub, ttl=config.token.ttl, keep=limits.tokens_per_member)
+    return Chat(
+        clock=clock,
+        store=store,
+        hub=hub,
+        rooms=rooms,
+        tokens=tokens,
+        catch_up=CatchUp(clock, store, hub.outbox),
+        heartbeat=Heartbeat(clock, limits.ping_seconds),
+        handshake_seconds=limits.handshake_seconds,
+        drain_seconds=limits.drain_seconds,
+    )
+
+
+def endpoint_of(listener: Api | Ws) -> str:
+    """The endpoint string of a listener: its own, or its port on as few interfaces as its address list needs."""
+    if listener.endpoint:
+        return listener.endpoint
+    allowed = networks(listener.address)
+    if all(network.is_loopback for network in allowed):
+        interface = "127.0.0.1" if any(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:1"
+    else:
+        interface = "" if all(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:"
+    return f"tcp:{listener.port}" + (f":interface={interface}" if interface else "")
+
+
+def make_websocket(clock: Any, chat: Chat, config: Config) -> IProtocolFactory:
+    """The WebSocket side: address filter, Autobahn, and the door to the chat."""
+    limits, ws = config.limits, config.server.ws
+    protocols = Protocols(limits.json_depth)
+    factory = WebSocketFactory(
+        lambda connection: ChatDoor(chat, protocols, connection),
+        reactor=clock,
+        frame_bytes=limits.frame_bytes,
+        handshake_seconds=limits.handshake_seconds,
+        origins=origins(ws.origins),
+        compression=ws.compression,
+    )
+    return AddressFilter(
+        factory,
+        networks(ws.address),
+        proxies=networks(ws.proxies) if ws.endpoint.startswith("haproxy:") else None,
+        connections=limits.connections,
+        per_address=limits.connections_per_address,
+        clock=clock,
+    )
+
+
+def make_rest(clock: Any, chat: Chat, config: Config, service: MercuryService) -> IProtocolFactory:
+    """The REST side: address filter and Klein."""
+    api = config.server.api
+    return AddressFilter(
+        make_site(chat, body_bytes=config.limits.body_bytes, ready=lambda: service.ready),
+        networks(api.address),
+        proxies=networks(api.proxies) if api.endpoint.startswith("haproxy:") else None,
+        clock=clock,
+    )
+
+
+def makeService(options: Options) -> IService:
+    """The node that `twistd mercury` runs. Wrong settings end the process with one line."""
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    prepare_process(reactor)
+    config = options.config
+    try:
+        store = make_store(config)
+    except ConfigError as error:
+        sys.exit(f"mercury: {error}")
+    chat = make_chat(reactor, store, config)
+    service = MercuryService(reactor, chat, config, options.warnings, options.parent)
+    service.listenings = [
+        Listening("server.api", endpoint_of(config.server.api), make_rest(reactor, chat, config, service)),
+        Listening("server.ws", endpoint_of(config.server.ws), make_websocket(reactor, chat, config)),
+    ]
+    return service
+
+
+def prepare_process(reactor: Any) -> None:
+    """Timers on a monotonic clock, since Twisted's own would stop when the wall clock is set back; as many file
+    descriptors as we may have; and threads that hand over quickly: the store's is what clients wait for."""
+    reactor.seconds = time.monotonic
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    sys.setswitchinterval(0.0005)

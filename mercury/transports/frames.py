@@ -1,0 +1,65 @@
+"""Wires: a protocol's payloads in WebSocket frames (RFC 6455, section 5), made once for all connections of a kind.
+
+Frames from a server are not masked and carry no state of the connection, so the same bytes go to everyone; Autobahn,
+which frames for each peer, is not asked. With per-message deflate (RFC 7692) that holds too: a message compressed with
+a window of its own refers to nothing sent before, and any peer can inflate it, whatever windows were agreed on.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+from zope.interface import implementer
+
+from mercury.events import Event
+from mercury.model import Entry
+from mercury.ports import IWire
+from mercury.protocols.codec import Codec
+
+TEXT = 0x81  # FIN and opcode 1
+DEFLATED = 0xC1  # the same and RSV1
+PING = 0x89
+WORTHWHILE = 100  # bytes: what is shorter hardly shrinks
+WINDOW = -9  # raw deflate with the smallest window, which every agreement on window bits allows
+
+
+def frame(first: int, payload: bytes) -> bytes:
+    """One unmasked frame that is a whole message."""
+    size = len(payload)
+    if size < 126:
+        return bytes((first, size)) + payload
+    if size < 65536:
+        return bytes((first, 126, size >> 8, size & 255)) + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+
+
+@implementer(IWire)
+class Wire:
+    """A codec's payloads in plain text frames."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.name = codec.name
+        self.decode = codec.decode
+        self._codec = codec
+
+    def entries(self, entries: Sequence[Entry]) -> bytes:
+        encode, pack = self._codec.entry, self._frame
+        return b"".join([pack(payload) for entry in entries if (payload := encode(entry))])
+
+    def event(self, event: Event) -> bytes:
+        return b"".join([self._frame(payload) for payload in self._codec.event(event)])
+
+    def _frame(self, payload: bytes) -> bytes:
+        return frame(TEXT, payload)
+
+
+class DeflatedWire(Wire):
+    """The same for peers that agreed on permessage-deflate."""
+
+    def _frame(self, payload: bytes) -> bytes:
+        if len(payload) < WORTHWHILE:
+            return frame(TEXT, payload)
+        deflate = zlib.compressobj(6, zlib.DEFLATED, WINDOW)
+        data = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        return frame(DEFLATED, data[:-4])  # RFC 7692, 7.2.1: the tail 00 00 ff ff is left out

@@ -1,0 +1,248 @@
+"""WebSocket by Autobahn: the factory, its options and the protocol class, apart from what is done with a message.
+
+Autobahn does the handshake, parses and checks what comes in, and closes. What goes out is framed by wires (frames.py)
+and written through (writing.py). A Door decides who comes in and takes the messages: chat.py has the one for chat; the
+conformance suite puts an echo behind exactly this factory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mercury.errors import CODES, MercuryError
+from mercury.ports import IConnection
+from mercury.transports.frames import PING, frame
+from mercury.transports.writing import can_write_through, waiting, write_through
+
+HEADER_BYTES = 16384  # of an opening handshake
+CLOSE_SECONDS = 2.0  # for the peer's half of the closing handshake
+
+_log = Logger()
+
+
+class Door(Protocol):
+    """What is behind the protocol: one for each connection. None of its methods may raise, but admit()."""
+
+    async def admit(self, request: ConnectionRequest) -> str | None:
+        """Let the peer in with this subprotocol (or none), or raise MercuryError."""
+
+    def opened(self, deflate: bool) -> None:
+        """The handshake is done; `deflate` says whether the peer agreed on per-message deflate."""
+
+    def message(self, payload: bytes, binary: bool) -> None:
+        """A whole message came in; a text's payload is valid UTF-8."""
+
+    def pong(self, payload: bytes) -> None:
+        """The peer answered a ping."""
+
+    def slow(self) -> None:
+        """What is written is no longer taken by the socket."""
+
+    def drained(self) -> None:
+        """The socket has taken all that waited."""
+
+    def closed(self) -> None:
+        """The connection is gone. May come without opened()."""
+
+
+class _Quiet:
+    """Autobahn's log line a frame costs half of its time, and its lines about handshakes quote tokens: none are kept.
+
+    What matters to an operator is logged by the doors and the core.
+    """
+
+    def _drop(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    trace = debug = info = warn = _drop
+    error = critical = failure = staticmethod(_log.error)
+
+
+@implementer(IConnection, IPushProducer)
+class WebSocketConnection(WebSocketServerProtocol):
+    """Mercury's protocol class: one WebSocket connection (RFC 6455)."""
+
+    log = _Quiet()
+    transport: Any
+    door: Door
+    _admitting = False
+    _gone = False
+    _direct = False
+    _out = 0
+
+    # From Twisted
+
+    def connectionMade(self) -> None:
+        self.door = self.factory.open_door(self)
+        super().connectionMade()
+        self._direct = can_write_through(self.transport)
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
+            self.failHandshake("the request is too long", 431)
+            return
+        self.data += data
+        self.consumeData()
+
+    def consumeData(self) -> None:
+        if not self._admitting:  # what comes before the handshake is answered waits for it
+            super().consumeData()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        super().connectionLost(reason)
+        self._lost()
+
+    def pauseProducing(self) -> None:
+        self.door.slow()
+
+    def resumeProducing(self) -> None:
+        self.door.drained()
+
+    def stopProducing(self) -> None:
+        """The transport is going away; connectionLost says so too."""
+
+    # From Autobahn
+
+    def onConnect(self, request: ConnectionRequest) -> Any:
+        self._admitting = True
+        return Deferred.fromCoroutine(self.door.admit(request)).addErrback(self._deny)
+
+    def _deny(self, failure: Failure) -> None:
+        error = failure.value
+        if not isinstance(error, MercuryError):
+            _log.failure("admitting {peer} failed", failure, peer=self.peer)
+            error = MercuryError("internal", "Mercury failed to handle this handshake; its log says why")
+        raise ConnectionDeny(CODES[error.code][0], error.reason)
+
+    def succeedHandshake(self, res: Any) -> None:
+        self._admitting = False
+        if not self._gone:
+            super().succeedHandshake(res)
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        """Answer with HTTP and a JSON body, and hang up. Autobahn's own logs the reason, which may quote a token."""
+        self._admitting = False
+        self.wasNotCleanReason = f"the handshake was refused with {code}"
+        self.sendHttpErrorResponse(code, reason, responseHeaders)
+        self.dropConnection(abort=False)
+
+    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
+        named = next((name for name, (status, _) in CODES.items() if status == code), "bad_request")
+        body = json.dumps({"status": "error", "error": reason, "code": named}).encode()
+        lines = [f"HTTP/1.1 {code} {'Upgrade Required' if code == 426 else named}", "Content-Type: application/json"]
+        lines += [f"{key}: {value}" for key, value in responseHeaders or ()]
+        lines += ["Upgrade: websocket"] if code == 426 else []
+        lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
+        self.sendData("\r\n".join(lines).encode("latin-1", "replace") + body)
+
+    def onOpen(self) -> None:
+        self.door.opened(self._perMessageCompress is not None)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.door.message(payload, isBinary)
+
+    def onPong(self, payload: bytes) -> None:
+        self.door.pong(payload)
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        self._lost()
+
+    def _lost(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self.door.closed()
+
+    # IConnection, for the session
+
+    def write(self, data: bytes) -> None:
+        if self.state == self.STATE_OPEN:
+            self._out += len(data)
+            if self._direct:
+                write_through(self.transport, data)
+            else:
+                self.transport.write(data)
+
+    def ping(self, payload: bytes) -> None:
+        self.write(frame(PING, payload))
+
+    def close(self, code: int, reason: str) -> None:
+        self.sendClose(code, reason)
+
+    def abort(self) -> None:
+        self.dropConnection(abort=True)
+
+    def hold(self) -> None:
+        self.transport.pauseProducing()
+
+    def release(self) -> None:
+        if not self._gone:
+            self.transport.resumeProducing()
+
+    def drained(self) -> int:
+        return self._out - waiting(self.transport) if self._direct else self._out
+
+
+class WebSocketFactory(WebSocketServerFactory):
+    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers."""
+
+    protocol = WebSocketConnection
+
+    def __init__(
+        self,
+        open_door: Callable[[WebSocketConnection], Door],
+        *,
+        reactor: Any,
+        frame_bytes: int,
+        handshake_seconds: float,
+        origins: Sequence[str] = ("*",),
+        compression: bool = False,
+    ) -> None:
+        super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
+        self.open_door = open_door
+        self.server = None  # no version for strangers
+        self._frame_bytes = frame_bytes
+        self.setProtocolOptions(  # type: ignore[no-untyped-call]
+            versions=[13],
+            webStatus=False,
+            utf8validateIncoming=True,
+            requireMaskedClientFrames=True,
+            maxFramePayloadSize=frame_bytes,
+            maxMessagePayloadSize=frame_bytes,
+            failByDrop=False,
+            echoCloseCodeReason=False,
+            openHandshakeTimeout=handshake_seconds,
+            closeHandshakeTimeout=CLOSE_SECONDS,
+            tcpNoDelay=True,
+            perMessageCompressionAccept=self._accept_deflate if compression else lambda offers: None,
+            autoPingInterval=0,
+            serveFlashSocketPolicy=False,
+            allowedOrigins=list(origins),
+            allowNullOrigin="*" in origins,
+            maxConnections=0,
+            trustXForwardedFor=0,
+        )
+
+    def _accept_deflate(self, offers: Sequence[Any]) -> Any:
+        """Take the first deflate offer; ask the peer for small state: no context kept between its messages."""
+        for offer in offers:
+            if isinstance(offer, PerMessageDeflateOffer):
+                return PerMessageDeflateOfferAccept(
+                    offer,
+                    request_no_context_takeover=offer.accept_no_context_takeover,
+                    no_context_takeover=True,
+                    window_bits=offer.request_max_window_bits or None,
+                    max_message_size=self._frame_bytes or None,
+                )
+        return None
