@@ -7,6 +7,7 @@ out of a frame, and so is `cid` where the sender gave none. `ctime` is RFC 3339 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -17,9 +18,15 @@ from mercury.model import Entry, Place
 EPOCH_1970 = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(maxsize=64)
+def _seconds(whole: int) -> str:
+    return (EPOCH_1970 + timedelta(seconds=whole)).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def rfc3339(micros: int) -> str:
     """Microseconds since 1970 as RFC 3339 in UTC with microseconds: 2026-11-22T05:32:54.000001Z."""
-    return (EPOCH_1970 + timedelta(microseconds=micros)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    whole, fraction = divmod(micros, 1_000_000)
+    return f"{_seconds(whole)}.{fraction:06d}Z"
 
 
 class RoomState(Struct, frozen=True):
@@ -120,7 +127,7 @@ class Ok(Struct, tag="ok", omit_defaults=True, gc=False):
     ref: Ref = None
 
 
-class SendOk(Struct, tag="ok", gc=False, kw_only=True):
+class SendOk(Struct, tag="ok", omit_defaults=True, gc=False, kw_only=True):
     """Committed. `duplicate`: this cid was committed before, and these are that message's numbers."""
 
     ref: Ref = None
@@ -129,7 +136,7 @@ class SendOk(Struct, tag="ok", gc=False, kw_only=True):
     duplicate: bool
 
 
-class HistoryOk(Struct, tag="ok", kw_only=True):
+class HistoryOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
     """Messages, oldest first. `more`: there are further ones in the direction asked for."""
 
     ref: Ref = None
@@ -137,14 +144,14 @@ class HistoryOk(Struct, tag="ok", kw_only=True):
     more: bool
 
 
-class PresenceOk(Struct, tag="ok", kw_only=True):
+class PresenceOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
     """Who is connected now, in the order of their names."""
 
     ref: Ref = None
     online: list[str]
 
 
-class RoomsOk(Struct, tag="ok", kw_only=True):
+class RoomsOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
     """The member's rooms."""
 
     ref: Ref = None

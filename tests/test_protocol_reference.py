@@ -1,0 +1,67 @@
+"""docs/protocol.md and docs/asyncapi.json say what the code does, since they are made from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mercury import closing, commands
+from mercury.errors import CODES
+from mercury.protocols import reference
+from mercury.protocols.v2 import V2
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_document_is_up_to_date() -> None:
+    text = (ROOT / reference.DOCUMENT).read_text(encoding="utf-8")
+    assert reference.document(text) == text
+
+
+def test_the_asyncapi_file_is_up_to_date() -> None:
+    assert json.loads((ROOT / reference.ASYNCAPI).read_text(encoding="utf-8")) == reference.asyncapi()
+
+
+def test_every_reference_within_the_asyncapi_file_leads_somewhere() -> None:
+    document = reference.asyncapi()
+
+    def follow(value: object) -> None:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                at: object = document
+                for part in str(value["$ref"]).removeprefix("#/").split("/"):
+                    assert isinstance(at, dict)
+                    at = at[part]
+            for inner in value.values():
+                follow(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                follow(inner)
+
+    follow(document)
+
+
+def test_a_document_without_its_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="lost the marks"):
+        reference.document("# nothing here")
+
+
+def test_every_client_frame_of_the_reference_is_decoded() -> None:
+    """What the reference lists is what the codec takes: one frame of each type, with only what it must have."""
+    must = {"token": "t", "member": "m", "rid": "r", "text": "x", "seq": 1}
+    codec = V2(depth=32)
+    for frame in reference.CLIENT:
+        needed = {f.name: must[f.name] for f in msgspec.structs.fields(frame) if f.required}
+        payload = json.dumps({"type": frame.__struct_config__.tag, **needed}).encode()
+        assert type(codec.decode(payload)) is frame
+    assert isinstance(codec.decode(b'{"type":"nonsense","ref":7}'), commands.Bad)
+
+
+def test_close_codes_are_an_applications_own_or_registered() -> None:
+    for each in closing.ALL:
+        assert each.code in (1001, 1012, 1013) or 4000 <= each.code <= 4999
+        assert len(each.reason.encode()) <= 123  # RFC 6455, 5.5: what a close frame has room for
+    assert all(400 <= status < 600 for status, _ in CODES.values())
