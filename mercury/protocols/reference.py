@@ -1,7 +1,8 @@
 """Writes what people and programs read about mercury.v2.json, from the Structs that speak it.
 
-That is docs/asyncapi.json (AsyncAPI 3.0) and the tables of docs/protocol.md. `python -m mercury.protocols.reference` in
-the repository makes them anew after a change of commands.py, events.py, errors.py or closing.py; a test holds them to it.
+That is docs/asyncapi.json (AsyncAPI 3.0) and the tables of docs/protocol.md. Make them anew in the repository by
+`python -m mercury.protocols.reference` after a change of commands.py, events.py, errors.py or closing.py; a test holds
+them to it.
 """
 
 from __future__ import annotations
