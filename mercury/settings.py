@@ -131,7 +131,7 @@ def as_text(value: Any) -> str:
 
 
 SETTINGS = {setting.path: setting for setting in _walk(Config, "")}
-SECTIONS = {path.rpartition(".")[0] for path in SETTINGS} | {"server"}
+SECTIONS = {"server", *(path.rpartition(".")[0] for path in SETTINGS)}
 
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Config, list[str]]:
@@ -187,7 +187,7 @@ def _from_file(file: Path, *, required: bool) -> Given:
     for key, value in _flat(_parse(file), "", file):
         path = OLD_KEYS.get(key, key)
         if path not in SETTINGS:
-            raise ConfigError(f"{file}: there is no setting {key}{nearest(key, [*SETTINGS, *OLD_KEYS])}")
+            raise ConfigError(f"{file}: there is no setting {key}{nearest(key, [*SETTINGS, *SECTIONS])}")
         if path in given:
             raise ConfigError(f"{file}: {path} is given twice, as {keys[path]} and as {key}; keep one")
         keys[path] = key

@@ -1,0 +1,73 @@
+"""Writes what people read about the settings, from the schema: etc/mercury.toml and the table in docs/configuration.md.
+
+Run `python -m mercury.reference` in the repository after a change of mercury/config.py. A test holds both files to it.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from itertools import groupby
+from pathlib import Path
+
+from mercury.settings import SETTINGS, Setting, as_text
+
+EXAMPLE = Path("etc/mercury.toml")
+DOCUMENT = Path("docs/configuration.md")
+BEGIN = "<!-- made from mercury/config.py by `python -m mercury.reference`: change it there -->\n"
+END = "<!-- end of what is made -->\n"
+
+EXAMPLE_HEAD = """\
+# Mercury's settings, each with its default: delete what you do not change. docs/configuration.md says more.
+# Use it by `twistd mercury --config FILE`, or as ./mc.cnf.toml, which is read if it is there.
+# Made from mercury/config.py by `python -m mercury.reference`.
+"""
+
+
+def example() -> str:
+    """The settings as TOML with their defaults, each with a comment that says what it means and what it may be."""
+    parts = [EXAMPLE_HEAD]
+    for section, settings in groupby(SETTINGS.values(), key=_section):
+        members = list(settings)
+        parts.append(f"\n# {members[0].section.__doc__}\n[{section}]\n")
+        for setting in members:
+            words = f"{setting.description} [{setting.allowed}]"
+            parts += [f"\n# {line}" for line in textwrap.wrap(words, 110)]
+            parts.append(f"\n{setting.path.rpartition('.')[2]} = {json.dumps(setting.default)}\n")
+    return "".join(parts)
+
+
+def tables() -> str:
+    """The settings as Markdown, one table a section."""
+    parts = []
+    for section, settings in groupby(SETTINGS.values(), key=_section):
+        members = list(settings)
+        parts.append(f"\n### {section}\n\n{members[0].section.__doc__}\n\n")
+        parts.append("| setting | default | give | meaning |\n|---|---|---|---|\n")
+        for setting in members:
+            default = f"`{as_text(setting.default)}`" if setting.default != "" else "empty"
+            parts.append(f"| `{setting.path}` | {default} | {setting.allowed} | {_escaped(setting.description)} |\n")
+    return "".join(parts) + "\n"
+
+
+def document(text: str) -> str:
+    """The document with today's tables between its two marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"{DOCUMENT} has lost the marks between which the tables stand")
+    return before + BEGIN + tables() + END + after
+
+
+def _section(setting: Setting) -> str:
+    return setting.path.rpartition(".")[0]
+
+
+def _escaped(words: str) -> str:
+    """Markdown takes * and | for its own."""
+    return words.replace("*", r"\*").replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    EXAMPLE.write_text(example(), encoding="utf-8")
+    DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
