@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 from twisted.python import usage
@@ -22,7 +22,6 @@ from mercury.config import Config, ConfigError, Log, Mysql, Redis, Secret, Stora
 from mercury.options import Options
 from mercury.settings import CONFIG_FILE, SETTINGS, Setting, as_text, load
 
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines may be busy
 ROOT = Path(__file__).parent.parent
 CANARY = "canary-8Qw2"
 
@@ -167,7 +166,6 @@ def as_toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-@UNHURRIED
 @given(st.data())
 def test_a_value_means_the_same_in_every_source(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """What a flag may be set to, the environment and files of all three formats may, to the same effect."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from autobahn.twisted.websocket import WebSocketServerFactory
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import ILogObserver, LegacyLogObserverWrapper, Logger, LogLevel, LogPublisher, globalLogPublisher
 from twisted.python import log as old_log
@@ -25,7 +25,6 @@ from zope.interface.verify import verifyObject
 from mercury.config import Secret
 from mercury.logs import LEVELS, LONGEST, log_stream, observer
 
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines may be busy
 ROOT = Path(__file__).parent.parent
 CANARY = secrets.token_urlsafe(32)
 PASSWORD = "canary 8Qw2"
@@ -187,7 +186,6 @@ def test_an_event_that_another_observer_made_old_style_is_still_itself() -> None
 ANYTHING = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 
 
-@UNHURRIED
 @given(st.sampled_from(["json", "logfmt"]), ANYTHING, ANYTHING)
 def test_no_text_makes_two_lines_or_commands_a_terminal(format: str, text: str, name: str) -> None:
     log = Log(format)
@@ -197,7 +195,6 @@ def test_no_text_makes_two_lines_or_commands_a_terminal(format: str, text: str, 
     assert len(log.lines) == 1
 
 
-@UNHURRIED
 @given(st.text())
 def test_json_gives_the_text_back(text: str) -> None:
     log = Log()
