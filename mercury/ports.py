@@ -108,7 +108,10 @@ class IStore(Interface):
     # Marks
 
     def move_cursors(cursors: Sequence[Cursor]) -> Deferred[None]:
-        """Store delivery cursors, in one transaction. One never moves backwards; those of non-members are dropped."""
+        """Store delivery cursors, in one transaction. Those of non-members are dropped.
+
+        One never moves backwards, nor past the room's head: nothing can have been delivered from there.
+        """
 
     def move_reads(marks: Sequence[ReadMark]) -> Deferred[list[int | None]]:
         """Move read marks forward, at most to the room's head, in one transaction.

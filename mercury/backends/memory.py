@@ -1,0 +1,286 @@
+"""A store in this process's memory: for tests, for trying things out, and as the measure of what the others cost.
+
+Durable only as long as the process. Each call is done at once, so every Deferred has fired when it is returned.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from functools import wraps
+from heapq import nlargest
+from operator import attrgetter
+from typing import Concatenate, ParamSpec, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from mercury.backends.batch import Batch, RoomState
+from mercury.errors import MercuryError
+from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.ports import IStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Call = Callable[Concatenate["MemoryStore", P], T]
+
+by_seq = attrgetter("seq")
+by_id = attrgetter("id")
+
+
+def when_open(work: Call[P, T]) -> Call[P, Deferred[T]]:
+    """The call as IStore declares it: with a Deferred for an answer, and unavailable while the store is closed."""
+
+    @wraps(work)
+    def call(store: MemoryStore, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        if not store.is_open:
+            return fail(MercuryError("unavailable", "the store is closed", retry_after=1.0))
+        return succeed(work(store, *args, **kwargs))
+
+    return call
+
+
+class Log(Struct):
+    """A room's entries, without holes from floor + 1 on, and those of them that are messages."""
+
+    entries: list[Entry] = []
+    messages: list[Entry] = []
+
+
+class Device(Struct):
+    """How far each room was delivered to a device, and when one of these cursors last moved (microseconds)."""
+
+    cursors: dict[str, int] = {}
+    moved: int = 0
+
+
+@implementer(IStore)
+class MemoryStore:
+    """The truth in dicts. `rooms_per_member`: how many rooms a member may be in; 0 for any number."""
+
+    def __init__(self, rooms_per_member: int = 0) -> None:
+        self.epoch = secrets.token_hex(8)
+        self.is_open = False
+        self._limit = rooms_per_member
+        self._last_id = 0
+        self._rooms: dict[str, RoomState] = {}  # deleted ones too: their heads must not be used again
+        self._logs: dict[str, Log] = {}  # only of rooms that are there
+        self._messages: dict[int, Entry] = {}
+        self._members: dict[str, set[str]] = {}  # all that ever came into being, and the rooms they are in
+        self._devices: dict[str, dict[str, Device]] = {}
+        self._tokens: dict[bytes, Token] = {}
+        self._tokens_of: dict[str, dict[bytes, Token]] = {}
+
+    def open(self) -> Deferred[None]:
+        self.is_open = True
+        return succeed(None)
+
+    def close(self) -> Deferred[None]:
+        self.is_open = False
+        return succeed(None)
+
+    @when_open
+    def ping(self) -> None:
+        pass
+
+    # The log
+
+    @when_open
+    def append(self, drafts: Sequence[Draft], ctime: int) -> list[Outcome | MercuryError]:
+        places: dict[str, int] = {}
+        if self._limit:
+            places = {mid: len(self._members.get(mid, ())) for draft in drafts for mid in draft.members}
+        batch = Batch(self._rooms, self._last_id, ctime, self._limit, places)
+        answers = batch.decide(drafts)
+        self._last_id = batch.last_id
+        for rid in batch.changed:
+            if rid not in self._logs:
+                self._logs[rid] = Log()
+        for _, entry, _ in batch.entries:
+            log = self._logs[entry.rid]
+            log.entries.append(entry)
+            if entry.kind == "message":
+                log.messages.append(entry)
+                self._messages[entry.id] = entry
+        for _, mid in batch.joined:
+            self._members.setdefault(mid, set())
+        for room, mid in batch.left:
+            self._forget_place(room.rid, mid)
+        for room, mid in batch.joined:
+            if mid in room.members:
+                self._members[mid].add(room.rid)
+        return answers
+
+    @when_open
+    def read(self, rid: str, after: int, limit: int) -> Slice:
+        log = self._logs.get(rid)
+        if log is None:
+            return Slice([], 0, 0)
+        room = self._rooms[rid]
+        start = max(after - room.floor, 0)
+        return Slice(log.entries[start : start + limit], room.head, room.floor)
+
+    @when_open
+    def history(self, rid: str, before: int | None, after: int | None, limit: int) -> tuple[list[Entry], bool]:
+        log = self._logs.get(rid)
+        messages = log.messages if log else []
+        end = len(messages) if before is None else bisect_left(messages, before, key=by_seq)
+        if after is None:
+            start = max(end - limit, 0)
+            return messages[start:end], start > 0
+        start = bisect_right(messages, after, key=by_seq)
+        return messages[start : min(start + limit, end)], start + limit < end
+
+    @when_open
+    def locate(self, id: int, rid: str | None) -> tuple[str, int] | None:
+        if rid is None:
+            message = self._messages.get(id)
+            return (message.rid, message.seq) if message else None
+        log = self._logs.get(rid)
+        if log is None:
+            return rid, 1
+        return rid, self._rooms[rid].floor + bisect_left(log.entries, id, key=by_id) + 1
+
+    # Rooms and members
+
+    @when_open
+    def heads(self, rids: Sequence[str]) -> dict[str, int]:
+        return {rid: self._rooms[rid].head for rid in rids if rid in self._logs}
+
+    @when_open
+    def room(self, rid: str) -> Room | None:
+        return self._as_seen(rid) if rid in self._logs else None
+
+    @when_open
+    def rooms(self, after: str, limit: int) -> list[Room]:
+        # Python orders strings by code point, which is the order of their UTF-8 bytes.
+        return [self._as_seen(rid) for rid in sorted(rid for rid in self._logs if rid > after)[:limit]]
+
+    def _as_seen(self, rid: str) -> Room:
+        room = self._rooms[rid]
+        return Room(rid, room.head, room.floor, room.messages, len(room.members), room.ctime)
+
+    @when_open
+    def delete_room(self, rid: str) -> bool:
+        log = self._logs.pop(rid, None)
+        if log is None:
+            return False
+        for message in log.messages:
+            del self._messages[message.id]
+        for mid in self._rooms[rid].members:
+            self._forget_place(rid, mid)
+        head = self._rooms[rid].head
+        self._rooms[rid] = RoomState(rid, head, floor=head, messages=0, ctime=0, deleted=True)
+        return True
+
+    def _forget_place(self, rid: str, mid: str) -> None:
+        self._members[mid].discard(rid)
+        devices = self._devices.get(mid, {})
+        for device in devices.values():
+            device.cursors.pop(rid, None)
+        self._keep_devices(mid, {name: device for name, device in devices.items() if device.cursors})
+
+    @when_open
+    def members(self, rid: str, after: str, limit: int) -> list[str]:
+        if rid not in self._logs:
+            return []
+        return sorted(mid for mid in self._rooms[rid].members if mid > after)[:limit]
+
+    @when_open
+    def is_member(self, mid: str) -> bool:
+        return mid in self._members
+
+    @when_open
+    def places(self, mid: str, device: str) -> list[Place]:
+        found = self._devices.get(mid, {}).get(device, Device())
+        places = []
+        for rid in sorted(self._members.get(mid, ())):
+            room = self._rooms[rid]
+            mine = room.members[mid]
+            unread = room.messages - mine.read_nth
+            places.append(Place(rid, room.head, mine.joined, mine.read, unread, found.cursors.get(rid)))
+        return places
+
+    # Marks
+
+    @when_open
+    def move_cursors(self, cursors: Sequence[Cursor]) -> None:
+        now = time.time_ns() // 1000
+        for cursor in cursors:
+            if cursor.rid not in self._members.get(cursor.mid, ()):
+                continue
+            seq = min(cursor.seq, self._rooms[cursor.rid].head)
+            device = self._devices.setdefault(cursor.mid, {}).setdefault(cursor.device, Device())
+            if seq > device.cursors.get(cursor.rid, -1):
+                device.cursors[cursor.rid] = seq
+                device.moved = now
+
+    @when_open
+    def move_reads(self, marks: Sequence[ReadMark]) -> list[int | None]:
+        return [self._move_read(mark) for mark in marks]
+
+    def _move_read(self, mark: ReadMark) -> int | None:
+        if mark.rid not in self._members.get(mark.mid, ()):
+            return None
+        room = self._rooms[mark.rid]
+        read = min(mark.seq, room.head)
+        place = room.members[mark.mid]
+        if read <= place.read:
+            return None
+        nth = bisect_right(self._logs[mark.rid].messages, read, key=by_seq)
+        room.members[mark.mid] = replace(place, read=read, read_nth=nth)
+        return read
+
+    # Tokens
+
+    @when_open
+    def put_token(self, token: Token, keep: int) -> None:
+        self._members.setdefault(token.mid, set())
+        self._forget_token(token.digest)
+        mine = self._tokens_of.setdefault(token.mid, {})
+        mine[token.digest] = self._tokens[token.digest] = token
+        kept = nlargest(keep, mine.values(), key=attrgetter("expires", "digest"))
+        for digest in mine.keys() - {token.digest for token in kept}:
+            self._forget_token(digest)
+
+    @when_open
+    def token(self, digest: bytes) -> Token | None:
+        return self._tokens.get(digest)
+
+    @when_open
+    def drop_token(self, digest: bytes) -> Token | None:
+        return self._forget_token(digest)
+
+    def _forget_token(self, digest: bytes) -> Token | None:
+        token = self._tokens.pop(digest, None)
+        if token is not None:
+            mine = self._tokens_of[token.mid]
+            del mine[digest]
+            if not mine:
+                del self._tokens_of[token.mid]
+        return token
+
+    @when_open
+    def drop_tokens(self, mid: str) -> int:
+        digests = list(self._tokens_of.get(mid, ()))
+        for digest in digests:
+            self._forget_token(digest)
+        return len(digests)
+
+    @when_open
+    def sweep(self, now: int, idle: int, devices: int) -> None:
+        for token in [token for token in self._tokens.values() if token.expires <= now]:
+            self._forget_token(token.digest)
+        for mid in list(self._devices):
+            lively = [(name, device) for name, device in self._devices[mid].items() if device.moved > now - idle]
+            self._keep_devices(mid, dict(nlargest(devices, lively, key=lambda item: item[1].moved)))
+
+    def _keep_devices(self, mid: str, devices: dict[str, Device]) -> None:
+        if devices:
+            self._devices[mid] = devices
+        else:
+            self._devices.pop(mid, None)

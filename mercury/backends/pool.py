@@ -1,0 +1,99 @@
+"""Threads that talk to a database through twisted.enterprise.adbapi, with what adbapi leaves to its user.
+
+A Pool turns every failure into a MercuryError and logs an outage once, bounds the calls that wait, refuses calls after
+close() (adbapi would never answer them), and lets what runs finish before it closes the connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from twisted.enterprise.adbapi import ConnectionPool, Transaction
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mercury.errors import MercuryError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = Logger()
+
+RETRY_AFTER: Final = 1.0  # seconds
+WAITING: Final = 10_000  # calls: about what 2,000 clients ask for that all come back at once
+
+
+class Pool:
+    """Runs calls in a ConnectionPool's threads. `name` is the database for the log; `begin` starts a transaction.
+
+    Without `begin` each statement is a transaction of its own. `engine_error`: what the driver raises.
+    """
+
+    def __init__(self, name: str, connections: ConnectionPool, engine_error: type[Exception], begin: str | None = None):
+        self._name = name
+        self._connections = connections
+        self._engine_error = engine_error
+        self._begin = begin
+        self._running = 0
+        self._down = False
+        self._closed: Deferred[None] | None = None
+
+    def run(self, work: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call work(cursor, ...) in a thread; commit when it returns, roll back when it raises.
+
+        Fails with what `work` raised if that is a MercuryError; with unavailable if the engine failed; with internal,
+        and a traceback in the log, otherwise. Cancelling the Deferred gives up the answer, not the work.
+        """
+        if self._closed is not None:
+            return fail(MercuryError("unavailable", "the store is closed", RETRY_AFTER))
+        if self._running >= WAITING:
+            return fail(MercuryError("unavailable", f"{WAITING} calls wait for the store already", RETRY_AFTER))
+
+        def transact(cursor: Transaction) -> T:
+            if self._begin:
+                cursor.execute(self._begin)
+            return work(cursor, *args, **kwargs)
+
+        self._running += 1
+        answer: Deferred[T] = Deferred()
+        self._connections.runInteraction(transact).addBoth(self._done).chainDeferred(answer)
+        return answer
+
+    def close(self) -> Deferred[None]:
+        """Let what runs finish, then close the connections. Fires when that is done, however often it is called."""
+        done: Deferred[None] = Deferred()
+        if self._closed is None:
+            self._closed = Deferred()
+            if not self._running:
+                self._end(self._closed)
+        self._closed.addCallback(lambda _: done.callback(None))
+        return done
+
+    def _done(self, result: Any) -> Any:
+        self._running -= 1
+        if self._closed is not None and not self._running:
+            self._end(self._closed)
+        if isinstance(result, Failure):
+            return self._translate(result)
+        if self._down:
+            self._down = False
+            log.info("{name} works again", name=self._name)
+        return result
+
+    def _end(self, closed: Deferred[None]) -> None:
+        self._connections.close()
+        closed.callback(None)
+
+    def _translate(self, failure: Failure) -> Failure:
+        error = failure.value
+        if isinstance(error, MercuryError):
+            return failure
+        if not isinstance(error, self._engine_error):
+            log.failure("a fault in a call of {name}", failure, name=self._name)
+            return Failure(MercuryError("internal", "a fault in the store; it is in the log"))
+        if not self._down:
+            self._down = True
+            log.error("{name} fails, and its calls with it: {error}", name=self._name, error=str(error))
+        return Failure(MercuryError("unavailable", f"the store does not work now: {error}", RETRY_AFTER))

@@ -1,0 +1,245 @@
+"""The store that Mercury uses when nothing else is configured: one SQLite file, for one node.
+
+One thread writes and two read; in WAL mode neither waits for the other. Python gives up its lock at every step of a
+SQLite statement and gets it back late from a busy reactor, so a call is a few statements however large it is: rows go
+in by one INSERT or as one JSON argument, and come out as one JSON text, of the shape of a Struct of mercury/model.py,
+which is decoded straight into it. A message's text never goes in as JSON: SQLite cuts a JSON string at a NUL character.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+from twisted.internet.defer import Deferred, fail
+from zope.interface import implementer
+
+from mercury.backends import sqlite_sql as sql
+from mercury.backends.pool import RETRY_AFTER, Pool
+from mercury.backends.sqlite_append import append
+from mercury.backends.sqlite_schema import connections, make_file, migrate
+from mercury.backends.sqlite_sql import insert, to_json
+from mercury.errors import MercuryError
+from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.ports import IStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Work = Callable[Concatenate[Any, P], T]
+
+READERS = 2  # threads
+LAST = 2**63 - 1  # no seq is greater
+
+_entries = msgspec.json.Decoder(list[Entry])
+_marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int | None]])
+
+
+@implementer(IStore)
+class SqliteStore:
+    """The truth in the file `path`. `rooms_per_member`: how many rooms a member may be in; 0 for any number.
+
+    Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
+    """
+
+    epoch = ""
+
+    def __init__(self, path: str, rooms_per_member: int = 0) -> None:
+        self._path = path
+        self._limit = rooms_per_member
+        self._writer: Pool | None = None
+        self._reader: Pool | None = None
+
+    def open(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._open())
+
+    async def _open(self) -> None:
+        make_file(self._path)
+        name = f"the database {self._path}"
+        writing = connections(self._path, 1, read_only=False)
+        reading = connections(self._path, READERS, read_only=True)
+        self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE")
+        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error)
+        try:
+            while await self._writer.run(migrate):
+                pass
+            (self.epoch,) = await self._read(_row, sql.EPOCH)
+        except MercuryError as error:
+            await self.close()
+            raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
+
+    def close(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        for pool in (self._reader, self._writer):
+            if pool:
+                await pool.close()
+
+    def ping(self) -> Deferred[None]:
+        return self._read(_row, sql.EPOCH).addCallback(lambda row: None)
+
+    def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call work(cursor, ...), which makes one SELECT: that reads what holds at one moment."""
+        return self._reader.run(work, *args, **kwargs) if self._reader else _not_open()
+
+    def _write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call work(cursor, ...) in a transaction of its own."""
+        return self._writer.run(work, *args, **kwargs) if self._writer else _not_open()
+
+    # The log
+
+    def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
+        return self._write(append, drafts, ctime, self._limit)
+
+    def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
+        return self._read(_slice, rid, after, limit)
+
+    def history(
+        self, rid: str, before: int | None, after: int | None, limit: int
+    ) -> Deferred[tuple[list[Entry], bool]]:
+        return self._read(_history, rid, LAST if before is None else before, after, limit)
+
+    def locate(self, id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
+        if rid is None:
+            return self._read(_row, sql.LOCATE, id)
+        return self._read(_row, sql.LOCATE_IN_ROOM, id, rid)
+
+    # Rooms and members
+
+    def heads(self, rids: Sequence[str]) -> Deferred[dict[str, int]]:
+        return self._read(_value, dict[str, int], sql.HEADS, to_json(rids))
+
+    def room(self, rid: str) -> Deferred[Room | None]:
+        return self._read(_value, Room, sql.ROOM, rid)
+
+    def rooms(self, after: str, limit: int) -> Deferred[list[Room]]:
+        return self._read(_value, list[Room], sql.ROOMS, after, limit).addCallback(sorted, key=attrgetter("rid"))
+
+    def delete_room(self, rid: str) -> Deferred[bool]:
+        return self._write(_delete_room, rid)
+
+    def members(self, rid: str, after: str, limit: int) -> Deferred[list[str]]:
+        return self._read(_value, list[str], sql.MEMBERS, rid, after, limit).addCallback(sorted)
+
+    def is_member(self, mid: str) -> Deferred[bool]:
+        return self._read(_row, sql.IS_MEMBER, mid).addCallback(bool)
+
+    def places(self, mid: str, device: str) -> Deferred[list[Place]]:
+        return self._read(_value, list[Place], sql.PLACES, mid, device).addCallback(sorted, key=attrgetter("rid"))
+
+    # Marks
+
+    def move_cursors(self, cursors: Sequence[Cursor]) -> Deferred[None]:
+        return self._write(_move_cursors, cursors)
+
+    def move_reads(self, marks: Sequence[ReadMark]) -> Deferred[list[int | None]]:
+        return self._write(_move_reads, marks)
+
+    # Tokens
+
+    def put_token(self, token: Token, keep: int) -> Deferred[None]:
+        return self._write(_put_token, token, keep)
+
+    def token(self, digest: bytes) -> Deferred[Token | None]:
+        return self._read(_token, sql.TOKEN, digest)
+
+    def drop_token(self, digest: bytes) -> Deferred[Token | None]:
+        return self._write(_token, sql.DROP_TOKEN, digest)
+
+    def drop_tokens(self, mid: str) -> Deferred[int]:
+        return self._write(_drop_tokens, mid)
+
+    def sweep(self, now: int, idle: int, devices: int) -> Deferred[None]:
+        return self._write(_sweep, now, now - idle, devices)
+
+
+def _not_open() -> Deferred[Any]:
+    return fail(MercuryError("unavailable", "the store is not open", RETRY_AFTER))
+
+
+# What runs in a thread. SQLite promises no order within json_group_array, so lists are sorted here.
+
+
+def _row(cursor: Any, statement: str, *args: object) -> Any:
+    return cursor.execute(statement, args).fetchone()
+
+
+def _value(cursor: Any, shape: Any, select: str, *args: object) -> Any:
+    """The one value of the one row, a JSON text, decoded; None if there is no row."""
+    row = _row(cursor, select, *args)
+    return row and msgspec.json.decode(row[0], type=shape)
+
+
+def _in_order(entries: str) -> list[Entry]:
+    return sorted(_entries.decode(entries), key=attrgetter("seq"))
+
+
+def _slice(cursor: Any, rid: str, after: int, limit: int) -> Slice:
+    head, floor, entries = _row(cursor, sql.READ, rid, after, limit) or (0, 0, "[]")
+    return Slice(_in_order(entries), head, floor)
+
+
+def _history(cursor: Any, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
+    """One more is read than asked for, to see whether there are more."""
+    if after is None:
+        (entries,) = _row(cursor, sql.NEWEST_FIRST, rid, 0, before, limit + 1)
+        found = _in_order(entries)
+        return found[-limit:], len(found) > limit
+    (entries,) = _row(cursor, sql.OLDEST_FIRST, rid, after, before, limit + 1)
+    found = _in_order(entries)
+    return found[:limit], len(found) > limit
+
+
+def _delete_room(cursor: Any, rid: str) -> bool:
+    key = _row(cursor, sql.BURY_ROOM, rid)
+    if key is None:
+        return False
+    for statement in sql.EMPTY_ROOM:
+        cursor.execute(statement, key)
+    return True
+
+
+def _move_cursors(cursor: Any, cursors: Sequence[Cursor]) -> None:
+    moves = to_json([(c.rid, c.mid, c.device, c.seq) for c in cursors])
+    cursor.execute(sql.MOVE_CURSORS, (moves, time.time_ns() // 1000))
+
+
+def _move_reads(cursor: Any, marks: Sequence[ReadMark]) -> list[int | None]:
+    asked = to_json([(mark.rid, mark.mid, mark.seq) for mark in marks])
+    found = _marks.decode(_row(cursor, sql.READ_MARKS, asked)[0])
+    answers: list[int | None] = [None] * len(marks)
+    stand: dict[tuple[int, str], tuple[int, int]] = {}
+    for place, room, read, new, nth in sorted(found):
+        member = (room, marks[place].mid)
+        if nth is not None and new > stand.get(member, (read, 0))[0]:
+            stand[member] = (new, nth)
+            answers[place] = new
+    if stand:
+        insert(cursor, sql.SET_READS, [(*member, 0, *mark) for member, mark in stand.items()], sql.SET_READS_OF)
+    return answers
+
+
+def _token(cursor: Any, statement: str, digest: bytes) -> Token | None:
+    row = _row(cursor, statement, digest)
+    return row and Token(*row)
+
+
+def _drop_tokens(cursor: Any, mid: str) -> int:
+    count: int = cursor.execute(sql.DROP_TOKENS, (mid,)).rowcount
+    return count
+
+
+def _put_token(cursor: Any, token: Token, keep: int) -> None:
+    cursor.execute(sql.ADD_MEMBER, (token.mid,))
+    cursor.execute(sql.PUT_TOKEN, (token.digest, token.mid, token.expires))
+    cursor.execute(sql.KEEP_TOKENS, (token.mid, keep))
+
+
+def _sweep(cursor: Any, now: int, last_moved: int, devices: int) -> None:
+    cursor.execute(sql.DROP_EXPIRED_TOKENS, (now,))
+    cursor.execute(sql.DROP_IDLE_DEVICES, (last_moved,))
+    cursor.execute(sql.DROP_SURPLUS_DEVICES, (devices,))

@@ -1,0 +1,120 @@
+"""The SQLite database's tables, how they came to be what they are, and how a connection to them is set up.
+
+Names compare byte for byte (SQLite's BINARY collation); times are microseconds since 1970 in UTC.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import Any, Final
+
+from twisted.enterprise.adbapi import ConnectionPool
+
+from mercury.errors import MercuryError
+
+OLDEST: Final = (3, 35, 0)  # the first with RETURNING
+BUSY_SECONDS: Final = 5.0  # how long a call waits for another process that holds the file
+
+#: MIGRATIONS[n] takes the schema from version n (PRAGMA user_version) to n + 1, in one transaction. Only ever append.
+MIGRATIONS: list[tuple[str, ...]] = [
+    (
+        "CREATE TABLE store (epoch TEXT NOT NULL)",
+        "INSERT INTO store VALUES (lower(hex(randomblob(8))))",
+        # A deleted room keeps its row, for the head, and so nothing else ever gets its key.
+        """CREATE TABLE room (
+            key INTEGER PRIMARY KEY,
+            rid TEXT NOT NULL UNIQUE,
+            head INTEGER NOT NULL,
+            floor INTEGER NOT NULL,
+            messages INTEGER NOT NULL,  -- how many were ever stored since it came into being
+            ctime INTEGER NOT NULL,
+            deleted INTEGER NOT NULL
+        )""",
+        # AUTOINCREMENT: an id is not used again when its room is deleted.
+        """CREATE TABLE entry (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            room INTEGER NOT NULL,
+            seq INTEGER NOT NULL,
+            nth INTEGER NOT NULL,  -- how many messages the room had up to and with this entry: unread is a difference
+            kind TEXT NOT NULL,
+            ctime INTEGER NOT NULL,
+            mid TEXT NOT NULL,
+            text TEXT NOT NULL,
+            cid TEXT,
+            members TEXT NOT NULL  -- a JSON array
+        )""",
+        "CREATE UNIQUE INDEX entry_seq ON entry (room, seq)",
+        "CREATE UNIQUE INDEX entry_cid ON entry (room, mid, cid) WHERE cid IS NOT NULL",
+        "CREATE TABLE member (mid TEXT PRIMARY KEY) WITHOUT ROWID",
+        """CREATE TABLE membership (
+            room INTEGER NOT NULL,
+            mid TEXT NOT NULL,
+            joined INTEGER NOT NULL,
+            read INTEGER NOT NULL,
+            read_nth INTEGER NOT NULL,  -- the nth of the entry `read`
+            PRIMARY KEY (room, mid)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX membership_mid ON membership (mid)",
+        """CREATE TABLE cursor (
+            mid TEXT NOT NULL,
+            device TEXT NOT NULL,
+            room INTEGER NOT NULL,
+            seq INTEGER NOT NULL,
+            moved INTEGER NOT NULL,  -- when
+            PRIMARY KEY (mid, device, room)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX cursor_room ON cursor (room, mid)",
+        "CREATE TABLE token (digest BLOB PRIMARY KEY, mid TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX token_mid ON token (mid, expires)",
+        "CREATE INDEX token_expires ON token (expires)",
+    ),
+]
+
+
+def make_file(path: str) -> None:
+    """Make the database file and its folder if need be, for this user's eyes only. MercuryError names what is wrong."""
+    if sqlite3.sqlite_version_info < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise MercuryError("unavailable", f"SQLite {sqlite3.sqlite_version} is too old; {oldest} or later is needed")
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MercuryError("unavailable", f"the database file {path} cannot be opened: {reason}") from None
+
+
+def connections(path: str, threads: int, *, read_only: bool) -> ConnectionPool:
+    """A pool of `threads` connections. Transactions are begun by hand; SQLite itself refuses to write if read_only."""
+
+    def set_up(connection: sqlite3.Connection) -> None:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise sqlite3.OperationalError(f"its journal mode is {mode}, and WAL is needed; is it a local disk?")
+        connection.execute("PRAGMA synchronous = FULL")  # NORMAL would say "committed" before it is on the disk
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB; fewer would write hot pages more often
+        connection.execute("PRAGMA cache_size = -16384")  # KiB
+        connection.execute(f"PRAGMA query_only = {int(read_only)}")
+
+    return ConnectionPool(
+        "sqlite3", path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False,
+        cp_min=threads, cp_max=threads, cp_openfun=set_up,
+    )  # fmt: skip
+
+
+def migrate(cursor: Any) -> bool:
+    """Take the schema one version further, within the caller's transaction. False if it is the newest already."""
+    (version,) = cursor.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise MercuryError(
+            "unavailable",
+            f"it was written by a newer Mercury (schema {version}; this one knows {len(MIGRATIONS)}): "
+            "run that one, or restore an older file",
+        )
+    if version == len(MIGRATIONS):
+        return False
+    for statement in MIGRATIONS[version]:
+        cursor.execute(statement)
+    cursor.execute(f"PRAGMA user_version = {version + 1}")
+    return True

@@ -1,0 +1,188 @@
+"""All the SQL of the SQLite store but the schema, and how rows go into it.
+
+A SELECT here answers with one row, mostly of one value: JSON of the shape of a Struct of mercury/model.py. Many values
+go in as JSON arrays, ?1 mostly, which json_each() makes a table of; CROSS JOIN keeps that table the outer loop.
+"""
+
+# ruff: noqa: S105, S608 - every statement is put together from constants of this file; a token's is no password
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from typing import Any, Final
+
+import msgspec
+
+#: A row of `entry AS e` in a room `AS r`, as the JSON of mercury.model.Entry.
+ENTRY: Final = (
+    "json_object('rid', r.rid, 'seq', e.seq, 'id', e.id, 'kind', e.kind, 'ctime', e.ctime, 'mid', e.mid, "
+    "'text', e.text, 'cid', e.cid, 'members', json(e.members))"
+)
+
+#: A row of `room AS r`, as the JSON of mercury.model.Room.
+ROOM_SEEN: Final = (
+    "json_object('rid', r.rid, 'head', r.head, 'floor', r.floor, 'messages', r.messages, 'ctime', r.ctime, "
+    "'members', (SELECT count(*) FROM membership WHERE room = r.key))"
+)
+
+EPOCH = "SELECT epoch FROM store"
+
+# The log: append
+
+#: One row: the last id ever given, the last key of a room, the rooms with their keys, which of the members asked about
+#: are in (as places in the two lists of ?1), the messages with the cids, how many rooms each member is in.
+#: ?1: [[rid, [mid]]], ?2: [[rid, mid, cid]], ?3: [mid].
+LOAD = f"""
+SELECT
+  coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entry'), 0),
+  coalesce((SELECT max(key) FROM room), 0),
+  (SELECT json_group_array(json_array(key, json_object('rid', rid, 'head', head, 'floor', floor, 'messages', messages,
+      'ctime', ctime, 'deleted', json(iif(deleted, 'true', 'false')))))
+    FROM room WHERE rid IN (SELECT json_extract(value, '$[0]') FROM json_each(?1))),
+  (SELECT json_group_array(json_array(asked.key, member.key))
+    FROM json_each(?1) AS asked
+    CROSS JOIN room AS r ON r.rid = json_extract(asked.value, '$[0]')
+    CROSS JOIN json_each(asked.value, '$[1]') AS member
+    CROSS JOIN membership AS m ON m.room = r.key AND m.mid = member.value),
+  (SELECT json_group_array({ENTRY})
+    FROM json_each(?2) AS asked
+    CROSS JOIN room AS r ON r.rid = json_extract(asked.value, '$[0]')
+    CROSS JOIN entry AS e ON e.room = r.key
+      AND e.mid = json_extract(asked.value, '$[1]') AND e.cid = json_extract(asked.value, '$[2]')),
+  (SELECT json_group_object(mid, places) FROM
+    (SELECT mid, count(*) AS places FROM membership WHERE mid IN (SELECT value FROM json_each(?3)) GROUP BY mid))
+"""
+SET_ROOMS = "INSERT INTO room (key, rid, head, floor, messages, ctime, deleted)"
+SET_ROOMS_OF = (
+    "ON CONFLICT (key) DO UPDATE SET head = excluded.head, floor = excluded.floor, messages = excluded.messages, "
+    "ctime = excluded.ctime, deleted = 0"
+)
+ADD_ENTRIES = "INSERT INTO entry (id, room, seq, nth, kind, ctime, mid, text, cid, members)"
+DROP_PLACES = [
+    f"DELETE FROM {table} WHERE (room, mid) IN "
+    "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))"
+    for table in ("membership", "cursor")
+]
+ADD_MEMBERS = "INSERT OR IGNORE INTO member (mid)"
+ADD_PLACES = "INSERT INTO membership (room, mid, joined, read, read_nth)"
+
+
+# The log: read
+
+READ = f"""
+SELECT r.head, r.floor, (SELECT json_group_array({ENTRY})
+    FROM (SELECT * FROM entry WHERE room = r.key AND seq > ?2 ORDER BY seq LIMIT ?3) AS e)
+  FROM room AS r WHERE r.rid = ?1 AND NOT r.deleted
+"""
+HISTORY = f"""
+SELECT json_group_array({ENTRY}) FROM
+    (SELECT * FROM entry
+      WHERE room = (SELECT key FROM room WHERE rid = ?1) AND seq > ?2 AND seq < ?3 AND kind = 'message'
+      ORDER BY seq %s LIMIT ?4) AS e
+  JOIN room AS r ON r.key = e.room
+"""
+OLDEST_FIRST, NEWEST_FIRST = HISTORY % "ASC", HISTORY % "DESC"
+
+#: A binary search for the lowest seq whose id is ?1 or greater: seqs have no holes, and ids grow with them.
+LOCATE_IN_ROOM = """
+WITH RECURSIVE
+  r AS (SELECT key, head, floor FROM room WHERE rid = ?2 AND NOT deleted),
+  span (low, high) AS (
+    SELECT floor + 1, head + 1 FROM r
+    UNION ALL
+    SELECT iif(e.id >= ?1, low, e.seq + 1), iif(e.id >= ?1, e.seq, high)
+      FROM span CROSS JOIN r CROSS JOIN entry AS e ON e.room = r.key AND e.seq = (low + high) / 2
+      WHERE low < high)
+SELECT ?2, coalesce(max(low), 1) FROM span
+"""
+LOCATE = """
+SELECT r.rid, e.seq FROM entry AS e JOIN room AS r ON r.key = e.room WHERE e.id = ?1 AND e.kind = 'message'
+"""
+# Rooms and members
+
+ROOM = f"SELECT {ROOM_SEEN} FROM room AS r WHERE rid = ?1 AND NOT deleted"
+ROOMS = f"""
+SELECT json_group_array({ROOM_SEEN}) FROM (SELECT * FROM room WHERE rid > ?1 AND NOT deleted ORDER BY rid LIMIT ?2) AS r
+"""
+MEMBERS = """
+SELECT json_group_array(mid) FROM
+    (SELECT mid FROM membership WHERE room = (SELECT key FROM room WHERE rid = ?1) AND mid > ?2 ORDER BY mid LIMIT ?3)
+"""
+HEADS = """
+SELECT json_group_object(rid, head) FROM room WHERE rid IN (SELECT value FROM json_each(?1)) AND NOT deleted
+"""
+PLACES = """
+SELECT json_group_array(json_object('rid', r.rid, 'head', r.head, 'joined', m.joined, 'read', m.read,
+    'unread', r.messages - m.read_nth, 'delivered', c.seq))
+  FROM membership AS m CROSS JOIN room AS r ON r.key = m.room
+  LEFT JOIN cursor AS c ON c.mid = m.mid AND c.device = ?2 AND c.room = m.room
+  WHERE m.mid = ?1
+"""
+IS_MEMBER = "SELECT 1 FROM member WHERE mid = ?1"
+BURY_ROOM = "UPDATE room SET floor = head, messages = 0, deleted = 1 WHERE rid = ?1 AND NOT deleted RETURNING key"
+EMPTY_ROOM = [f"DELETE FROM {table} WHERE room = ?1" for table in ("entry", "membership", "cursor")]
+
+# Marks
+
+MOVE_CURSORS = """
+INSERT INTO cursor (mid, device, room, seq, moved)
+  SELECT m.mid, json_extract(c.value, '$[2]'), r.key, min(json_extract(c.value, '$[3]'), r.head), ?2
+  FROM json_each(?1) AS c
+  CROSS JOIN room AS r ON r.rid = json_extract(c.value, '$[0]')
+  CROSS JOIN membership AS m ON m.room = r.key AND m.mid = json_extract(c.value, '$[1]')
+  WHERE true
+  ON CONFLICT (mid, device, room) DO UPDATE SET seq = excluded.seq, moved = excluded.moved WHERE excluded.seq > seq
+"""
+#: For each mark of a member: its place in the list, the room's key, the mark as it is, the new one and its nth.
+READ_MARKS = """
+SELECT json_group_array(json_array(c.key, r.key, m.read, min(json_extract(c.value, '$[2]'), r.head),
+    (SELECT nth FROM entry WHERE room = r.key AND seq = min(json_extract(c.value, '$[2]'), r.head))))
+  FROM json_each(?1) AS c
+  CROSS JOIN room AS r ON r.rid = json_extract(c.value, '$[0]')
+  CROSS JOIN membership AS m ON m.room = r.key AND m.mid = json_extract(c.value, '$[1]')
+"""
+SET_READS = "INSERT INTO membership (room, mid, joined, read, read_nth)"
+SET_READS_OF = "ON CONFLICT (room, mid) DO UPDATE SET read = excluded.read, read_nth = excluded.read_nth"
+
+# Tokens
+
+TOKEN = "SELECT digest, mid, expires FROM token WHERE digest = ?1"
+ADD_MEMBER = "INSERT OR IGNORE INTO member VALUES (?1)"
+PUT_TOKEN = "INSERT OR REPLACE INTO token VALUES (?1, ?2, ?3)"
+KEEP_TOKENS = """
+DELETE FROM token WHERE mid = ?1 AND digest NOT IN
+  (SELECT digest FROM token WHERE mid = ?1 ORDER BY expires DESC, digest DESC LIMIT ?2)
+"""
+DROP_TOKEN = "DELETE FROM token WHERE digest = ?1 RETURNING digest, mid, expires"
+DROP_TOKENS = "DELETE FROM token WHERE mid = ?1"
+DROP_EXPIRED_TOKENS = "DELETE FROM token WHERE expires <= ?1"
+
+# Cursors grow old
+
+DROP_IDLE_DEVICES = """
+DELETE FROM cursor WHERE (mid, device) IN
+  (SELECT mid, device FROM cursor GROUP BY mid, device HAVING max(moved) <= ?)
+"""
+DROP_SURPLUS_DEVICES = """
+DELETE FROM cursor WHERE (mid, device) IN (SELECT mid, device FROM (
+    SELECT mid, device, row_number() OVER (PARTITION BY mid ORDER BY max(moved) DESC) AS nth
+      FROM cursor GROUP BY mid, device)
+  WHERE nth > ?)
+"""
+
+ROWS: Final = 250  # in one INSERT: SQLite allows 32,766 parameters, and prepared ones of many sizes stay in memory
+
+
+def to_json(value: object) -> str:
+    """A value as an argument for json_each()."""
+    return msgspec.json.encode(value).decode()
+
+
+def insert(cursor: Any, how: str, rows: Iterable[Sequence[object]], conflict: str = "") -> None:
+    """INSERT rows of equal length in as few steps as can be. `how` goes before VALUES, `conflict` after them."""
+    rest = iter(rows)
+    while part := list(islice(rest, ROWS)):
+        row = f"({','.join('?' * len(part[0]))})"
+        values = ",".join([row] * len(part))
+        cursor.execute(f"{how} VALUES {values} {conflict}", list(chain.from_iterable(part)))
