@@ -331,6 +331,7 @@ class Session(Listener):
 
     def end(self, why: Closing) -> None:
         self.connection.close(why.code, why.reason)
+        self.closed()  # at once: what a peer sends while it is being closed counts for nothing
 
     def closed(self) -> None:
         """The connection is gone. May come at any time, more than once, also without a login."""

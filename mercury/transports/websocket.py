@@ -23,10 +23,11 @@ from zope.interface import implementer
 from mercury.errors import CODES, MercuryError
 from mercury.ports import IConnection
 from mercury.transports.frames import PING, frame
+from mercury.transports.inbound import short_road
 from mercury.transports.writing import can_write_through, waiting, write_through
 
 HEADER_BYTES = 16384  # of an opening handshake
-CLOSE_SECONDS = 2.0  # for the peer's half of the closing handshake
+CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 
 _log = Logger()
 
@@ -78,6 +79,7 @@ class WebSocketConnection(WebSocketServerProtocol):
     door: Door
     _admitting = False
     _gone = False
+    _longest = 0
     _direct = False
     _out = 0
 
@@ -85,6 +87,7 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         self.door = self.factory.open_door(self)
+        self._longest = self.factory.frame_bytes
         super().connectionMade()
         self._direct = can_write_through(self.transport)
         self.transport.registerProducer(self, True)
@@ -93,8 +96,14 @@ class WebSocketConnection(WebSocketServerProtocol):
         if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
             self.failHandshake("the request is too long", 431)
             return
-        self.data += data
-        self.consumeData()
+        if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
+            data = data[short_road(data, self._longest, self._is_open, self.door.message, self.door.pong) :]
+        if data:
+            self.data += data
+            self.consumeData()
+
+    def _is_open(self) -> bool:
+        return bool(self.state == self.STATE_OPEN)
 
     def consumeData(self) -> None:
         if not self._admitting:  # what comes before the handshake is answered waits for it
@@ -212,7 +221,7 @@ class WebSocketFactory(WebSocketServerFactory):
         super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
         self.open_door = open_door
         self.server = None  # no version for strangers
-        self._frame_bytes = frame_bytes
+        self.frame_bytes = frame_bytes
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
             versions=[13],
             webStatus=False,
@@ -243,6 +252,6 @@ class WebSocketFactory(WebSocketServerFactory):
                     request_no_context_takeover=offer.accept_no_context_takeover,
                     no_context_takeover=True,
                     window_bits=offer.request_max_window_bits or None,
-                    max_message_size=self._frame_bytes or None,
+                    max_message_size=self.frame_bytes or None,
                 )
         return None
