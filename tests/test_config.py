@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,24 +12,17 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
-from twisted.python import usage
 
-from mercury import reference
 from mercury.config import Config, ConfigError, Log, Mysql, Redis, Secret, Storage, networks, origins, storage_type
-from mercury.options import Options
 from mercury.settings import CONFIG_FILE, SETTINGS, Setting, as_text, load
 
-ROOT = Path(__file__).parent.parent
 CANARY = "canary-8Qw2"
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has a directory of its own without mc.cnf.toml, and an environment without our variables."""
+    """Each test has a directory of its own, without mc.cnf.toml."""
     monkeypatch.chdir(tmp_path)
-    for setting in SETTINGS.values():
-        monkeypatch.delenv(setting.variable, raising=False)
 
 
 def config_of(flags: Mapping[str, str] = {}, **environ: str) -> Config:
@@ -406,139 +397,3 @@ def test_a_later_source_replaces_a_secret_however_it_was_given() -> None:
     assert config_of({**with_file, "mysql.password": "flag"}).mysql.password == Secret("flag")
     assert config_of({"mysql.password-file": "pw"}, MERCURY_MYSQL_PASSWORD="x").mysql.password.value == "from the file"
     assert config_of({"mysql.password-file": ""}, MERCURY_MYSQL_PASSWORD="x").mysql.password.value == ""
-
-
-def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither in the settings' repr, nor in help, nor in errors of any kind."""
-    for name in ("MERCURY_MYSQL_PASSWORD", "MERCURY_REDIS_PASSWORD"):
-        monkeypatch.setenv(name, CANARY)
-    options = Options()
-    options.parseOptions([])
-    assert options.config.mysql.password.value == CANARY
-    shown = [repr(options.config), str(options.config), f"{options.config.redis.password}", str(options)]
-    shown += [str(structs.asdict(options.config.mysql)), wrong(file_with(f"[mysql]\npassword = ['{CANARY}']"))]
-    for flags in (["--mysql.pasword", CANARY], [f"--mysql.pasword={CANARY}"], ["--log.level=info", CANARY]):
-        with pytest.raises(usage.UsageError) as caught:
-            Options().parseOptions(flags)
-        shown.append(str(caught.value))
-    assert [text for text in shown if CANARY in text] == []
-
-
-# Flags
-
-
-def parsed(*flags: str) -> Config:
-    options = Options()
-    options.parseOptions(list(flags))
-    return options.config
-
-
-def test_flags_are_read_in_all_their_spellings() -> None:
-    assert parsed() == Config()
-    assert parsed("--server.ws.port=7010", "--limits.frame-bytes", "512").server.ws.port == 7010
-    assert parsed("--limits.frame-bytes", "512").limits.frame_bytes == 512
-    assert parsed("--log.level=warn", "--log.level=error").log.level == "error"
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--server.ws.compression"], True),
-        (["--server.ws.compression", "--log.level=info"], True),
-        (["--server.ws.compression=true"], True),
-        (["--server.ws.compression=false"], False),
-    ],
-)
-def test_a_switch_may_stand_alone(flags: list[str], expected: bool) -> None:
-    assert parsed(*flags).server.ws.compression is expected
-
-
-@pytest.mark.parametrize(
-    "flags", [["--config", "my.toml"], ["--config=my.toml"], ["--config.file=my.toml"], ["-c", "my.toml"]]
-)
-def test_the_file_is_named_by_either_flag(flags: list[str]) -> None:
-    file_with("[log]\nlevel = 'warn'\n")
-    assert parsed(*flags).log.level == "warn"
-
-
-def test_warnings_are_kept_for_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MERCURY_PORT_9", "tcp://10.0.0.1:9")
-    options = Options()
-    options.parseOptions([])
-    assert [line for line in options.warnings if line.startswith("MERCURY_PORT_9 is in the environment")]
-
-
-MISTAKES = [
-    (["--reids.password=x"], "there is no flag --reids.password; did you mean --redis.password?"),
-    (["--limits.framebytes=1"], "there is no flag --limits.framebytes; did you mean --limits.frame-bytes?"),
-    (["--zzzzzz"], "there is no flag --zzzzzz"),
-    (["-x"], "there is no flag -x"),
-    (["--server.ws.port"], "option --server.ws.port requires argument"),
-    (["--server.ws.port=x"], "--server.ws.port: 'x' is wrong: give a whole number from 0 to 65535"),
-    (
-        ["--server.ws.compression", "false"],
-        "there is a word that belongs to no flag; a flag and its value are --name=value",
-    ),
-    (["--config=no.toml"], "no.toml cannot be read: No such file or directory"),
-]
-
-
-@pytest.mark.parametrize(("flags", "line"), MISTAKES)
-def test_a_mistake_is_a_usage_error_of_one_line(flags: list[str], line: str) -> None:
-    with pytest.raises(usage.UsageError) as caught:
-        Options().parseOptions(flags)
-    assert str(caught.value) == line
-
-
-@pytest.mark.parametrize(("flags", "line"), MISTAKES)
-def test_under_twistd_a_mistake_ends_the_process_with_that_line_alone(flags: list[str], line: str) -> None:
-    class Twistd(usage.Options):
-        subCommands = [["mercury", None, Options, "as twistd has it"]]  # noqa: N815, RUF012
-
-    with pytest.raises(SystemExit) as caught:
-        Twistd().parseOptions(["mercury", *flags])  # type: ignore[no-untyped-call]
-    assert caught.value.code == f"twistd mercury: {line}"
-
-
-def test_help_shows_every_flag_with_its_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        Options().parseOptions(["--help"])
-    assert not caught.value.code
-    shown = " ".join(capsys.readouterr().out.split())
-    for setting in SETTINGS.values():
-        default = "" if setting.default == "" else f"; default: {as_text(setting.default)}"
-        assert f"--{setting.path}= {setting.description} [{setting.allowed}{default}]" in shown
-    assert "-c, --config=, --config.file=" in shown
-
-
-def test_help_fits_the_terminal() -> None:
-    assert max(map(len, Options().getUsage(60).splitlines())) <= 70  # flags are not broken
-    assert all(len(line) <= 100 for line in Options().getUsage(100).splitlines())
-
-
-def test_importing_the_options_installs_no_reactor() -> None:
-    """Twistd imports them before it has chosen one."""
-    code = "import sys, mercury.options; sys.exit('twisted.internet.reactor' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-# What is made from the schema
-
-
-def test_the_example_file_is_the_defaults_all_of_them() -> None:
-    example = ROOT / reference.EXAMPLE
-    assert config_of({CONFIG_FILE: str(example)}) == Config()
-    text = example.read_text(encoding="utf-8")
-    assert text == reference.example(), "run python -m mercury.reference"
-    assert sum(" = " in line and not line.startswith("#") for line in text.splitlines()) == len(SETTINGS)
-
-
-def test_the_documents_tables_are_todays() -> None:
-    text = (ROOT / reference.DOCUMENT).read_text(encoding="utf-8")
-    assert text == reference.document(text), "run python -m mercury.reference"
-    assert all(f"| `{path}` | " in text for path in SETTINGS)
-
-
-def test_a_document_without_its_marks_is_not_overwritten() -> None:
-    with pytest.raises(ValueError, match="has lost the marks"):
-        reference.document("# Configuration\n")
