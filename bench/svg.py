@@ -1,11 +1,10 @@
-"""A bar chart as SVG text: groups of bars on a logarithmic scale, the value at the end of each bar."""
+"""A bar chart as SVG text: groups of bars that start at zero, the value at the end of each bar."""
 
 from __future__ import annotations
 
-import math
 from html import escape
 
-WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 760, 250, 90, 18, 14, 62
+WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 780, 280, 60, 18, 14, 62
 COLOURS = ("#2b6cb0", "#dd8a1f", "#9aa5b1")
 
 
@@ -19,40 +18,29 @@ def short(value: float) -> str:
 
 def bars(title: str, series: list[str], groups: list[tuple[str, list[float | None]]]) -> str:
     """A chart of `groups`, each with one value for each of the `series`; None leaves that bar out."""
-    values = [value for _, row in groups for value in row if value]
-    low = 10 ** math.floor(math.log10(min(values)) - 0.01)
-    high = 10 ** math.ceil(math.log10(max(values)))
-    scale = (WIDTH - LEFT - RIGHT) / math.log10(high / low)
-
-    def x(value: float) -> float:
-        return LEFT + scale * math.log10(value / low)
-
+    highest = max(value for _, row in groups for value in row if value is not None)
+    scale = (WIDTH - LEFT - RIGHT) / highest
     body: list[str] = []
     y = TOP
     for label, row in groups:
-        present = [(i, value) for i, value in enumerate(row) if value]
+        present = [(i, value) for i, value in enumerate(row) if value is not None]
         middle = y + len(present) * BAR / 2
-        body.append(f'<text x="{LEFT - 10}" y="{middle + 4:.0f}" text-anchor="end">{escape(label)}</text>')
+        body.append(f'<text x="{LEFT - 10}" y="{middle + 3:.0f}" text-anchor="end">{escape(label)}</text>')
         for i, value in present:
-            width = x(value) - LEFT
+            width = value * scale
             body.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 3}" fill="{COLOURS[i]}"/>')
-            body.append(f'<text x="{x(value) + 6:.1f}" y="{y + 12}">{short(value)}</text>')
+            body.append(f'<text x="{LEFT + width + 6:.1f}" y="{y + 12}">{short(value)}</text>')
             y += BAR
         y += GAP
-    grid = [
-        f'<line x1="{x(10.0**e):.1f}" y1="{TOP - 6}" x2="{x(10.0**e):.1f}" y2="{y - 6}" stroke="#e2e8f0"/>'
-        f'<text x="{x(10.0**e):.1f}" y="{y + 8}" text-anchor="middle">{short(10.0**e)}</text>'
-        for e in range(round(math.log10(low)), round(math.log10(high)) + 1)
-    ]
     legend = [
         f'<rect x="{LEFT + 120 * i}" y="34" width="12" height="12" fill="{COLOURS[i]}"/>'
         f'<text x="{LEFT + 120 * i + 18}" y="45">{escape(name)}</text>'
         for i, name in enumerate(series)
     ]
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 18}" width="{WIDTH}" height="{y + 18}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}"'
         ' font-family="sans-serif" font-size="12" fill="#1a202c">'
-        f'<rect width="{WIDTH}" height="{y + 18}" fill="#ffffff"/>'
+        f'<rect width="{WIDTH}" height="{y}" fill="#ffffff"/>'
         f'<text x="16" y="22" font-size="15" font-weight="bold">{escape(title)}</text>'
     )
-    return "\n".join([head, *grid, *legend, *body, "</svg>\n"])
+    return "\n".join([head, *legend, *body, "</svg>\n"])
