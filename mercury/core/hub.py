@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mercury import closing, events
 from mercury.core.barrier import Barrier
@@ -209,8 +210,8 @@ class Hub:
             self._warming = True
             self._clock.callLater(0, lambda: Deferred.fromCoroutine(self._warm()).addErrback(self._failed))
 
-    def _failed(self, failure: object) -> None:
-        self.log.failure("looking up heads failed")
+    def _failed(self, failure: Failure) -> None:
+        self.log.failure("looking up heads failed", failure)
         self._warming = False
 
     async def _warm(self) -> None:
@@ -233,7 +234,9 @@ class Hub:
             self._clock.callLater(RETRY, self.warm, ())
 
     def _warmed(self, room: LiveRoom, head: int) -> None:
-        room.head = max(room.head, head)
+        if head > room.head:  # a second look, and somebody may be live already: between lies what they were not told
+            room.chill()
+            room.head = head
         room.cold = False
         self._meet(room)
 

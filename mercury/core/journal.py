@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from mercury.core.batches import Batches, Done
 from mercury.core.hub import Hub
@@ -50,8 +51,12 @@ class Journal:
 
     def append(self, draft: Draft) -> Deferred[Outcome]:
         """submit() with a Deferred. Cancelling it does not take the draft back."""
-        self._bytes += len(draft.text)
-        return self._batches.put(draft)
+        answer, done = self._batches.promise()
+        try:
+            self.submit(draft, done)
+        except MercuryError:
+            answer.errback(Failure())
+        return answer
 
     def idle(self) -> Deferred[None]:
         """Fires when all that was submitted has been answered and delivered."""

@@ -127,7 +127,7 @@ class Session(Listener):
         """The seq that this device is to get next in a room: after what the client says it has, or what it was proved
         to have, or from the member's joining on."""
         pending = self._chat.rooms.marks.pending(place.rid, self.mid, self.device)
-        known = max(place.delivered or 0, pending) or place.joined - 1
+        known = max(place.delivered or 0, pending, place.joined - 1)  # what was proved before they left counts no more
         if resume is None or place.rid not in resume.rooms:
             return known + 1
         claimed = resume.rooms[place.rid]
@@ -144,15 +144,19 @@ class Session(Listener):
         self._silent = 0
         if not self._open:
             return
-        if self._busy or self._inbox or (self._sending and type(command) is not commands.Send):
+        waits = self._busy or self.is_slow or (self._sending and type(command) is not commands.Send)
+        if waits or self._inbox:
             self._wait(command)
         else:
             self._start(command)
 
-    def _wait(self, command: commands.Command) -> None:
+    def _wait(self, command: commands.Command, first: bool = False) -> None:
         if self._inbox is None:
             self._inbox = deque()
-        self._inbox.append(command)
+        if first:
+            self._inbox.appendleft(command)
+        else:
+            self._inbox.append(command)
         self._hold_if_full()
 
     def _start(self, command: commands.Command) -> None:
@@ -175,7 +179,7 @@ class Session(Listener):
             self._chat.rooms.send(self.mid, command.rid, command.text, command.cid, done)
         except MercuryError as error:
             if self._sending:  # its turn to be answered comes after theirs
-                self._wait(commands.Bad(ref=command.ref, error=error))
+                self._wait(commands.Bad(ref=command.ref, error=error), first=True)
             else:
                 self._refuse(command.ref, error)
             return
@@ -220,7 +224,7 @@ class Session(Listener):
     def _go_on(self) -> None:
         """Start what waits, as far as its turn has come, and read on when there is room again."""
         inbox = self._inbox
-        while inbox and self._open and not self._busy:
+        while inbox and self._open and not self._busy and not self.is_slow:
             if self._sending and type(inbox[0]) is not commands.Send:
                 break
             self._start(inbox.popleft())
@@ -316,7 +320,7 @@ class Session(Listener):
         elif self._held:
             return  # its pongs are not read either
         elif self._silent >= MISSED:
-            self.connection.abort()
+            self.end(closing.GONE)
         else:
             self._silent += 1
             self.connection.ping(b"heartbeat")
@@ -326,8 +330,7 @@ class Session(Listener):
         self._stalled = 0.0 if taken != self._taken else self._stalled + self._chat.heartbeat.interval
         self._taken = taken
         if self._stalled >= self._chat.drain_seconds:
-            self.log.info("{peer} takes nothing of what is sent to it: closed", peer=self.connection.peer)
-            self.connection.abort()
+            self.end(closing.TOO_SLOW)
 
     def end(self, why: Closing) -> None:
         self.connection.close(why.code, why.reason)
