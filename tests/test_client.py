@@ -1,67 +1,22 @@
-"""The client against a server that does wrong: nothing typed is lost or doubled, nothing said is missed or shown twice."""
+"""The client against a server that does wrong: nothing typed is lost or doubled, nothing said missed or heard twice."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_twisted
 from fake_server import CTIME, FakeServer, Session
-from twisted.internet import reactor
+from person import ROOM, Person, until
 from twisted.internet.defer import CancelledError
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 
-from mercury.client.connection import Backoff, Client, Happening, Waiting
-from mercury.client.rest import Server
+from mercury.client.connection import Backoff, Waiting
 from mercury.commands import History
 from mercury.errors import MercuryError
-from mercury.events import CaughtUp, Error, Hello, HistoryOk, Left, Message, Reset, SendOk
-
-ROOM = "2333"
-T = TypeVar("T")
-
-
-class AtOnce(random.Random):
-    """Draws the shortest wait, always."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return a
-
-
-class Person:
-    """A client, and all that happened to it."""
-
-    def __init__(self, server: FakeServer, clock: Clock | None = None) -> None:
-        self.events: list[Happening] = []
-        self.answers: list[SendOk | str] = []
-        self.failed: BaseException | None = None
-        where = Server("127.0.0.1", server.api_port, server.ws_port)
-        self.client = Client(
-            reactor, "1", [ROOM], self.events.append, server=where, device="d", clock=clock, rng=AtOnce()
-        )
-        self.client.start().addErrback(lambda failure: setattr(self, "failed", failure.value))
-
-    def say(self, text: str) -> None:
-        """Send it, and note the answer, or the code of the refusal."""
-        answered = self.client.send(ROOM, text)
-        answered.addCallbacks(self.answers.append, lambda failure: self.answers.append(failure.value.code))
-
-    def of(self, kind: type[T]) -> list[T]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def heard(self) -> list[str]:
-        return [event.text for event in self.of(Message)]
-
-
-async def until(what: Callable[[], object]) -> None:
-    """Wait for it; ten seconds are far more than it needs."""
-    for _ in range(1000):
-        if what():
-            return
-        await deferLater(reactor, 0.01)
-    raise AssertionError("it did not happen within ten seconds")
+from mercury.events import CaughtUp, Error, Hello, HistoryOk, Left, Reset, SendOk
 
 
 @pytest_twisted.async_yield_fixture
@@ -159,7 +114,9 @@ async def test_a_new_epoch_starts_the_room_afresh(server: FakeServer, person: Pe
     await until(lambda: person.of(CaughtUp))
     for text in ("a", "b", "c"):
         server.say(ROOM, "2", text)
-    await until(lambda: len(person.heard()) == 3)
+    server.rooms["lost"] = []
+    server.say("lost", "2", "d")
+    await until(lambda: len(person.heard()) == 4)
     server.epoch, server.rooms, server.tokens = "e2", {ROOM: []}, []
     server.say(ROOM, "2", "new", "cid")
     server.drop()

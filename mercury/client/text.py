@@ -18,7 +18,7 @@ Style = Callable[[str], str]
 
 def safe(text: str) -> str:
     """The text as one line, tabs as spaces, each character that could do more than be seen written as an escape."""
-    return "".join(c if c.isprintable() and c not in BIDI_CONTROLS else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def _escaped(c: str) -> str:
@@ -43,7 +43,7 @@ class Writer:
     def __init__(self, member: str, room: str, *, coloured: bool) -> None:
         self._member = member
         self._room = room
-        self._dim = _sgr("2") if coloured else _as_it_is
+        self._dim = _sgr("90") if coloured else _as_it_is
         self._own = _sgr("1;32") if coloured else _as_it_is
         self._other = _sgr("1;36") if coloured else _as_it_is
 
