@@ -72,6 +72,7 @@ OriginList = Annotated[str, _text("origins or *, separated by commas", origins)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=3600)]
 
 
 class Section(Struct, frozen=True, rename="kebab", kw_only=True):
@@ -193,17 +194,24 @@ class Limits(Section, frozen=True):
     """What one client may take, so that none harms the others."""
 
     frame_bytes: Annotated[
-        int, Meta(ge=128, le=16_777_216, description="The longest WebSocket message a client may send, in bytes.")
+        int,
+        Meta(
+            ge=0, le=16_777_216, description="The longest WebSocket message a client may send, in bytes. 0: no limit."
+        ),
     ] = 65536
     text_bytes: Annotated[
-        int, Meta(ge=1, le=1_048_576, description="The longest text of a chat message, in bytes of UTF-8.")
+        int,
+        Meta(ge=0, le=16_777_216, description="The longest text of a chat message, in bytes of UTF-8. 0: no limit."),
     ] = 16384
     body_bytes: Annotated[
         int, Meta(ge=128, le=67_108_864, description="The longest body of a REST request, in bytes.")
     ] = 1_048_576
-    handshake_seconds: Annotated[Seconds, Meta(description="How long a client may take to connect and log in.")] = 5.0
+    handshake_seconds: Annotated[
+        SecondsOrNone, Meta(description="How long a client may take to connect and log in. 0: no limit.")
+    ] = 5.0
     ping_seconds: Annotated[
-        Seconds, Meta(description="How often a silent client is pinged. It is gone when it misses two in a row.")
+        SecondsOrNone,
+        Meta(description="How often a client is pinged. It is gone when it misses two in a row. 0: never pinged."),
     ] = 25.0
     drain_seconds: Annotated[
         Seconds, Meta(description="A client that for so long takes nothing of what is sent to it is dropped.")
@@ -225,7 +233,7 @@ class Limits(Section, frozen=True):
             "0: as many as in two seconds."
         ),
     ] = 0
-    rooms_per_member: Annotated[Count, Meta(description="Rooms that one member may be in.")] = 1000
+    rooms_per_member: Annotated[CountOrNone, Meta(description="Rooms that one member may be in. 0: no limit.")] = 1000
     tokens_per_member: Annotated[
         Count, Meta(description="Valid tokens of one member. Beyond that the one that expires first goes.")
     ] = 100
@@ -243,7 +251,7 @@ class Limits(Section, frozen=True):
             ge=0,
             le=10_000_000,
             description="Rooms with more connections than this hear nothing of others' coming, going, typing and "
-            "reading. 0: no room does.",
+            "reading. 0: no limit.",
         ),
     ] = 256
 

@@ -291,7 +291,7 @@ def test_the_first_mercurys_file_is_understood() -> None:
         (
             "a.toml",
             "[limits]\nping-seconds = nan",
-            "limits.ping-seconds: nan is wrong: give a number above 0 and up to",
+            "limits.ping-seconds: nan is wrong: give a number from 0 to 3600",
         ),
         ("a.toml", "[mysql]\nhost = {a = 1}", "mysql.host: this value is wrong: give text"),
     ],
@@ -310,7 +310,7 @@ def test_a_mistake_in_a_file(name: str, text: str, line: str) -> None:
         ("server.ws.port", "", "'' is wrong: give a whole number from 0 to 65535"),
         ("mysql.port", "0", "'0' is wrong: give a whole number from 1 to 65535"),
         ("token.ttl", "0", "'0' is wrong: give a whole number from 1 to 3155760000"),
-        ("limits.handshake-seconds", "0", "'0' is wrong: give a number above 0 and up to 3600"),
+        ("limits.drain-seconds", "0", "'0' is wrong: give a number above 0 and up to 3600"),
         ("limits.messages-per-second", "-1", "'-1' is wrong: give a number from 0 to 1000000"),
         ("log.level", "loud", "'loud' is wrong: give one of debug, info, warn, error"),
         ("storage.type", "oracle", "'oracle' is wrong: give one of \"\" (empty), memory, sqlite, mysql, redis"),
