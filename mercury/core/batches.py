@@ -31,6 +31,25 @@ def as_error(failure: Failure) -> MercuryError:
     return MercuryError("internal", "Mercury failed to store this; its log says why", 1.0)
 
 
+def promised(add: Callable[[Done[R]], None]) -> Deferred[R]:
+    """A Deferred for what `add` is given a Done for, or for the MercuryError that it raises."""
+    answer: Deferred[R] = Deferred(lambda d: None)
+
+    def done(result: R | MercuryError) -> None:
+        if answer.called:  # cancelled
+            return
+        if isinstance(result, MercuryError):
+            answer.errback(Failure(result))
+        else:
+            answer.callback(result)
+
+    try:
+        add(done)
+    except MercuryError:
+        answer.errback(Failure())
+    return answer
+
+
 class Batches(Generic[T, R]):
     """Items go in by add(), in batches of at most `most` to `write`, and each answer to the item's own `done`.
 
@@ -72,21 +91,7 @@ class Batches(Generic[T, R]):
 
     def put(self, item: T) -> Deferred[R]:
         """add() for those who would rather have a Deferred. Cancelling it does not take the item back."""
-        answer: Deferred[R] = Deferred(lambda d: None)
-
-        def done(result: R | MercuryError) -> None:
-            if answer.called:
-                return
-            if isinstance(result, MercuryError):
-                answer.errback(Failure(result))
-            else:
-                answer.callback(result)
-
-        try:
-            self.add(item, done)
-        except MercuryError:
-            answer.errback(Failure())
-        return answer
+        return promised(lambda done: self.add(item, done))
 
     def idle(self) -> Deferred[None]:
         """Fires when nothing waits or is being written."""

@@ -107,17 +107,14 @@ class CatchUp:
 
     async def _read_on(self, session: Listener, room: LiveRoom) -> None:
         """Read and deliver one room's log until the session is live, slow or gone from it."""
-        told = False
         while not session.is_slow and not room.cold and (next_seq := room.behind.get(session)) is not None:
             if room.place(session, next_seq):
-                if told:
-                    session.caught_up(room)
+                session.caught_up(room)
                 return
             if next_seq > room.head + 1:  # read before it was told here: it is being delivered at this moment
                 return
             page = await self._reader.read(room.rid, next_seq - 1)
             if _stands_at(session, room, next_seq):
-                told = True
                 self._deliver(session, room, next_seq, page)
 
     def _deliver(self, session: Listener, room: LiveRoom, next_seq: int, page: Page) -> None:

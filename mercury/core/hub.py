@@ -133,14 +133,21 @@ class Hub:
         by_room: dict[str, list[Entry]] = {}
         for entry in entries:
             by_room.setdefault(entry.rid, []).append(entry)
-        for rid, run in by_room.items():
-            start = 0
-            for position, entry in enumerate(run):
-                if entry.kind != "message":  # who listens changes here
-                    self._tell(rid, run[start:position])
-                    self._change(entry)
-                    start = position + 1
-            self._tell(rid, run[start:])
+        self.outbox.hold()  # a write may find a socket full, and that must not change who listens halfway
+        try:
+            for rid, run in by_room.items():
+                self._deliver(rid, run)
+        finally:
+            self.outbox.release()
+
+    def _deliver(self, rid: str, run: list[Entry]) -> None:
+        start = 0
+        for position, entry in enumerate(run):
+            if entry.kind != "message":  # who listens changes here
+                self._tell(rid, run[start:position])
+                self._change(entry)
+                start = position + 1
+        self._tell(rid, run[start:])
 
     def _change(self, entry: Entry) -> None:
         if entry.kind == "joined":

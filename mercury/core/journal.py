@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
-from mercury.core.batches import Batches, Done
+from mercury.core.batches import Batches, Done, promised
 from mercury.core.hub import Hub
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome
@@ -51,12 +50,7 @@ class Journal:
 
     def append(self, draft: Draft) -> Deferred[Outcome]:
         """submit() with a Deferred. Cancelling it does not take the draft back."""
-        answer, done = self._batches.promise()
-        try:
-            self.submit(draft, done)
-        except MercuryError:
-            answer.errback(Failure())
-        return answer
+        return promised(lambda done: self.submit(draft, done))
 
     def idle(self) -> Deferred[None]:
         """Fires when all that was submitted has been answered and delivered."""

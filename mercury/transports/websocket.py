@@ -187,7 +187,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.write(frame(PING, payload))
 
     def close(self, code: int, reason: str) -> None:
-        self.sendClose(code, reason)
+        if self.state == self.STATE_OPEN:  # sendClose() refuses the codes that IANA has given to servers, such as 1012
+            self.sendCloseFrame(code, reason.encode()[:123])
 
     def abort(self) -> None:
         self.dropConnection(abort=True)
