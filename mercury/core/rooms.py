@@ -77,19 +77,17 @@ class Rooms:
     async def join(self, rid: str, members: Sequence[str]) -> list[str]:
         """Put members into a room; it and they come into being if need be. Returns those who were not in yet."""
         check_name("room", rid)
-        if not members:
-            raise MercuryError("bad_request", "no member is named")
-        for mid in members:
-            check_name("member", mid)
         return await self._change("joined", rid, members)
 
     async def leave(self, rid: str, members: Sequence[str]) -> list[str]:
         """Take members out of a room. Returns those who were in. not_found without such a room."""
-        if not members:
-            raise MercuryError("bad_request", "no member is named")
         return await self._change("left", rid, members)
 
     async def _change(self, kind: str, rid: str, members: Sequence[str]) -> list[str]:
+        if not members:
+            raise MercuryError("bad_request", "no member is named")
+        for mid in members:
+            check_name("member", mid)
         changed: list[str] = []
         for start in range(0, len(members), MEMBERS_PAGE):
             part = tuple(members[start : start + MEMBERS_PAGE])
@@ -125,9 +123,14 @@ class Rooms:
     async def places(self, mid: str, device: str = "") -> list[Place]:
         """A member's rooms by name. not_found if nobody has heard of the member."""
         places = await self._store.places(mid, device)
-        if not places and not await self._store.is_member(mid):
-            raise MercuryError("not_found", f"there is no member {mid!r}")
+        if not places:
+            await self.check_member(mid)
         return places
+
+    async def check_member(self, mid: str) -> None:
+        """not_found if nobody has heard of the member."""
+        if not await self._store.is_member(mid):
+            raise MercuryError("not_found", f"there is no member {mid!r}")
 
     async def history(
         self, rid: str, before: int | None = None, after: int | None = None, limit: int | None = None

@@ -1,0 +1,149 @@
+"""The REST calls described for others, from the declarations that also route and check them (calls.py).
+
+document() is /openapi.json (OpenAPI 3.1, whose schemas are JSON Schema 2020-12), table() the list in docs/rest.md.
+`python -m mercury.transports.openapi` writes that list anew; a test holds the file to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mercury import __version__
+from mercury.errors import CODES, Code
+from mercury.protocols import rest
+from mercury.transports.calls import Call, calls_of
+from mercury.transports.rest_calls import Api
+
+PAGE = Path("docs/rest.md")
+BEGIN = "<!-- made from mercury/transports/rest_calls.py by `python -m mercury.transports.openapi` -->\n"
+END = "<!-- end of what is made -->\n"
+
+CALLS = calls_of(Api)
+REF = "#/components/schemas/{name}"
+
+ABOUT = """\
+What an application's backend asks of Mercury. Answers are {"status":"ok","body":…} or {"status":"error","error":"why in
+words","code":"…"}. Names in paths are percent-encoded UTF-8. Keys and parameters that are not described are refused."""
+
+
+def document(calls: Sequence[Call] = CALLS) -> dict[str, Any]:
+    """The description of these calls."""
+    paths: dict[str, dict[str, Any]] = {}
+    schemas = _schemas(calls)
+    for call in calls:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call, schemas)
+    for struct in {kind for call in calls for kind in (call.query, call.headers) if kind}:
+        del schemas[struct.__name__]  # told as parameters
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Mercury", "version": __version__, "description": " ".join(ABOUT.split())},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _schemas(calls: Sequence[Call]) -> dict[str, Any]:
+    structs: dict[type[Struct], None] = {rest.Error: None}
+    for call in calls:
+        for kind in (call.query, call.headers, call.body, *call.results):
+            if kind is not None:
+                structs[kind] = None
+    _, schemas = msgspec.json.schema_components(list(structs), ref_template=REF)
+    for struct in structs:
+        if issubclass(struct, rest.Body):
+            schemas[struct.__name__] |= struct.rules
+    return schemas
+
+
+def _operation(call: Call, schemas: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {"operationId": call.name, "summary": call.summary}
+    if call.details:
+        operation["description"] = call.details
+    if parameters := list(_parameters(call, schemas)):
+        operation["parameters"] = parameters
+    if call.body is not None:
+        operation["requestBody"] = {"required": not call.optional, "content": _json(_ref(call.body))}
+    operation["responses"] = {str(status): response for status, response in sorted(_responses(call))}
+    return operation
+
+
+def _parameters(call: Call, schemas: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    (name_schema,), _ = msgspec.json.schema_components([rest.Name])
+    for name in call.names:
+        yield {"name": name, "in": "path", "required": True, "schema": name_schema}
+    for where, struct in (("query", call.query), ("header", call.headers)):
+        if struct is not None:
+            schema = schemas[struct.__name__]
+            for name, field in schema["properties"].items():
+                yield {"name": name, "in": where, "required": name in schema["required"], "schema": field}
+
+
+def _responses(call: Call) -> Iterator[tuple[int, dict[str, Any]]]:
+    for result in call.results:
+        body = {"status": {"const": "ok"}, "body": _ref(result)}
+        yield result.http_status, _response(result.__doc__ or "", _object(body))
+    if not call.results:
+        schema = {"type": "object"} if call.raw else _object({"status": {"const": "ok"}})
+        yield 200, _response("The description." if call.raw else "Done.", schema)
+    by_status: dict[int, list[Code]] = {}
+    for code in call.errors:
+        by_status.setdefault(CODES[code][0], []).append(code)
+    for status, codes in by_status.items():
+        yield status, _response("; ".join(f"{code}: {CODES[code][1]}" for code in codes), _ref(rest.Error))
+
+
+def _response(words: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": words, "content": _json(schema)}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _ref(struct: type[Struct]) -> dict[str, Any]:
+    return {"$ref": REF.format(name=struct.__name__)}
+
+
+# docs/rest.md
+
+
+def table(calls: Sequence[Call] = CALLS) -> str:
+    """The calls as a Markdown table."""
+    rows = ["| call | give | get | meaning |", "|---|---|---|---|"]
+    for call in calls:
+        given = [_keys(kind) for kind in (call.query, call.headers, call.body) if kind]
+        if call.optional:
+            given[-1] += " or nothing"
+        path = call.path + ("?…" if call.query else "")
+        got = [f"{kind.http_status} {_keys(kind)}" for kind in call.results] or ["200"]
+        words = f"{call.summary} {call.details}".strip().replace("|", r"\|")
+        rows.append(f"| `{call.method} {path}` | {'; '.join(given)} | {' or '.join(got)} | {words} |")
+    return "\n".join(rows) + "\n"
+
+
+def _keys(struct: type[Struct]) -> str:
+    """A Struct's keys; a `?` marks those that may be left out."""
+    fields = msgspec.structs.fields(struct)
+    return ", ".join(f"`{field.encode_name}`" + "?" * (not field.required) for field in fields)
+
+
+def page(text: str) -> str:
+    """docs/rest.md with today's table between its two marks."""
+    before, _, rest_of_it = text.partition(BEGIN)
+    _, mark, after = rest_of_it.partition(END)
+    if not mark:
+        raise ValueError(f"{PAGE} has lost the marks between which the table stands")
+    return before + BEGIN + table() + END + after
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,197 @@
+"""The REST calls: what an application's backend, and whoever runs Mercury, can ask for. docs/rest.md is the reference.
+
+Each method is a call (calls.py) and does no more than ask the core; input has been checked when it runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import msgspec
+from msgspec import UNSET
+from twisted.internet.defer import TimeoutError as TookTooLong
+
+from mercury import events
+from mercury.core.chat import Chat
+from mercury.core.session import Session
+from mercury.errors import MercuryError
+from mercury.events import rfc3339
+from mercury.model import SYSTEM, Entry
+from mercury.protocols import rest
+from mercury.transports.calls import call
+
+READY_SECONDS = 2.0  # for the store to show that it can be read
+
+
+class Api:
+    """`ready`: whether this node takes part now, its store aside. `document`: what /openapi.json answers."""
+
+    def __init__(self, chat: Chat, ready: Callable[[], bool], document: bytes) -> None:
+        self._chat = chat
+        self._ready = ready
+        self._document = document
+
+    # Tokens
+
+    @call("POST", "/api/tokens")
+    async def make_token(self, body: rest.MakeToken) -> rest.TokenMade:
+        """Make a token, with which a member's clients connect.
+
+        The member comes into being if need be. A member may have many tokens.
+        """
+        ttl = None if body.ttl is UNSET else body.ttl
+        secret, expires = await self._chat.tokens.make(body.member, ttl)
+        return rest.TokenMade(secret, body.member, rfc3339(expires))
+
+    @call("DELETE", "/api/tokens")
+    async def revoke_tokens(self, body: rest.Revoke) -> rest.Revoked:
+        """Revoke one token, or all of a member's, and close the connections that were made with them.
+
+        Revoking what is not there is no error: `revoked` is 0.
+        """
+        if body.token is not UNSET and body.member is UNSET:
+            return rest.Revoked(int(await self._chat.tokens.revoke(body.token)))
+        if body.member is not UNSET and body.token is UNSET:
+            return rest.Revoked(await self._chat.tokens.revoke_all(body.member))
+        raise MercuryError("bad_request", "body: give either token or member")
+
+    # Rooms
+
+    @call("GET", "/api/rooms")
+    async def list_rooms(self, query: rest.NamePage) -> rest.RoomList:
+        """List the rooms."""
+        rooms = await self._chat.rooms.page(query.after, query.limit + 1)
+        return rest.RoomList([rest.room_info(room) for room in rooms[: query.limit]], len(rooms) > query.limit)
+
+    @call("GET", "/api/rooms/{room}", "not_found")
+    async def show_room(self, room: str) -> rest.RoomInfo:
+        """Look at a room."""
+        return rest.room_info(await self._chat.rooms.room(room))
+
+    @call("DELETE", "/api/rooms/{room}", "not_found", "busy")
+    async def delete_room(self, room: str) -> None:
+        """Delete a room: everybody leaves, then its messages are gone."""
+        await self._chat.rooms.delete(room)
+
+    @call("GET", "/api/rooms/{room}/members", "not_found")
+    async def list_members(self, room: str, query: rest.NamePage) -> rest.MemberList:
+        """List a room's members."""
+        members = await self._chat.rooms.members(room, query.after, query.limit + 1)
+        return rest.MemberList(members[: query.limit], len(members) > query.limit)
+
+    @call("POST", "/api/rooms/{room}/members", "busy")
+    async def join_room(self, room: str, body: rest.MemberNames) -> rest.Joined:
+        """Put members into a room. It and they come into being if need be."""
+        return rest.Joined(await self._chat.rooms.join(room, body.members))
+
+    @call("DELETE", "/api/rooms/{room}/members", "not_found", "busy")
+    async def leave_room(self, room: str, body: rest.MemberNames) -> rest.Left:
+        """Take members out of a room."""
+        return rest.Left(await self._chat.rooms.leave(room, body.members))
+
+    # Messages
+
+    @call("GET", "/api/rooms/{room}/messages", "not_found")
+    async def list_messages(self, room: str, query: rest.MessagePage) -> rest.MessageList:
+        """Read a room's messages."""
+        await self._chat.rooms.room(room)
+        before = None if query.before is UNSET else query.before
+        after = None if query.after is UNSET else query.after
+        entries, more = await self._chat.rooms.history(room, before, after, query.limit)
+        return rest.MessageList([events.message(entry) for entry in entries], more)
+
+    @call("POST", "/api/rooms/{room}/messages", "not_found", "conflict", "busy")
+    async def post_message(
+        self, room: str, body: rest.PostMessage, headers: rest.PostHeaders
+    ) -> rest.Posted | rest.PostedBefore:
+        """Say something in a room, as one of its members or as the system.
+
+        An Idempotency-Key counts for the room and the member that it was used with, as long as the message is kept.
+        """
+        member = SYSTEM if body.member is UNSET else body.member
+        key = None if headers.idempotency_key is UNSET else headers.idempotency_key
+        outcome = await self._chat.rooms.post(member, room, body.text, key)
+        entry = cast(Entry, outcome.entry)  # a message that is not refused has one
+        result = rest.PostedBefore if outcome.duplicate else rest.Posted
+        return result(entry.id, entry.seq, outcome.duplicate)
+
+    # Members
+
+    @call("GET", "/api/members/{member}/rooms", "not_found")
+    async def member_rooms(self, member: str) -> rest.RoomStates:
+        """List a member's rooms, with what they have not read."""
+        places = await self._chat.rooms.places(member)
+        return rest.RoomStates([events.room_state(place) for place in places])
+
+    @call("GET", "/api/members/{member}/connections", "not_found")
+    async def member_connections(self, member: str) -> rest.ConnectionList:
+        """List a member's connections."""
+        await self._chat.rooms.check_member(member)
+        return rest.ConnectionList([self._connection(session) for session in self._sessions(member)])
+
+    @call("DELETE", "/api/members/{member}/connections", "not_found")
+    async def close_connections(self, member: str, query: rest.Device) -> rest.Closed:
+        """Close a member's connections.
+
+        Their clients are told not to come back by themselves; their tokens stay valid.
+        """
+        await self._chat.rooms.check_member(member)
+        return rest.Closed(self._chat.hub.kick(member, None if query.device is UNSET else query.device))
+
+    def _sessions(self, member: str) -> Sequence[Session]:
+        return [session for session in self._chat.hub.sessions.get(member, ()) if isinstance(session, Session)]
+
+    def _connection(self, session: Session) -> rest.Connection:
+        age = self._chat.clock.seconds() - session.since
+        since = rfc3339(int((time.time() - age) * 1_000_000))
+        return rest.Connection(session.number, session.device, session.wire.name, session.connection.peer, since)
+
+    # The node
+
+    @call("GET", "/healthz")
+    async def health(self) -> None:
+        """Whether the process lives."""
+
+    @call("GET", "/readyz")
+    async def readiness(self) -> None:
+        """Whether this node can serve: it is not stopping, and its store answers."""
+        if not self._ready():
+            raise MercuryError("unavailable", "Mercury is starting or stopping", 1.0)
+        try:
+            await self._chat.store.ping().addTimeout(READY_SECONDS, self._chat.clock)
+        except TookTooLong:
+            raise MercuryError("unavailable", f"the store does not answer within {READY_SECONDS:g} s", 1.0) from None
+
+    @call("GET", "/openapi.json")
+    async def openapi(self) -> msgspec.Raw:
+        """This description, for programs (OpenAPI 3.1)."""
+        return msgspec.Raw(self._document)
+
+    # As the first Mercury had them
+
+    @call("GET", "/api/token")
+    async def old_token_by_query(self, query: rest.OldTokenQuery) -> rest.OldToken:
+        """Make a token, as the first Mercury's document has it."""
+        return await self.old_token(query.member)
+
+    @call("GET", "/api/token/{member}")
+    async def old_token(self, member: str) -> rest.OldToken:
+        """Make a token, as the first Mercury did."""
+        secret, _ = await self._chat.tokens.make(member)
+        return rest.OldToken(secret)
+
+    @call("POST", "/api/room/add", "busy")
+    async def old_join(self, query: rest.OldAddQuery, body: rest.OldAdd | None) -> None:
+        """Put members into a room, as the first Mercury did.
+
+        Without a body, `room` and `member` stand in the query, members joined by `-`. A member whose name holds a `-`
+        takes the JSON form.
+        """
+        if body is not None:
+            await self._chat.rooms.join(body.room, body.members)
+        elif query.room is not UNSET and query.member is not UNSET:
+            await self._chat.rooms.join(query.room, query.member.split("-"))
+        else:
+            raise MercuryError("bad_request", "give room and member in the query, or room and members as JSON")

@@ -1,0 +1,161 @@
+"""HTTP by Twisted Web, bounded and in JSON: what REST needs of it beside the calls themselves.
+
+A request's head and body have limits that are held while it comes in; a body that is too long is refused before it is
+read. Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. URLs are never logged.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from math import ceil
+from typing import Any
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+from twisted.web import server
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource
+
+from mercury.errors import CODES, MercuryError
+from mercury.protocols.rest import Error
+
+REQUEST_SECONDS = 60.0  # from a connection's beginning, or the last answer, until a request has to be there
+LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it still sends
+
+
+def error_status(error: MercuryError) -> int:
+    """The HTTP status of an error."""
+    return CODES[error.code][0]
+
+
+def error_body(error: MercuryError) -> bytes:
+    """The JSON that tells of an error."""
+    return msgspec.json.encode(Error(error=error.reason, code=error.code, retry_after=error.retry_after))
+
+
+def error_headers(error: MercuryError) -> dict[str, str]:
+    """The headers that go with an error (Retry-After: RFC 9110, 10.2.3)."""
+    return {} if error.retry_after is None else {"Retry-After": str(max(1, ceil(error.retry_after)))}
+
+
+class Channel(HTTPChannel):
+    """One HTTP/1.1 connection. A request that breaks a limit is answered by refuse() and never becomes one."""
+
+    site: Site
+    transport: Any
+    refused = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.refused:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+    def resetTimeout(self) -> None:
+        """The whole request has to be there in time: a byte now and then does not buy more of it."""
+
+    def allHeadersReceived(self) -> None:
+        if self.length is not None and self.length > self.site.body_bytes:
+            self.refuse_body()
+        else:
+            super().allHeadersReceived()  # type: ignore[no-untyped-call]
+
+    def allContentReceived(self) -> None:
+        if not self.refused:
+            super().allContentReceived()  # type: ignore[no-untyped-call]
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._respondToBadRequestAndDisconnect()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        limit = self.totalHeadersSize
+        self.refuse(MercuryError("bad_request", f"this is not HTTP/1.1, or its head is longer than {limit} bytes"))
+
+    def refuse_body(self) -> None:
+        """Refuse the request that is coming in for its body's length."""
+        limit = self.site.body_bytes
+        self.refuse(MercuryError("too_large", f"the body is longer than {limit} bytes (--limits.body-bytes)"))
+
+    def refuse(self, error: MercuryError) -> None:
+        """Answer before the request is there, drop the rest of it, and hang up.
+
+        The connection stays open for LINGER_SECONDS: closing while the client sends would reset it, and the answer
+        might never be read (RFC 9112, 9.6).
+        """
+        if self.refused:
+            return
+        self.refused = True
+        body = error_body(error)
+        lines = (
+            f"HTTP/1.1 {error_status(error)} {error.code}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        )
+        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        self.clearLineBuffer()  # type: ignore[no-untyped-call]
+        self.setTimeout(LINGER_SECONDS)  # type: ignore[no-untyped-call]
+
+
+class Request(server.Request):
+    """A request whose body is never longer than the site allows, however it is sent."""
+
+    channel: Channel
+    content: Any
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.channel.refused:
+            return
+        if self.content.tell() + len(data) > self.channel.site.body_bytes:  # chunked: its length was not announced
+            self.channel.refuse_body()
+        else:
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
+
+    def getRequestHostname(self) -> bytes:
+        """Not what the client says: nothing here depends on it, and Werkzeug fails on names that are none."""
+        return b"mercury"
+
+    def respond(self, status: int, body: bytes, headers: dict[str, str]) -> bytes:
+        """Set all that comes before the body, and return the body."""
+        self.setResponseCode(status)
+        always = {
+            "Server": "Mercury",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",  # tokens and messages are nobody else's
+            "X-Content-Type-Options": "nosniff",
+        }
+        for name, value in (always | headers).items():
+            self.responseHeaders.setRawHeaders(name, [value])
+        return body
+
+    def respond_error(self, error: MercuryError) -> bytes:
+        """respond() with an error."""
+        return self.respond(error_status(error), error_body(error), error_headers(error))
+
+
+class Site(server.Site):
+    """Serves a resource with Channels and Requests. `body_bytes`: the longest body of a request."""
+
+    protocol = Channel  # type: ignore[assignment]
+
+    def __init__(self, resource: IResource, clock: IReactorTime, body_bytes: int) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            resource, Request, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
+        )
+        self.body_bytes = body_bytes
+
+    def getContentFile(self, length: int | None) -> BytesIO:
+        """Where a body is kept: in memory, bounded as it is."""
+        return BytesIO()
+
+    def startFactory(self) -> None:
+        """No access log, hence no clock for one: URLs hold tokens."""
+
+    def stopFactory(self) -> None:
+        pass
+
+    def log(self, request: Any) -> None:
+        pass
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """HTTP/1.1 only: the limits are held by Channel."""
+        return [b"http/1.1"]
