@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.enterprise.adbapi import ConnectionPool
@@ -78,7 +79,8 @@ def make_file(path: str) -> None:
         oldest = ".".join(map(str, OLDEST))
         raise MercuryError("unavailable", f"SQLite {sqlite3.sqlite_version} is too old; {oldest} or later is needed")
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):  # a file, and no folder: that is said better by opening
+            os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -1,0 +1,169 @@
+"""What every IStore must do: its docstrings in mercury/ports.py, sentence by sentence.
+
+A store's tests are a subclass of StoreContract with a `make` fixture (contract_store_tools.Make).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import pytest_twisted
+from contract_store_append import AppendContract
+from contract_store_random import RandomContract
+from contract_store_read import ReadContract
+from contract_store_tools import NOW, Make, entry_of, joined, log_of, message, place_of, put, some_time
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from zope.interface.verify import verifyClass, verifyObject
+
+from mercury.errors import MercuryError
+from mercury.model import Cursor, Token
+from mercury.ports import IStore
+
+
+class StoreContract(AppendContract, ReadContract, RandomContract):
+    """Tests that a store passes, or is none."""
+
+    def test_it_provides_the_interface(self, make: Make) -> None:
+        store = make(0)
+        assert verifyObject(IStore, store)
+        assert verifyClass(IStore, type(store))
+
+    @pytest_twisted.ensureDeferred
+    async def test_each_store_has_an_epoch_of_its_own(self, make: Make) -> None:
+        epochs = set()
+        for store in (make(0), make(0)):
+            await store.open()
+            epochs.add(store.epoch)
+            await store.close()
+        assert len(epochs) == 2
+        assert all(len(epoch) >= 16 for epoch in epochs)
+
+    @pytest_twisted.ensureDeferred
+    async def test_ping_fires_while_the_store_can_be_read(self, store: Any) -> None:
+        assert await store.ping() is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_calls_before_open_and_after_close_fail_with_unavailable(self, make: Make) -> None:
+        store = make(0)
+        token = Token(b"d", "a", NOW)
+        calls: list[tuple[str, tuple[Any, ...]]] = [
+            ("ping", ()), ("append", ([joined("r", "a")], NOW)), ("read", ("r", 0, 1)), ("heads", (["r"],)),
+            ("history", ("r", None, None, 1)), ("locate", (1, None)), ("room", ("r",)), ("rooms", ("", 1)),
+            ("delete_room", ("r",)), ("members", ("r", "", 1)), ("is_member", ("a",)), ("places", ("a", "d")),
+            ("move_cursors", ([Cursor("r", "a", "d", 1)],)), ("move_reads", ([],)), ("put_token", (token, 1)),
+            ("token", (b"d",)), ("drop_token", (b"d",)), ("drop_tokens", ("a",)), ("sweep", (NOW, 1, 1)),
+        ]  # fmt: skip
+        assert {name for name, _ in calls} == set(IStore.names()) - {"epoch", "open", "close"}
+        for _ in range(2):
+            for name, args in calls:
+                with pytest.raises(MercuryError) as caught:
+                    await getattr(store, name)(*args)
+                assert caught.value.code == "unavailable"
+                assert caught.value.retry_after is not None
+            await store.open()
+            await store.close()
+
+    @pytest_twisted.ensureDeferred
+    async def test_close_finishes_what_runs_and_may_come_twice(self, make: Make) -> None:
+        store = make(0)
+        await store.open()
+        appends = [store.append([joined(f"r{n}", "a")], NOW) for n in range(20)]
+        closing = [store.close(), store.close()]
+        for answers in await gatherResults(appends):
+            assert entry_of(answers[0]).seq == 1
+        await gatherResults(closing)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_cancelled_call_harms_no_other(self, store: Any) -> None:
+        calls: list[Deferred[Any]] = [
+            store.append([joined("r", "a"), message("r", "a", str(n))], NOW) for n in range(20)
+        ]
+        for call in calls[::2]:
+            call.addErrback(lambda failure: failure.trap(CancelledError))
+            call.cancel()
+        await gatherResults(calls)
+        assert await store.ping() is None
+        log = await log_of(store, "r")
+        assert [entry.seq for entry in log] == list(range(1, len(log) + 1))
+        assert {str(n) for n in range(1, 20, 2)} <= {entry.text for entry in log}
+
+    # Tokens
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_token_is_there_until_it_is_dropped(self, store: Any) -> None:
+        token = Token(bytes(range(32)), "a", NOW)
+        assert await store.token(token.digest) is None
+        await store.put_token(token, 9)
+        assert await store.token(token.digest) == token
+        assert await store.token(token.digest[:-1]) is None
+        assert await store.drop_token(token.digest) == token
+        assert await store.drop_token(token.digest) is None
+        assert await store.token(token.digest) is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_tokens_that_expire_last_are_kept(self, store: Any) -> None:
+        other = Token(b"other", "A", 1)
+        await store.put_token(other, 1)
+        tokens = {expires: Token(bytes([expires]) * 32, "a", expires) for expires in (5, 9, 7, 3, 8)}
+        for token in tokens.values():
+            await store.put_token(token, 3)
+        kept = [expires for expires, token in tokens.items() if await store.token(token.digest) == token]
+        assert sorted(kept) == [7, 8, 9]
+        assert await store.token(b"other") == other
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_digest_stands_for_one_token(self, store: Any) -> None:
+        await store.put_token(Token(b"d", "a", 1), 9)
+        await store.put_token(Token(b"d", "b", 2), 9)
+        assert await store.token(b"d") == Token(b"d", "b", 2)
+        assert (await store.drop_tokens("a"), await store.drop_tokens("b")) == (0, 1)
+
+    @pytest_twisted.ensureDeferred
+    async def test_drop_tokens_takes_all_of_one_member(self, store: Any) -> None:
+        for n, mid in enumerate(["a", "a", "b"]):
+            await store.put_token(Token(bytes([n]), mid, NOW + n), 9)
+        assert await store.drop_tokens("a") == 2
+        assert await store.drop_tokens("a") == 0
+        assert [await store.token(bytes([n])) for n in range(3)] == [None, None, Token(b"\2", "b", NOW + 2)]
+
+    # sweep
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_drops_expired_tokens_only(self, store: Any) -> None:
+        for expires in (NOW - 1, NOW, NOW + 1):
+            await store.put_token(Token(str(expires).encode(), "a", expires), 9)
+        await store.sweep(NOW, 2**60, 9)
+        found = [await store.token(str(expires).encode()) is not None for expires in (NOW - 1, NOW, NOW + 1)]
+        assert found == [False, False, True]
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_keeps_the_devices_that_moved_last(self, store: Any) -> None:
+        await put(store, *(joined(rid, "a", "b") for rid in "rs"))
+        await store.move_cursors([Cursor("r", "b", "old", 1)])
+        for device in ("old", "phone", "laptop"):
+            await store.move_cursors([Cursor("r", "a", device, 1)])
+            await some_time()
+        await store.move_cursors([Cursor("s", "a", "old", 1)])
+        await store.sweep(NOW, 2**60, 2)
+        stands = {
+            device: [place.delivered for place in await store.places("a", device)]
+            for device in ("old", "phone", "laptop")
+        }
+        assert stands == {"old": [1, 1], "phone": [None, None], "laptop": [1, None]}
+        assert (await place_of(store, "b", "r", "old")).delivered == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_drops_devices_that_did_not_move_for_long(self, store: Any) -> None:
+        await put(store, *(joined(rid, "a") for rid in "rs"))
+        await store.move_cursors([Cursor("r", "a", "gone", 1), Cursor("r", "a", "back", 1)])
+        await some_time()
+        between = time.time_ns() // 1000
+        await some_time()
+        await store.move_cursors([Cursor("s", "a", "back", 1), Cursor("r", "a", "gone", 1)])
+        await store.sweep(between + 1000, 1000, 9)
+        assert [place.delivered for place in await store.places("a", "gone")] == [None, None]
+        assert [place.delivered for place in await store.places("a", "back")] == [1, 1]
+        await store.move_cursors([Cursor("r", "a", "gone", 1)])
+        assert (await place_of(store, "a", "r", "gone")).delivered == 1

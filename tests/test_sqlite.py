@@ -1,0 +1,289 @@
+"""What is special to the SQLite store: its file, its migrations, what it does when the disk or the process fails."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from contract_store_tools import NOW, code_of, entry_of, joined, log_of, message, opened, place_of, put
+from twisted.internet.defer import gatherResults
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
+from zope.interface import provider
+
+from mercury.backends import sqlite_schema
+from mercury.backends.sqlite import SqliteStore
+from mercury.errors import MercuryError
+from mercury.model import Cursor, Draft, ReadMark, Token
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "mercury.db")
+
+
+@contextmanager
+def logged() -> Iterator[list[LogEvent]]:
+    """What is logged at level info or above within the block."""
+    events: list[LogEvent] = []
+
+    @provider(ILogObserver)
+    def note(event: LogEvent) -> None:
+        if event["log_level"] >= LogLevel.info and event["log_namespace"].startswith("mercury"):
+            events.append(event)
+
+    globalLogPublisher.addObserver(note)
+    try:
+        yield events
+    finally:
+        globalLogPublisher.removeObserver(note)
+
+
+@contextmanager
+def files_no_longer_than(size: int) -> Iterator[None]:
+    """Let the kernel refuse writes beyond `size` bytes of a file, as a full disk does. Python ignores the signal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# The file
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_stored_is_there_after_opening_it_again(path: str) -> None:
+    async with opened(lambda _: SqliteStore(path)) as store:
+        epoch = store.epoch
+        await put(store, joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("gone", "a"))
+        await store.move_cursors([Cursor("r", "b", "phone", 2)])
+        await store.move_reads([ReadMark("r", "b", 2)])
+        await store.put_token(Token(b"d", "a", NOW), 9)
+        await store.delete_room("gone")
+        before = await log_of(store, "r"), await place_of(store, "b", "r"), await store.rooms("", 9)
+    async with opened(lambda _: SqliteStore(path)) as store:
+        assert store.epoch == epoch
+        assert (await log_of(store, "r"), await place_of(store, "b", "r"), await store.rooms("", 9)) == before
+        assert await store.token(b"d") == Token(b"d", "a", NOW)
+        answers = await put(store, message("r", "a", "hi", "c"), joined("gone", "a"), message("r", "a"))
+        assert answers[0].duplicate
+        assert entry_of(answers[1]).seq == 2
+        assert entry_of(answers[2]).id == 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_closed_store_can_be_opened_again(path: str) -> None:
+    store = SqliteStore(path)
+    for seq in (1, 2):
+        await store.open()
+        assert entry_of((await put(store, joined("r", f"m{seq}")))[0]).seq == seq
+        await store.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_folder_is_made_and_both_are_for_this_user_only(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "mercury.db"
+    async with opened(lambda _: SqliteStore(str(path))) as store:
+        await put(store, joined("r", "a"))
+        for file in (path, path.with_name("mercury.db-wal")):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_commit_is_on_the_disk_and_readers_cannot_write(path: str) -> None:
+    async with opened(lambda _: SqliteStore(path)) as store:
+        pragmas = {}
+        for pool, name in ((store._writer, "writer"), (store._reader, "reader")):
+            for pragma in ("journal_mode", "synchronous", "query_only"):
+                (pragmas[name, pragma],) = await pool.run(
+                    lambda cursor, p: cursor.execute(f"PRAGMA {p}").fetchone(), pragma
+                )
+    assert pragmas == {
+        ("writer", "journal_mode"): "wal", ("writer", "synchronous"): 2, ("writer", "query_only"): 0,
+        ("reader", "journal_mode"): "wal", ("reader", "synchronous"): 2, ("reader", "query_only"): 1,
+    }  # fmt: skip
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("This is no database, but a text that is long enough to be read as one." * 99)
+    for path, reason in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "file" / "mercury.db", "Not a directory"),
+        (tmp_path / "file", "file is not a database"),
+        (Path("/proc/mercury/mercury.db"), "No such file or directory"),
+        (Path("nul\0"), "null byte"),
+    ):
+        with pytest.raises(MercuryError) as caught:
+            await SqliteStore(str(path)).open()
+        assert caught.value.code == "unavailable"
+        assert str(path) in caught.value.reason
+        assert reason in caught.value.reason
+
+
+# Migrations
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_older_file_is_taken_to_the_newest_version_with_its_data(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(lambda _: SqliteStore(path)) as store:
+        await put(store, joined("r", "a"), message("r", "a"))
+        epoch, log = store.epoch, await log_of(store, "r")
+    more = [("ALTER TABLE room ADD COLUMN topic TEXT",), ("UPDATE room SET topic = rid", "CREATE TABLE extra (a)")]
+    monkeypatch.setattr(sqlite_schema, "MIGRATIONS", [*sqlite_schema.MIGRATIONS, *more])
+    async with opened(lambda _: SqliteStore(path)) as store:
+        assert (store.epoch, await log_of(store, "r")) == (epoch, log)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT topic FROM room").fetchall() == [("r",)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(sqlite_schema.MIGRATIONS),)
+    connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_migration_that_fails_changes_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(lambda _: SqliteStore(path)) as store:
+        await put(store, joined("r", "a"))
+    with monkeypatch.context() as patch:
+        broken = ("CREATE TABLE extra (a)", "DROP TABLE entry", "INSERT INTO nowhere VALUES (1)")
+        patch.setattr(sqlite_schema, "MIGRATIONS", [*sqlite_schema.MIGRATIONS, broken])
+        with pytest.raises(MercuryError, match="nowhere"):
+            await SqliteStore(path).open()
+    async with opened(lambda _: SqliteStore(path)) as store:
+        assert len(await log_of(store, "r")) == 1
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'extra'").fetchone() == (0,)
+    connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_a_newer_mercury_is_left_alone(path: str) -> None:
+    newer = len(sqlite_schema.MIGRATIONS) + 1
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {newer}")
+    connection.close()
+    with pytest.raises(MercuryError, match=f"newer Mercury .schema {newer}; this one knows {newer - 1}"):
+        await SqliteStore(path).open()
+
+
+# Failures
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_gives_unavailable_and_ends_without_a_restart(path: str) -> None:
+    async with opened(lambda _: SqliteStore(path)) as store:
+        await put(store, joined("r", "a"), message("r", "a", "before"))
+        log = await log_of(store, "r")
+        with logged() as events:
+            with files_no_longer_than(Path(f"{path}-wal").stat().st_size):
+                for _ in range(3):
+                    with pytest.raises(MercuryError) as caught:
+                        await put(store, message("r", "a", "x" * 10_000, "c"))
+                    assert (caught.value.code, caught.value.retry_after) == ("unavailable", 1.0)
+                    assert await log_of(store, "r") == log
+                    await store.ping()
+            assert [event["log_level"] for event in events] == [LogLevel.error]
+            again = entry_of((await put(store, message("r", "a", "after", "c")))[0])
+            assert [event["log_level"] for event in events] == [LogLevel.error, LogLevel.info]
+        assert again.seq == log[-1].seq + 1
+        assert await log_of(store, "r") == [*log, again]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_another_process_holds_gives_unavailable_in_time(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_schema, "BUSY_SECONDS", 0.05)
+    async with opened(lambda _: SqliteStore(path)) as store:
+        await put(store, joined("r", "a"))
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(MercuryError, match=r"unavailable: .*locked"):
+            await put(store, message("r", "a"))
+        assert len(await log_of(store, "r")) == 1
+        other.execute("ROLLBACK")
+        other.close()
+        assert entry_of((await put(store, message("r", "a")))[0]).seq == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_within_a_batch_stores_none_of_it(path: str) -> None:
+    async with opened(lambda _: SqliteStore(path)) as store:
+        await put(store, joined("r", "a"))
+        with logged() as events, pytest.raises(MercuryError) as caught:
+            await put(
+                store, message("r", "a"), Draft("r", "message", mid="a", text="\ud800")
+            )  # never gets here in truth
+        assert caught.value.code == "internal"
+        assert events[0]["log_level"] == LogLevel.critical
+        assert len(await log_of(store, "r")) == 1
+        assert entry_of((await put(store, message("r", "a")))[0]).seq == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_calls_that_wait_have_a_bound(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mercury.backends.pool.WAITING", 3)
+    async with opened(lambda _: SqliteStore(path)) as store:
+        running = [store.ping() for _ in range(3)]
+        with pytest.raises(MercuryError, match="unavailable: 3 calls wait"):
+            await store.ping()
+        await gatherResults(running)
+        await store.ping()
+
+
+KILLED = """
+import sys
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from mercury.backends.sqlite import SqliteStore
+from mercury.model import Draft
+
+async def write(path):
+    store = SqliteStore(path)
+    await store.open()
+    await store.append([Draft("r", "joined", members=("a",))], 1)
+    n = 0
+    while True:
+        answers = await store.append([Draft("r", mid="a", text=str(n + k), cid=str(n + k)) for k in range(7)], 1)
+        n += 7
+        print(answers[-1].entry.seq, flush=True)
+
+Deferred.fromCoroutine(write(sys.argv[1]))
+reactor.run()
+"""
+
+
+def write_and_be_killed(path: str, commits: int) -> list[int]:
+    """Let a process append batches of seven messages, kill it after that many; the last seqs that it acknowledged."""
+    with subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        acknowledged = [int(process.stdout.readline()) for _ in range(commits)]
+        process.kill()
+        return acknowledged + [int(line) for line in process.stdout if line.endswith("\n")]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("commits", [1, 20, 150])
+async def test_what_was_acknowledged_survives_a_kill(path: str, commits: int) -> None:
+    """Whole batches are there, all that were acknowledged and perhaps the one that was under way."""
+    acknowledged = write_and_be_killed(path, commits)
+    async with opened(lambda _: SqliteStore(path)) as store:
+        log = await log_of(store, "r")
+        assert [entry.text for entry in log[1:]] == [str(n) for n in range(len(log) - 1)]
+        assert log[-1].seq in (acknowledged[-1], acknowledged[-1] + 7)
+        assert [entry.seq for entry in log] == list(range(1, len(log) + 1))
+        assert code_of((await put(store, message("r", "a", "other", "0")))[0]) == "conflict"
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
