@@ -1,0 +1,90 @@
+"""The server under test: Mercury's WebSocket factory, options, protocol class and framing, with an echo for a chat.
+
+It runs as a process of its own, so that it is not touched by what a fuzzing client brings along, and has a processor
+for itself. It prints its port, then serves on 127.0.0.1 until its standard input is closed: it cannot outlive the run
+that started it, even if that is killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import suppress
+from typing import Any
+
+from autobahn.websocket.types import ConnectionRequest
+from twisted.internet import reactor, stdio
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from mercury.config import Config
+from mercury.protocols.seed import Seed
+from mercury.transports.frames import TEXT, DeflatedWire, Wire
+from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
+
+BINARY = 0x82  # FIN and opcode 2; Mercury itself sends none
+NO_CODEC = Seed(1)  # a wire needs one; the echo needs only its frames
+
+
+class EchoDoor:
+    """Lets everyone in and sends back what came, framed as Mercury frames it."""
+
+    def __init__(self, connection: WebSocketConnection) -> None:
+        self._connection = connection
+        self._frame = Wire(NO_CODEC)._frame
+
+    async def admit(self, request: ConnectionRequest) -> str | None:
+        return None
+
+    def opened(self, deflate: bool) -> None:
+        if deflate:
+            self._frame = DeflatedWire(NO_CODEC)._frame
+
+    def message(self, payload: bytes, binary: bool) -> None:
+        framed = self._frame(payload)
+        if binary:  # the opcode is all that differs
+            framed = bytes([framed[0] - TEXT + BINARY]) + framed[1:]
+        self._connection.write(framed)
+
+    def pong(self, payload: bytes) -> None:
+        """Nothing waits for one."""
+
+    def slow(self) -> None:
+        """What waits is one case's messages: bounded."""
+
+    def drained(self) -> None:
+        """See slow()."""
+
+    def closed(self) -> None:
+        """Nothing is held."""
+
+
+class UntilClosed(Protocol):
+    """Stops the reactor when standard input is closed."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        with suppress(ReactorNotRunning):  # after Ctrl-C, which reaches both processes
+            reactor.stop()
+
+
+def main() -> None:
+    limits = Config().limits
+    parser = argparse.ArgumentParser(prog="echo", description=__doc__)
+    parser.add_argument("--frame-bytes", type=int, default=limits.frame_bytes)
+    parser.add_argument("--compression", action="store_true")
+    options = parser.parse_args()
+    factory = WebSocketFactory(
+        EchoDoor,
+        reactor=reactor,
+        frame_bytes=options.frame_bytes,
+        handshake_seconds=limits.handshake_seconds,
+        compression=options.compression,
+    )
+    address: Any = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost()
+    print(address.port, flush=True)
+    stdio.StandardIO(UntilClosed())
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()
