@@ -146,6 +146,7 @@ async def test_a_revoked_token_is_replaced(server: FakeServer, person: Person) -
     await until(lambda: len(person.of(CaughtUp)) == 2)
     assert [path for path, _ in server.calls] == ["/api/token", "/api/room/add"] * 2
     assert person.of(Error) == []
+    assert person.of(Waiting)[-1] == Waiting(0.0, "the token is unknown, expired or revoked")
 
 
 @pytest_twisted.ensureDeferred

@@ -191,6 +191,7 @@ class Client:
 
     async def _visit(self) -> Waiting:
         """One connection, from the login to its end. Raises MercuryError when coming back is useless."""
+        had_token = self._token is not None
         try:
             if self._token is None:
                 self._token = await self._log_in()
@@ -201,6 +202,8 @@ class Client:
                 raise
             if error.code == "unauthorized":
                 self._token = None
+                if had_token:
+                    return Waiting(0.0, error.reason)  # at once with a new one; if that is no good either, with waits
             if self.connected and self.clock.seconds() - self._greeted >= STABLE_SECONDS:
                 self._backoff.reset()
             return Waiting(max(self._backoff.next(), error.retry_after or 0.0), error.reason)

@@ -158,7 +158,9 @@ class LinkFactory(WebSocketClientFactory):
     noisy = False
 
     def __init__(self, reactor: object, server: Server, link: Link) -> None:
-        super().__init__(server.ws, protocols=[SUBPROTOCOL], useragent="mercury-client", reactor=reactor)  # type: ignore[no-untyped-call]
+        super().__init__(
+            f"{server.ws}/ws/connect", protocols=[SUBPROTOCOL], useragent="mercury-client", reactor=reactor
+        )  # type: ignore[no-untyped-call]
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
             maxFramePayloadSize=FRAME_BYTES,
             maxMessagePayloadSize=FRAME_BYTES,

@@ -43,7 +43,7 @@ class Server(NamedTuple):
     @property
     def ws(self) -> str:
         """The WebSocket address."""
-        return f"ws://{self._bracketed}:{self.ws_port}/ws/connect"
+        return f"ws://{self._bracketed}:{self.ws_port}"
 
     @property
     def _bracketed(self) -> str:

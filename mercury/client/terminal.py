@@ -38,14 +38,16 @@ class Terminal:
         self._refusal: str | None = None
 
     def happened(self, event: Happening) -> None:
-        """Show it. The reason of a lost connection is shown once, not again with every attempt."""
-        if isinstance(event, Waiting):
+        """Show it. Of the attempts to come back, those are told that fail for another reason than the one before."""
+        line = self._writer.line(event)
+        if isinstance(event, Hello):
+            self._trouble = ""
+        elif isinstance(event, Waiting):
             if event.reason == self._trouble:
                 return
+            if self._trouble:
+                line = self._writer.note(event.reason)
             self._trouble = event.reason
-        elif isinstance(event, Hello):
-            self._trouble = ""
-        line = self._writer.line(event)
         if line is not None:
             print(line)
 

@@ -78,7 +78,7 @@ class Writer:
             case Waiting():
                 return self.note(f"{event.reason}; reconnecting in {event.seconds:.1f} s")
             case Reset():
-                return self.note(f"room {event.rid} starts afresh: the server no longer has what was said in it before")
+                return self.note(f"room {event.rid} starts afresh; the server no longer has what was before")
             case Error():
                 return self.note(f"{event.code}: {event.reason}")
         return None
