@@ -51,9 +51,9 @@ class Person:
 
 
 async def until(what: Callable[[], object]) -> None:
-    """Wait for it; ten seconds are far more than it needs."""
-    for _ in range(1000):
+    """Wait for it; thirty seconds are more than it needs, even after the longest wait before a reconnect."""
+    for _ in range(3000):
         if what():
             return
         await deferLater(reactor, 0.01)
-    raise AssertionError("it did not happen within ten seconds")
+    raise AssertionError("it did not happen within thirty seconds")
