@@ -1,13 +1,16 @@
 # One command for each thing a person does; `make help` lists them. Nothing else has to be installed or set up by hand.
 
 PYTHON ?= python3
-ARGS ?=
-MEMBER ?= 1
+ARGS =
+MEMBER = 1
 BIN := .venv/bin
 
 # What the tests need of the system, on Debian and Ubuntu: real texts to send.
 TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh
 BENCH_PACKAGES := gcc libc6-dev
+
+# One at a time, whoever else types `make` meanwhile; what another one has just installed is not installed again.
+INSTALL := @flock Makefile $(MAKE) --silent
 
 PIP := $(BIN)/pip --disable-pip-version-check -qq
 
@@ -18,28 +21,34 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
-run: .venv/run ## run the server here until Ctrl-C; flags: make run ARGS="--server.ws.port=7010"
+run: ## run the server here until Ctrl-C; flags: make run ARGS="--server.ws.port=7010"
+	$(INSTALL) .venv/run
 	@exec $(BIN)/twistd --nodaemon --pidfile= mercury $(ARGS)
 
-client: .venv/run ## chat in a terminal: make client MEMBER=1 ARGS="--room=2333"
+client: ## chat in a terminal: make client MEMBER=1 ARGS="--room=2333"
+	$(INSTALL) .venv/run
 	@exec $(BIN)/mercury-client --member="$(MEMBER)" $(ARGS)
 
 test: test-packages check ## everything: lint, types, all tests; a part: make test ARGS="tests/test_layers.py -x"
 	$(BIN)/python -m pytest $(ARGS)
 
-check: .venv/test ## lint and types only
+check: ## lint and types only
+	$(INSTALL) .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: .venv/test ## lay the code out, mend what ruff can mend
+format: ## lay the code out, mend what ruff can mend
+	$(INSTALL) .venv/test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/run build/bench/load build/bench/floor ## measure: deliveries/s, messages/s, latency, memory
+bench: build/bench/load build/bench/floor ## measure: deliveries/s, messages/s, latency, memory
+	$(INSTALL) .venv/run
 	$(BIN)/python -m bench $(ARGS)
 
-conformance: .venv/test ## the WebSocket conformance cases, against Mercury's own protocol class
+conformance: ## the WebSocket conformance cases, against Mercury's own protocol class
+	$(INSTALL) .venv/test
 	$(BIN)/python -m tests.conformance $(ARGS)
 
 pins: ## resolve setup.py's requirements anew and write them to requirements/
@@ -56,7 +65,7 @@ clean: ## remove what these commands made; var/, where messages are, stays
 	@tools/venv $(PYTHON)
 	@touch $@
 
-.venv/run: .venv/made requirements/run.txt setup.py pyproject.toml
+.venv/run: .venv/made requirements/run.txt setup.py
 	@echo "Installing what the server needs into .venv ..."
 	@$(PIP) install --requirement requirements/run.txt
 	@$(PIP) install --no-deps --editable .
