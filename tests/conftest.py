@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile(
     "mercury", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )  # a noisy machine is slow at times, and that is no fault of the code
+settings.register_profile("long", settings.get_profile("mercury"), max_examples=2000)  # --hypothesis-profile=long
 settings.load_profile("mercury")
 
 
