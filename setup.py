@@ -43,6 +43,7 @@ setup(
         "prompt_toolkit>=3.0.50",
         "PyYAML>=6.0.2",
         "Twisted>=26.10",
+        "Werkzeug>=3.0.6",  # comes with klein, which leaves the version open
         "zope.interface>=8",
     ],
     extras_require={
@@ -51,6 +52,8 @@ setup(
             "hypothesis>=6.170",
             "mypy>=2.4",
             "mypy-zope>=1.0.17",
+            "packaging>=26",
+            "pyte>=0.8.2",
             "pytest>=9.2",
             "pytest-twisted>=1.14.3",
             "ruff>=0.17.6",
