@@ -105,9 +105,10 @@ class MercuryService(Service):
 
     def _refuse(self, line: str) -> NoReturn:
         """End a start that cannot be: in the foreground by exiting, else twistd reports the exception."""
-        if self._twistd.get("nodaemon"):
-            sys.exit(f"mercury: {line}")
-        raise RuntimeError(line)
+        if not self._twistd.get("nodaemon"):
+            raise RuntimeError(line)
+        print(f"mercury: {line}", file=sys.__stderr__, flush=True)  # sys.stderr is the log by now
+        sys.exit(1)
 
     async def _start(self) -> None:
         for warning in self._warnings:
@@ -131,7 +132,7 @@ class MercuryService(Service):
         self.log.critical("{line}", line=line)
         print(line, file=sys.__stderr__, flush=True)
         atexit.register(_exit_with_failure)
-        self._reactor.stop()
+        self._reactor.callWhenRunning(self._reactor.stop)
 
     def _banner(self, rest: str, ws: str) -> str:
         server, kind = self._config.server, storage_type(self._config)
@@ -187,6 +188,7 @@ class MercuryService(Service):
         chat.heartbeat.stop()
         await chat.rooms.marks.stop()
         await chat.store.close()
+        self._reactor._exitSignal = None  # a stop that was asked for and is done is success: twistd exits with 0
         self.log.info("stopped; {count} sessions were told to come back", count=len(sessions))
 
 
