@@ -9,6 +9,7 @@ Node is the whole, Ear a session without a socket, Answer what REST said. A test
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -60,6 +61,7 @@ class Node:
         self.chat: Chat = make_chat(clock or reactor, self.store, self.config)
         self.ready = True
         self._port: IListeningPort | None = None
+        self._wiretaps: list[Wiretap] = []
 
     async def __aenter__(self) -> Node:
         await self.store.open()
@@ -70,6 +72,8 @@ class Node:
     async def __aexit__(self, *error: object) -> None:
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
+        for wiretap in self._wiretaps:
+            wiretap.drop()
         await self.chat.rooms.journal.idle()
         await self.store.close()
 
@@ -82,7 +86,9 @@ class Node:
     async def connect(self) -> Wiretap:
         """A connection to REST, for what no HTTP client would send."""
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
-        return cast(Wiretap, await connectProtocol(endpoint, Wiretap()))
+        wiretap = cast(Wiretap, await connectProtocol(endpoint, Wiretap()))
+        self._wiretaps.append(wiretap)
+        return wiretap
 
     async def ask(
         self, method: str, target: str, body: object = None, headers: Mapping[str, str] | None = None
@@ -97,28 +103,17 @@ class Node:
         return parse(await wiretap.all())
 
 
-def parse(data: bytes) -> Answer:
-    """The one answer in these bytes."""
-    head, separator, body = data.partition(b"\r\n\r\n")
-    assert separator, f"no HTTP answer: {data!r}"
-    first, *lines = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    return Answer(int(first.split()[1]), headers, json.loads(body) if body else None)
-
-
 class Wiretap(Protocol):
     """A raw TCP connection that keeps what it gets."""
 
     def __init__(self) -> None:
         self.data = b""
-        self.is_lost = False
         self._lost: Deferred[None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.is_lost = True
         self._lost.callback(None)
 
     def write(self, data: bytes) -> None:
@@ -135,9 +130,25 @@ class Wiretap(Protocol):
         await done.addTimeout(PATIENCE, reactor)
         return self.data
 
-    async def holds(self, text: bytes) -> None:
-        """Wait until this has come in."""
-        await until(lambda: text in self.data)
+    async def whole(self) -> Answer:
+        """The answer, when all of it has come in."""
+        await until(lambda: is_whole(self.data))
+        return parse(self.data)
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether this is all of an HTTP answer that tells its length."""
+    head, separator, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    return bool(separator) and length is not None and len(body) >= int(length[1])
+
+
+def parse(data: bytes) -> Answer:
+    """The one answer in these bytes."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return Answer(int(first.split()[1]), headers, json.loads(body) if body else None)
 
 
 async def until(true: Any) -> None:

@@ -120,13 +120,13 @@ def table(calls: Sequence[Call] = CALLS) -> str:
     """The calls as a Markdown table."""
     rows = ["| call | give | get | meaning |", "|---|---|---|---|"]
     for call in calls:
-        given = [_keys(kind) for kind in (call.query, call.headers, call.body) if kind]
+        places = {"in the query": call.query, "header": call.headers, "JSON": call.body}
+        given = [f"{where}: {_keys(kind)}" for where, kind in places.items() if kind] or ["nothing"]
         if call.optional:
-            given[-1] += " or nothing"
-        path = call.path + ("?…" if call.query else "")
+            given[-1] += ", or nothing"
         got = [f"{kind.http_status} {_keys(kind)}" for kind in call.results] or ["200"]
         words = f"{call.summary} {call.details}".strip().replace("|", r"\|")
-        rows.append(f"| `{call.method} {path}` | {'; '.join(given)} | {' or '.join(got)} | {words} |")
+        rows.append(f"| `{call.method} {call.path}` | {'; '.join(given)} | {' or '.join(got)} | {words} |")
     return "\n".join(rows) + "\n"
 
 
