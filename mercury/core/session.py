@@ -70,7 +70,8 @@ class Session(Listener):
 
     def await_connect(self) -> None:
         """The connection's URL held no token: its first frame has to be a connect, and soon."""
-        self._timer = self._chat.clock.callLater(self._chat.handshake_seconds, self.end, closing.BAD_CONNECT)
+        if self._chat.handshake_seconds:
+            self._timer = self._chat.clock.callLater(self._chat.handshake_seconds, self.end, closing.BAD_CONNECT)
 
     def login(self, token: Token, checked: float, device: str) -> None:
         """Begin: the token in the URL was found good at `checked` (clock). What is received meanwhile waits."""
