@@ -14,6 +14,7 @@ from contract_store_append import AppendContract
 from contract_store_random import RandomContract
 from contract_store_read import ReadContract
 from contract_store_tools import NOW, Make, entry_of, joined, log_of, message, place_of, put, some_time
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from zope.interface.verify import verifyClass, verifyObject
 
@@ -59,7 +60,7 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
         for _ in range(2):
             for name, args in calls:
                 with pytest.raises(MercuryError) as caught:
-                    await getattr(store, name)(*args)
+                    await getattr(store, name)(*args).addTimeout(30, reactor)  # seconds; else it might never end
                 assert caught.value.code == "unavailable"
                 assert caught.value.retry_after is not None
             await store.open()

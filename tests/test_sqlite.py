@@ -47,10 +47,10 @@ def logged() -> Iterator[list[LogEvent]]:
 
 
 @contextmanager
-def files_no_longer_than(size: int) -> Iterator[None]:
-    """Let the kernel refuse writes beyond `size` bytes of a file, as a full disk does. Python ignores the signal."""
+def full(path: str) -> Iterator[None]:
+    """Let the kernel refuse to make files longer than this one, as a full disk does. Python ignores its signal."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (Path(path).stat().st_size, hard))
     try:
         yield
     finally:
@@ -186,7 +186,7 @@ async def test_a_full_disk_gives_unavailable_and_ends_without_a_restart(path: st
         await put(store, joined("r", "a"), message("r", "a", "before"))
         log = await log_of(store, "r")
         with logged() as events:
-            with files_no_longer_than(Path(f"{path}-wal").stat().st_size):
+            with full(f"{path}-wal"):
                 for _ in range(3):
                     with pytest.raises(MercuryError) as caught:
                         await put(store, message("r", "a", "x" * 10_000, "c"))
