@@ -49,7 +49,7 @@ class Send(Command, tag="send", kw_only=True, gc=False):
 
 
 class History(Command, tag="history", kw_only=True, gc=False):
-    """Messages of a room, oldest first: the last ones below `before`, or the first ones above `after`, or the newest."""
+    """Messages of a room, oldest first: the last ones below `before`, the first ones above `after`, or the newest."""
 
     rid: str
     before: Seq | None = None
@@ -58,7 +58,7 @@ class History(Command, tag="history", kw_only=True, gc=False):
 
 
 class HistoryById(Command, tag="history_by_id", kw_only=True, gc=False):
-    """The first Mercury's history: the `offset` messages before the message `msgid`, in a room or the one that holds it."""
+    """The first Mercury's history: `offset` messages before the message `msgid`, in a room or in that message's."""
 
     msgid: Seq | None = None
     rid: str | None = None

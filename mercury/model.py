@@ -121,7 +121,7 @@ class ReadMark(Struct, frozen=True, gc=False):
 
 
 class Token(Struct, frozen=True):
-    """A token as it is kept: `digest` is SHA-256 of the secret, which itself is never stored. `expires`: microseconds."""
+    """A token as it is kept: `digest` is SHA-256 of the secret, which is never stored. `expires`: microseconds."""
 
     digest: bytes
     mid: str
@@ -139,7 +139,7 @@ def check_name(what: str, name: str) -> str:
 
 
 def check_text_of(what: str, value: str, limit: int) -> str:
-    """Return `value` if it is at most `limit` bytes long and printable; else bad_request. For names, devices and cids."""
+    """Return `value` if it is at most `limit` bytes long and has no control characters; else bad_request."""
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
