@@ -1,3 +1,3 @@
-"""Mercury: a chat service that an application runs beside itself. Start reading at docs/design.md, then mercury/tap.py."""
+"""Mercury: a chat service that an application runs beside itself. Read docs/design.md first, then mercury/tap.py."""
 
 __version__ = "0.1.0"
