@@ -99,6 +99,8 @@ def _cursors(connections: list[Connection], log: Log) -> Iterator[str]:
     last: dict[str, int] = {}
     for connection in connections:
         for rid, run in connection.seen.items():
+            if not run:
+                continue
             claimed = (connection.resumed or {}).get(rid)
             if claimed is not None and run[0].seq != claimed + 1:
                 yield f"I4 {connection.device} resumed {rid} after {claimed} and got {run[0].seq} first"

@@ -104,7 +104,7 @@ class Client(ABC):
         self.member = member
         self.token = token
         self.device = device
-        self.name = f"{member}/{device or self.subprotocols or 'seed'}"
+        self.name = f"{member}/{device or ('v2' if self.everything else 'seed')}"
         self.link: _Link | None = None
         self.open = False
         self.reading = True
@@ -112,6 +112,7 @@ class Client(ABC):
         self.errors: list[dict[str, Any]] = []
         self.has: dict[str, int] = {}  # room -> the last seq that it has
         self.connection = Connection(self.name)
+        self.waiting: dict[Any, Ask] = {}  # what was asked and not answered
         self.payloads = itertools.count(1)
         self._ready: Deferred[None] | None = None
         record.devices[self.name] = member
@@ -219,7 +220,6 @@ class SeedClient(Client):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.waiting: dict[tuple[str, str], Ask] = {}
         self.pages: list[Seen] | None = None
 
     def say(self, rid: str, text: str, cid: str | None = None) -> Ask:
@@ -273,7 +273,6 @@ class V2Client(Client):
         super().__init__(*args, **kwargs)
         self.epoch = ""
         self.refs = itertools.count(1)
-        self.waiting: dict[int, Ask] = {}
         self.answers: dict[int, dict[str, Any]] = {}
         self.hello: dict[str, Any] = {}
         self.others: list[dict[str, Any]] = []
@@ -332,14 +331,17 @@ class V2Client(Client):
         await until(lambda: ref in self.answers or not self.open, f"the answer to {frame.get('type')}")
         return self.answers.pop(ref, {"type": "lost"})
 
+    async def newest(self, rid: str, **bounds: int) -> tuple[list[Seen], bool]:
+        """One page of history: the newest messages, or those within the bounds; and whether there are more."""
+        answer = await self.ask(type="history", rid=rid, **bounds)
+        read = [shown({**message, "type": "message"}) for message in answer.get("messages", ())]
+        self.record.pages.append(read)
+        return read, answer.get("more", False)
+
     async def history(self, rid: str, page: int = 100) -> list[Seen]:
         found: list[Seen] = []
         more = True
         while more:
-            after = found[-1].seq if found else 0
-            answer = await self.ask(type="history", rid=rid, after=after, limit=page)
-            read = [shown({**message, "type": "message"}) for message in answer["messages"]]
-            self.record.pages.append(read)
+            read, more = await self.newest(rid, after=found[-1].seq if found else 0, limit=page)
             found += read
-            more = answer["more"]
         return found

@@ -1,0 +1,184 @@
+"""The checker catches what it is for: first in small records with one thing wrong, then in what Mercury does when it is
+broken on purpose (promises/broken.py) and killed as in test_promises_kill.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from promises.checker import summary, violations
+from promises.recorder import Ask, Connection, Record, Seen
+from promises.scenario import Scenario
+from promises.server import Server
+
+BROKEN = Path(__file__).with_name("promises") / "broken.py"
+
+
+def seen(seq: int, text: str, mid: str = "ann") -> Seen:
+    return Seen("r", seq, 100 + seq, "message", mid, text)
+
+
+def good() -> Record:
+    """Ann says one, two and three (the second without an answer); Bob sees them on two connections."""
+    log = [seen(1, "one"), seen(2, "two"), seen(3, "three")]
+    return Record(
+        members={"r": {"ann", "bob"}},
+        devices={"ann/1": "ann", "bob/1": "bob"},
+        asks=[
+            Ask("ann/1", "ann", "r", "one", None, "ok", "", [(1, 101, False)]),
+            Ask("ann/1", "ann", "r", "two", None, "info"),
+            Ask("ann/1", "ann", "r", "three", "c", "ok", "", [(3, 103, False), (3, 103, True)]),
+            Ask("bob/1", "bob", "r", "four", None, "fail", "too_large"),
+            Ask("bob/1", "bob", "r", "five", None, "info"),
+        ],
+        connections=[
+            Connection("ann/1", None, {"r": list(log)}),
+            Connection("bob/1", None, {"r": log[:2]}),
+            Connection("bob/1", {"r": 2}, {"r": log[2:]}),
+        ],
+        pages=[log[:2]],
+        histories={"REST": {"r": list(log)}, "v2": {"r": list(log)}},
+    )
+
+
+def test_nothing_is_wrong_with_a_good_record() -> None:
+    """What may happen is not called wrong: repeats after a break, an answer that never came."""
+    assert violations(good()) == []
+    record = good()
+    record.connections[2] = Connection("bob/1", None, {"r": [seen(2, "two"), seen(3, "three")]})
+    assert violations(record) == []
+
+
+def lost(record: Record) -> None:
+    record.connections[2].seen.clear()
+
+
+def gone(record: Record) -> None:
+    for run in (
+        record.connections[0].seen["r"],
+        record.connections[2].seen["r"],
+        *(rooms["r"] for rooms in record.histories.values()),
+    ):
+        run.remove(seen(3, "three"))
+
+
+def answered_otherwise(record: Record) -> None:
+    record.asks[2].answers[1] = (2, 102, True)
+
+
+def made_up(record: Record) -> None:
+    del record.asks[1]
+
+
+def refused_and_seen(record: Record) -> None:
+    record.asks[1].outcome = "fail"
+
+
+def stored_twice(record: Record) -> None:
+    for run in (
+        record.connections[0].seen["r"],
+        record.connections[2].seen["r"],
+        *(rooms["r"] for rooms in record.histories.values()),
+    ):
+        run.append(seen(4, "two"))
+
+
+def twice_on_a_connection(record: Record) -> None:
+    record.connections[0].seen["r"].append(seen(3, "three"))
+
+
+def out_of_order(record: Record) -> None:
+    record.connections[0].seen["r"].reverse()
+
+
+def hole(record: Record) -> None:
+    del record.connections[0].seen["r"][1]
+
+
+def two_truths(record: Record) -> None:
+    record.connections[2].seen["r"] = [seen(3, "five", "bob")]
+
+
+def history_differs(record: Record) -> None:
+    del record.histories["v2"]["r"][0]
+
+
+def own_order(record: Record) -> None:
+    record.asks.insert(0, record.asks.pop(2))
+
+
+def cursor_too_far(record: Record) -> None:
+    record.connections[1].seen["r"].pop()
+    record.connections[2].resumed = None
+
+
+def resumed_elsewhere(record: Record) -> None:
+    record.connections[2].resumed = {"r": 1}
+
+
+def late_in_history(record: Record) -> None:
+    record.pages.append([seen(1, "one"), seen(3, "three")])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "invariant"),
+    [
+        (lost, "I1"),
+        (gone, "I1"),
+        (answered_otherwise, "I1"),
+        (made_up, "I2"),
+        (refused_and_seen, "I2"),
+        (stored_twice, "I2"),
+        (twice_on_a_connection, "I3"),
+        (out_of_order, "I3"),
+        (hole, "I3"),
+        (two_truths, "I3"),
+        (history_differs, "I3"),
+        (own_order, "I3"),
+        (cursor_too_far, "I4"),
+        (resumed_elsewhere, "I4"),
+        (late_in_history, "I4"),
+    ],
+)
+def test_one_thing_wrong_is_found(spoil: Callable[[Record], None], invariant: str) -> None:
+    """Each fault is reported under the invariant that it breaks."""
+    record = good()
+    spoil(record)
+    assert invariant in {line[:2] for line in violations(record)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "invariant"),
+    [
+        ("ack_before_commit", "I1"),
+        ("no_dedup", "I2"),
+        ("lost_notification", "I1"),
+        ("cursor_when_queued", "I4"),
+        ("log_before_subscribing", "I1"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_broken_mercury_is_found(
+    fault: str, invariant: str, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """The scenario that Mercury passes finds each fault, at the latest in the third try."""
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        launcher = (sys.executable, str(BROKEN), fault, "--nodaemon", "--pidfile=", "mercury")
+        server = Server(folder, (free_port(), free_port()), program=launcher)
+        scenario = Scenario(server, seed)
+        try:
+            found = violations(await scenario.run(rounds=2))
+        finally:
+            scenario.end()
+            if server.processes:
+                await server.kill()
+        print(f"{fault}, seed {seed}: {summary(found)}")
+        if any(line.startswith(invariant) for line in found):
+            return
+    raise AssertionError(f"nobody noticed {fault}")
