@@ -30,6 +30,9 @@ AT_ONCE: Final = 4
 #: machine the server gets more.
 PATIENCE: Final = 5
 
+#: For the server's part of the opening and of the closing handshake; a case that waits for it has all but failed.
+HANDSHAKE_SECONDS: Final = 60
+
 #: A case that has not ended by then has failed.
 CASE_SECONDS: Final = 600
 
@@ -145,9 +148,11 @@ class CaseFactory(WebSocketClientFactory):
 
     def __init__(self, case: CaseClass, url: str, reactor: PosixReactorBase) -> None:
         super().__init__(url, reactor=reactor)  # type: ignore[no-untyped-call]
-        # Fail as RFC 6455 section 7.1.7 says, with a close frame; and wait for the server's part of the closing.
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
-            failByDrop=False, closeHandshakeTimeout=PATIENCE, serverConnectionDropTimeout=PATIENCE
+            failByDrop=False,  # fail as RFC 6455 section 7.1.7 says, with a close frame
+            openHandshakeTimeout=HANDSHAKE_SECONDS,
+            closeHandshakeTimeout=HANDSHAKE_SECONDS,
+            serverConnectionDropTimeout=HANDSHAKE_SECONDS,
         )
         self.case = case
         self.started = time.monotonic()
