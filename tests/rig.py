@@ -75,6 +75,9 @@ class Node:
         for wiretap in self._wiretaps:
             wiretap.drop()
         await self.chat.rooms.journal.idle()
+        for session in self.chat.hub.everybody():
+            session.connection.abort()
+        await self.chat.rooms.marks.stop()
         await self.store.close()
 
     @property

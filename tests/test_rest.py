@@ -318,6 +318,14 @@ async def test_any_name_can_stand_in_a_path_or_query(name: str) -> None:
         assert (await node.chat.tokens.check(secret, name)).mid == name
 
 
+@pytest.mark.parametrize("quoted", ["a%00", "a%0A", "x" * 191, "%D0%B6" * 96])
+@ensureDeferred
+async def test_a_name_that_cannot_be_is_refused_in_a_path_too(quoted: str) -> None:
+    async with Node() as node:
+        for target in (f"/api/rooms/{quoted}", f"/api/members/{quoted}/rooms", f"/api/token/{quoted}"):
+            assert problem(await node.ask("GET", target)) == (400, "bad_request")
+
+
 @ensureDeferred
 async def test_a_plus_is_a_plus_in_a_path_and_a_space_in_a_query() -> None:
     async with Node() as node:

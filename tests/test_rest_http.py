@@ -164,9 +164,10 @@ async def test_a_long_body_is_refused_before_it_is_sent() -> None:
 async def test_a_long_body_in_chunks_is_refused_as_soon_as_it_is_too_long() -> None:
     async with Node(body_bytes=200) as node:
         wiretap = await node.connect()
-        wiretap.write(POST + b"Transfer-Encoding: chunked\r\n\r\n" + (b"64\r\n" + b"x" * 100 + b"\r\n") * 3)
+        chunks = (b"64\r\n" + b"x" * 100 + b"\r\n") * 3 + b"0\r\n\r\n"
+        wiretap.write(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
         assert (await wiretap.whole()).status == 413
-        wiretap.write(b"0\r\n\r\n" + b"GET /healthz HTTP/1.1\r\n\r\n")
+        wiretap.write(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert parse(await wiretap.all()).status == 413  # and nothing else
 
 

@@ -38,7 +38,6 @@ def make_site(chat: Chat, *, body_bytes: int, ready: Callable[[], bool]) -> Site
 
     api = Api(chat, ready, msgspec.json.encode(document()))
     app = Klein()
-    app.url_map.merge_slashes = False  # else it would answer //x by a redirect
     for call in CALLS:
         path = call.path.replace("{", "<").replace("}", ">")
         app.route(path, methods=[call.method], endpoint=call.name)(_route(api, call, chat.clock))
