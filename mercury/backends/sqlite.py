@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from mercury.backends import sqlite_sql as sql
 from mercury.backends.pool import RETRY_AFTER, Pool
-from mercury.backends.sqlite_append import append
+from mercury.backends.sqlite_append import Appender
 from mercury.backends.sqlite_schema import connections, make_file, migrate
 from mercury.backends.sqlite_sql import insert, to_json
 from mercury.errors import MercuryError
@@ -50,6 +50,7 @@ class SqliteStore:
     def __init__(self, path: str, rooms_per_member: int = 0) -> None:
         self._path = path
         self._limit = rooms_per_member
+        self._appender = Appender()
         self._writer: Pool | None = None
         self._reader: Pool | None = None
 
@@ -93,7 +94,7 @@ class SqliteStore:
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
-        return self._write(append, drafts, ctime, self._limit)
+        return self._write(self._appender.append, drafts, ctime, self._limit)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
         return self._read(_slice, rid, after, limit)
@@ -200,6 +201,7 @@ def _delete_room(cursor: Any, rid: str) -> bool:
         return False
     for statement in sql.EMPTY_ROOM:
         cursor.execute(statement, key)
+    cursor.execute(sql.SKIP_AN_ID)
     return True
 
 

@@ -1,7 +1,8 @@
 """IStore.append on SQLite: load what the drafts concern, let a Batch decide, store what has changed.
 
 Five statements for a batch of messages, with BEGIN and COMMIT, whatever its size up to 250; a few more if members come
-or go.
+or go. What was loaded is kept for the batches to come, so that most need not ask for more than the last id: as long as
+that is the one we gave out, nothing was rolled back, nobody else has written, and what we know is true.
 """
 
 from __future__ import annotations
@@ -22,50 +23,85 @@ _places_in_lists = Decoder(list[tuple[int, int]])
 _firsts = Decoder(list[Entry])
 _counts = Decoder(dict[str, int])
 
+KNOWN_ROOMS = 20_000  # are kept
 INSIDE = Membership(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know of them
 
 
-def append(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> list[Outcome | MercuryError]:
-    """Decide and store a batch within the caller's transaction. `limit`: rooms a member may be in, 0 for any number."""
-    batch, keys = _load(cursor, drafts, ctime, limit)
-    answers = batch.decide(drafts)
-    for rid in batch.changed:
-        keys.setdefault(rid, max(keys.values()) + 1)
-    _save(cursor, batch, keys)
-    return answers
+class Appender:
+    """Appends batches; keeps what it knows of rooms from one to the next."""
 
+    def __init__(self) -> None:
+        self._last_id = 0
+        self._keys: dict[str, int] = {}
+        self._rooms: dict[str, RoomState] = {}
 
-def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> tuple[Batch, dict[str | None, int]]:
-    """What the drafts concern, and the keys of its rooms; under None stands the last key of all rooms."""
-    members: dict[str, set[str]] = {draft.rid: set() for draft in drafts}
-    cids: set[tuple[str, str, str]] = set()
-    coming: set[str] = set()
-    for draft in drafts:
-        if draft.kind == "message":
-            members[draft.rid].add(draft.mid)
+    def append(self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> list[Outcome | MercuryError]:
+        """Decide and store a batch within the caller's transaction. `limit`: rooms a member may be in, 0 for any."""
+        try:
+            return self._append(cursor, drafts, ctime, limit)
+        except BaseException:
+            self._forget()
+            raise
+
+    def _append(self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> list[Outcome | MercuryError]:
+        last_id, last_key = cursor.execute(sql.LAST).fetchone()
+        if last_id != self._last_id or len(self._rooms) > KNOWN_ROOMS:
+            self._forget()
+        batch = Batch(self._rooms, last_id, ctime, limit, self._load(cursor, drafts, limit))
+        answers = batch.decide(drafts)
+        for rid in batch.changed:
+            if rid not in self._keys:
+                last_key += 1
+                self._keys[rid] = last_key
+        _save(cursor, batch, self._keys)
+        self._last_id = batch.last_id
+        if batch.last_id == last_id:  # without a new id there would be no telling whether this was rolled back
+            self._forget()
+        return answers
+
+    def _forget(self) -> None:
+        self._rooms.clear()
+        self._keys.clear()
+
+    def _load(self, cursor: Any, drafts: Sequence[Draft], limit: int) -> dict[str, int]:
+        """Get to know what the drafts concern; in how many rooms the members are who may come into one."""
+        members: dict[str, set[str]] = {}
+        cids: set[tuple[str, str, str]] = set()
+        coming: set[str] = set()
+        rooms = self._rooms
+        for draft in drafts:
+            room = rooms.get(draft.rid)
+            if room is None:
+                members.setdefault(draft.rid, set())
+            if draft.kind != "message":
+                members.setdefault(draft.rid, set()).update(draft.members)
+                if limit and draft.kind == "joined":
+                    coming.update(draft.members)
+                continue
+            if room is None or draft.mid not in room.members:
+                members.setdefault(draft.rid, set()).add(draft.mid)
             if draft.cid is not None:
                 cids.add((draft.rid, draft.mid, draft.cid))
-        else:
-            members[draft.rid].update(draft.members)
-            if limit and draft.kind == "joined":
-                coming.update(draft.members)
-    asked = [(rid, tuple(mids)) for rid, mids in members.items()]
-    row = cursor.execute(sql.LOAD, (to_json(asked), to_json(cids), to_json(coming))).fetchone()
-    last_id, last_key, rooms_found, members_found, firsts_found, places_found = row
-    keys: dict[str | None, int] = {None: last_key}
-    rooms: dict[str, RoomState] = {}
-    for key, room in _rooms.decode(rooms_found):
-        keys[room.rid] = key
-        rooms[room.rid] = room
-    for room_at, member_at in _places_in_lists.decode(members_found):
-        rid, mids = asked[room_at]
-        rooms[rid].members[mids[member_at]] = INSIDE
-    for first in _firsts.decode(firsts_found):
-        rooms[first.rid].firsts[first.mid, first.cid] = first
-    return Batch(rooms, last_id, ctime, limit, _counts.decode(places_found)), keys
+        if not members and not cids:
+            return {}
+        asked = [(rid, tuple(mids)) for rid, mids in members.items()]
+        row = cursor.execute(sql.LOAD, (to_json(asked), to_json(cids), to_json(coming))).fetchone()
+        rooms_found, members_found, firsts_found, places_found = row
+        for key, found in _rooms.decode(rooms_found):
+            self._keys[found.rid] = key
+            rooms.setdefault(found.rid, found)
+        for room_at, member_at in _places_in_lists.decode(members_found):
+            rid, mids = asked[room_at]
+            rooms[rid].members.setdefault(mids[member_at], INSIDE)
+        for rid in {rid for rid, _, _ in cids} & rooms.keys():
+            rooms[rid].firsts.clear()  # else they would gather without end
+        for first in _firsts.decode(firsts_found):
+            rooms[first.rid].firsts[first.mid, first.cid] = first
+        places: dict[str, int] = _counts.decode(places_found)
+        return places
 
 
-def _save(cursor: Any, batch: Batch, keys: dict[str | None, int]) -> None:
+def _save(cursor: Any, batch: Batch, keys: dict[str, int]) -> None:
     rooms = [(keys[r.rid], r.rid, r.head, r.floor, r.messages, r.ctime, 0) for r in batch.changed.values()]
     insert(cursor, sql.SET_ROOMS, rooms, sql.SET_ROOMS_OF)
     entries = [

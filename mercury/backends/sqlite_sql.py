@@ -30,13 +30,14 @@ EPOCH = "SELECT epoch FROM store"
 
 # The log: append
 
-#: One row: the last id ever given, the last key of a room, the rooms with their keys, which of the members asked about
-#: are in (as places in the two lists of ?1), the messages with the cids, how many rooms each member is in.
-#: ?1: [[rid, [mid]]], ?2: [[rid, mid, cid]], ?3: [mid].
+#: The last id ever given, and the last key of a room.
+LAST = """
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entry'), 0), coalesce((SELECT max(key) FROM room), 0)
+"""
+#: One row: the rooms with their keys, which of the members asked about are in (as places in the two lists of ?1), the
+#: messages with the cids, how many rooms each member is in. ?1: [[rid, [mid]]], ?2: [[rid, mid, cid]], ?3: [mid].
 LOAD = f"""
 SELECT
-  coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entry'), 0),
-  coalesce((SELECT max(key) FROM room), 0),
   (SELECT json_group_array(json_array(key, json_object('rid', rid, 'head', head, 'floor', floor, 'messages', messages,
       'ctime', ctime, 'deleted', json(iif(deleted, 'true', 'false')))))
     FROM room WHERE rid IN (SELECT json_extract(value, '$[0]') FROM json_each(?1))),
@@ -122,6 +123,8 @@ SELECT json_group_array(json_object('rid', r.rid, 'head', r.head, 'joined', m.jo
 IS_MEMBER = "SELECT 1 FROM member WHERE mid = ?1"
 BURY_ROOM = "UPDATE room SET floor = head, messages = 0, deleted = 1 WHERE rid = ?1 AND NOT deleted RETURNING key"
 EMPTY_ROOM = [f"DELETE FROM {table} WHERE room = ?1" for table in ("entry", "membership", "cursor")]
+#: Uses up an id, so that whoever has given out the last one sees that something has happened.
+SKIP_AN_ID = "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'entry'"
 
 # Marks
 
