@@ -10,10 +10,8 @@ from typing import get_args
 
 from bench import report
 from bench.runs import Figures, Results, Settings, run
-from bench.scenarios import BY_NAME, QUICK, SCENARIOS, Scenario, Store
+from bench.scenarios import BY_NAME, QUICK, SCENARIOS, Scenario, Store, fewer
 from bench.servers import BINARIES, LOAD_CORE, BenchError, pin
-
-FLOOR_ROUNDS = 3
 
 
 def options() -> argparse.Namespace:
@@ -63,7 +61,7 @@ def measure(plan: list[tuple[Scenario, tuple[Store, ...]]], rounds: int, setting
     for number in range(1, rounds + 1):
         for scenario, stores in plan:
             for store in stores:
-                if store != "floor" or number <= FLOOR_ROUNDS:
+                if number <= fewer(rounds) or not (store == "floor" or scenario.kind in ("storm", "idle")):
                     figures = run(scenario, store, settings, results)
                     results.add(scenario, store, figures)
                     progress(f"{number}/{rounds} {scenario.name} {store}", figures)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import svg
 from bench.runs import Results
-from bench.scenarios import BY_NAME, EXPECTED, SCENARIOS, SQLITE_SHARE, Kind, Store
+from bench.scenarios import BY_NAME, EXPECTED, SCENARIOS, SQLITE_SHARE, Kind, Store, fewer
 from bench.servers import ROOT, BenchError
 
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -107,7 +107,8 @@ def conditions(command: str, rounds: int) -> str:
         f"`{command}`, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, Mercury at {commit()}. "
         f"{model}, {os.cpu_count()} cores; Linux {platform.release()}, files on {file_system(ROOT)}; "
         f"Python {platform.python_version()}, {packages}, SQLite {sqlite3.sqlite_version}. "
-        f"Server on core 0, load on core 1. Medians of {rounds} interleaved runs.\n"
+        f"Server on core 0, load on core 1. Medians of {rounds} interleaved rounds "
+        f"({fewer(rounds)} of the floor, storms and idle connections).\n"
     )
 
 

@@ -44,6 +44,13 @@ SCENARIOS = (
     Scenario("idle-5000", "5,000 idle connections", "idle", 5000, ("sqlite",), 1, "v2", 256),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+def fewer(rounds: int) -> int:
+    """How many rounds the floor, storms and idle connections take part in: they vary little, or are not compared."""
+    return max(1, rounds - 2)
+
+
 QUICK = ("fanout-1000-16", "pairs-100", "storm-2000", "idle-5000")
 
 #: What Mercury is expected to reach: scenario, store, figure, at least or at most, how much, unit.
