@@ -163,7 +163,7 @@ def write(text: str, drawn: dict[str, str]) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise BenchError(f"{DOCUMENT} has no lines {BEGIN} and {END} for the tables to stand between")
-    pictures = "\n".join(f"![]({name})" for name in drawn)
+    pictures = "\n".join(f"![{name}]({name})" for name in drawn)
     DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{pictures}\n{END}{after}")
     for name, picture in drawn.items():
         (DOCUMENT.parent / name).write_text(picture)
