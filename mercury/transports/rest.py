@@ -124,6 +124,6 @@ def _no_route(request: Request, refusal: Any) -> bytes:
         return request.respond_error(MercuryError("not_found", "there is nothing here; GET /openapi.json lists all"))
     allowed = {"Allow": ", ".join(sorted({*methods, "OPTIONS"}))}
     if request.method == b"OPTIONS":
-        return request.respond(204, b"", allowed)
+        return request.respond(200, b'{"status":"ok"}', allowed)
     words = f"{request.method.decode('ascii', 'replace')} is not possible here; possible: {allowed['Allow']}"
     return request.respond(405, error_body(MercuryError("bad_request", words)), allowed)
