@@ -30,6 +30,8 @@ from mercury.transports.filtering import AddressFilter
 from mercury.transports.rest import make_site
 from mercury.transports.websocket import WebSocketFactory
 
+BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
+
 
 def make_store(config: Config) -> IStore:
     """The store that the settings choose."""
@@ -81,7 +83,7 @@ def endpoint_of(listener: Api | Ws) -> str:
         interface = "127.0.0.1" if any(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:1"
     else:
         interface = "" if all(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:"
-    return f"tcp:{listener.port}" + (f":interface={interface}" if interface else "")
+    return f"tcp:{listener.port}:backlog={BACKLOG}" + (f":interface={interface}" if interface else "")
 
 
 def make_websocket(clock: Any, chat: Chat, config: Config) -> IProtocolFactory:

@@ -123,7 +123,8 @@ class Batches(Generic[T, R]):
         writing.addBoth(self._soon)
 
     def _soon(self, _: object) -> None:
-        self._clock.callLater(0, self._next)
+        """Two turns later: in the first the reactor reads what has come meanwhile, which then goes along."""
+        self._clock.callLater(0, self._clock.callLater, 0, self._next)
 
     def _failed(self, failure: Failure, batch: list[tuple[T, Done[R]]], items: list[T]) -> None:
         error = as_error(failure)

@@ -29,6 +29,13 @@ from mercury.transports.writing import can_write_through, waiting, write_through
 HEADER_BYTES = 16384  # of an opening handshake
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 
+#: What Autobahn keeps of an opening handshake.
+HANDSHAKE = (
+    "_wskey", "http_headers", "http_request_data", "http_request_host", "http_request_params", "http_request_path",
+    "http_request_uri", "http_response_data", "http_status_line", "websocket_extensions", "websocket_origin",
+    "websocket_protocols",
+)  # fmt: skip
+
 _log = Logger()
 
 
@@ -157,6 +164,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.sendData("\r\n".join(lines).encode("latin-1", "replace") + body)
 
     def onOpen(self) -> None:
+        for name in HANDSHAKE:  # a kilobyte or two that nobody looks at again
+            setattr(self, name, None)
         self.door.opened(self._perMessageCompress is not None)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -243,6 +252,13 @@ class WebSocketFactory(WebSocketServerFactory):
             maxConnections=0,
             trustXForwardedFor=0,
         )
+        self.protocol = self._configured()
+
+    def _configured(self) -> type[WebSocketConnection]:
+        """The protocol class with the options as its own: Autobahn would copy and format them for each connection."""
+        options = {name: getattr(self, name) for name in WebSocketConnection.CONFIG_ATTRS}
+        options = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+        return type("WebSocketConnection", (WebSocketConnection,), {**options, "CONFIG_ATTRS": ()})
 
     def _accept_deflate(self, offers: Sequence[Any]) -> Any:
         """Take the first deflate offer; ask the peer for small state: no context kept between its messages."""
