@@ -48,7 +48,6 @@ setup(
     ],
     extras_require={
         "test": [
-            "fissix>=24.4.24",
             "hypothesis>=6.170",
             "mypy>=2.4",
             "mypy-zope>=1.0.17",
