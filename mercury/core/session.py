@@ -40,8 +40,8 @@ class Session(Listener):
     """One connection. The transport calls login() or receive() with a Connect, then receive() and the notices."""
 
     __slots__ = (
-        "_awaiting", "_busy", "_chat", "_expires", "_held", "_inbox", "_open", "_queued", "_sending", "_silent",
-        "_slot", "_stalled", "_taken", "_timer", "_unproved", "number", "since",
+        "_awaiting", "_busy", "_chat", "_expires", "_going_on", "_held", "_inbox", "_open", "_queued", "_sending",
+        "_silent", "_slot", "_stalled", "_taken", "_timer", "_unproved", "number", "since",
     )  # fmt: skip
 
     log = Logger()
@@ -57,6 +57,7 @@ class Session(Listener):
         self._timer: IDelayedCall | None = None
         self._sending = 0
         self._busy = False
+        self._going_on = False
         self._held = False
         self._awaiting: list[tuple[LiveRoom, int]] | None = None
         self._queued = False
@@ -224,11 +225,17 @@ class Session(Listener):
 
     def _go_on(self) -> None:
         """Start what waits, as far as its turn has come, and read on when there is room again."""
+        if self._going_on:  # a command was done at once: the loop below, which began it, takes the next
+            return
         inbox = self._inbox
-        while inbox and self._open and not self._busy and not self.is_slow:
-            if self._sending and type(inbox[0]) is not commands.Send:
-                break
-            self._start(inbox.popleft())
+        self._going_on = True
+        try:
+            while inbox and self._open and not self._busy and not self.is_slow:
+                if self._sending and type(inbox[0]) is not commands.Send:
+                    break
+                self._start(inbox.popleft())
+        finally:
+            self._going_on = False
         if self._held and not self.is_slow and self._sending + len(inbox or ()) < INBOX // 2:
             self._held = False
             self.connection.release()
