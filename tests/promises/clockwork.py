@@ -1,0 +1,213 @@
+"""A node without sockets, threads or time: the core on a Clock, over the memory store behind a gate, with devices that
+do only what a test tells them to. For tests of what happens exactly when.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from rig import WIRE
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from mercury import commands
+from mercury.backends.memory import MemoryStore
+from mercury.config import Config, Limits
+from mercury.core.chat import Chat
+from mercury.core.session import Session
+from mercury.errors import MercuryError
+from mercury.ports import IConnection
+from mercury.tap import make_chat
+
+T = TypeVar("T")
+
+
+class Gate:
+    """Stands before a store. `shut`: calls by these names wait for open_gate(). `down`: all fail, nothing is done.
+    `deaf`: writes are done, but their answers are lost."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.shut: set[str] = set()
+        self.down = False
+        self.deaf = False
+        self.calls: list[str] = []
+        self._waiting: list[tuple[Deferred[Any], Any, tuple[Any, ...]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.store, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any) -> Deferred[Any]:
+            self.calls.append(name)
+            if self.down:
+                return fail(MercuryError("unavailable", "the store is away", 1.0))
+            if name in self.shut:
+                answer: Deferred[Any] = Deferred()
+                self._waiting.append((answer, found, args))
+                return answer
+            result: Deferred[Any] = found(*args)
+            if self.deaf and name == "append":
+                return fail(MercuryError("unavailable", "the store did not answer", 1.0))
+            return result
+
+        return call
+
+    def open_gate(self) -> None:
+        """Do what waits, in order, and let everything through."""
+        self.shut.clear()
+        waiting, self._waiting = self._waiting, []
+        for answer, call, args in waiting:
+            call(*args).chainDeferred(answer)
+
+
+class Clockwork:
+    """The node. `settle()` lets everything happen that needs no time."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.clock = Clock()
+        rooms = limits.get("rooms_per_member", 0)
+        self.store = Gate(MemoryStore(rooms))
+        self.chat: Chat = make_chat(self.clock, self.store, Config(limits=Limits(**limits)))  # type: ignore[arg-type]
+        self.now(self.store.open())
+        self.chat.heartbeat.start()
+        self.wall = 1_000_000.0
+        self.chat.tokens._wall = lambda: self.wall
+
+    def settle(self) -> None:
+        """Let what is due happen, and what follows from it."""
+        for _ in range(20):
+            self.clock.advance(0)
+
+    def wait(self, seconds: float) -> None:
+        """Let time go by, in small steps."""
+        for _ in range(round(seconds * 20)):
+            self.clock.advance(0.05)
+        self.settle()
+
+    def now(self, work: Coroutine[Any, Any, T] | Deferred[T]) -> T:
+        """The result of something that needs no time. Raises what it raised."""
+        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        results: list[Any] = []
+        deferred.addCallbacks(results.append, results.append)
+        self.settle()
+        assert results, "it waits for something"
+        if hasattr(results[0], "raiseException"):
+            results[0].raiseException()
+        result: T = results[0]
+        return result
+
+    def join(self, rid: str, *members: str) -> None:
+        """Put members into a room."""
+        self.now(self.chat.rooms.join(rid, members))
+
+    def post(self, rid: str, *texts: str, member: str = "") -> None:
+        """Say something in the application's name, or a member's."""
+        for text in texts:
+            self.now(self.chat.rooms.post(member, rid, text))
+
+    def device(self, member: str = "ann", name: str = "", *, login: bool = True) -> Device:
+        """A connected device; its login runs as far as the store lets it."""
+        device = Device(self, member, name)
+        if login:
+            secret, _ = self.now(self.chat.tokens.make(member))
+            token = self.now(self.chat.tokens.check(secret, member))
+            device.session.login(token, self.clock.seconds(), name)
+            self.settle()
+        return device
+
+    def delivered(self, member: str, rid: str, device: str = "") -> int | None:
+        """The stored cursor of a device."""
+        places = self.now(self.store.store.places(member, device))
+        return next(place.delivered for place in places if place.rid == rid)
+
+
+@implementer(IConnection)
+class Device:
+    """A connection in a test's hands. `heard`: what it was told. `full`: its socket takes nothing, from the next write
+    on. `pings`: those not answered yet."""
+
+    def __init__(self, node: Clockwork, member: str, name: str) -> None:
+        self.node = node
+        self.member = member
+        self.peer = f"{member}/{name}"
+        self.heard: list[dict[str, Any]] = []
+        self.writes = 0
+        self.pings: list[bytes] = []
+        self.code: int | None = None
+        self.held = False
+        self.full = False
+        self.broken = False
+        self.taken = 0
+        self.session = Session(node.chat, self, WIRE)
+
+    # IConnection
+
+    def write(self, data: bytes) -> None:
+        if self.broken:
+            raise OSError("broken on purpose")
+        self.writes += 1
+        self.heard += [json.loads(line) for line in data.splitlines()]
+        if self.full and not self.session.is_slow:
+            self.session.slow()
+
+    def ping(self, payload: bytes) -> None:
+        if self.broken:
+            raise OSError("broken on purpose")
+        self.pings.append(payload)
+
+    def close(self, code: int, reason: str) -> None:
+        self.code = code
+
+    def abort(self) -> None:
+        self.code = 1006
+        self.session.closed()
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+    def drained(self) -> int:
+        return self.taken
+
+    # What a test does with it
+
+    def say(self, rid: str, text: str, ref: int = 0, cid: str | None = None) -> None:
+        """Send a message; nothing settles."""
+        self.session.receive(commands.Send(rid=rid, text=text, ref=ref, cid=cid))
+
+    def do(self, command: commands.Command) -> list[dict[str, Any]]:
+        """Give a command and return what it brought."""
+        before = len(self.heard)
+        self.session.receive(command)
+        self.node.settle()
+        return self.heard[before:]
+
+    def pong(self) -> None:
+        """Answer the oldest ping."""
+        self.session.pong(self.pings.pop(0))
+        self.node.settle()
+
+    def drain(self) -> None:
+        """The socket takes everything that waited."""
+        self.full = False
+        self.session.drained()
+        self.node.settle()
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """What it was told of this type."""
+        return [event for event in self.heard if event["type"] == kind]
+
+    def texts(self) -> list[str]:
+        """The messages that it was shown."""
+        return [event["text"] for event in self.of("message")]
+
+    def refs(self) -> list[Any]:
+        """What was answered, in order."""
+        return [event["ref"] for event in self.heard if event["type"] in ("ok", "error") and "ref" in event]
