@@ -28,7 +28,7 @@ def as_error(failure: Failure) -> MercuryError:
     """The MercuryError in a failure; `internal` for anything else, which is a fault of ours."""
     if isinstance(failure.value, MercuryError):
         return failure.value
-    return MercuryError("internal", "Mercury failed to store this; its log says why", 1.0)
+    return MercuryError("internal", "Mercury failed to do this; its log says why", 1.0)
 
 
 def promised(add: Callable[[Done[R]], None]) -> Deferred[R]:

@@ -7,9 +7,7 @@ before they are answered, in groups (batches.py).
 
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -37,15 +35,15 @@ class Marks:
         self._cursors: dict[Key, int] = {}
         self._writing: dict[Key, int] = {}
         self._timer: IDelayedCall | None = None
+        self._lock = DeferredLock()  # one writing at a time
         self._reads: Batches[ReadMark, int | None] = Batches(clock, store.move_reads, most=CHUNK, waiting=16384)
 
     def delivered(self, rid: str, mid: str, device: str, seq: int) -> None:
         """Delivery up to seq is proved. Never fails; stored soon."""
         key = (rid, mid, device)
-        if seq > self._cursors.get(key, 0) and len(self._cursors) < KEPT:
+        if seq > self._cursors.get(key, 0) and (key in self._cursors or len(self._cursors) < KEPT):
             self._cursors[key] = seq
-        if self._timer is None:
-            self._timer = self._clock.callLater(FLUSH, self._flush)
+        self._soon()
 
     def pending(self, rid: str, mid: str, device: str) -> int:
         """A proved cursor that may not be in the store yet; 0 if there is none."""
@@ -62,26 +60,34 @@ class Marks:
         return self._reads.put(mark)
 
     async def stop(self) -> None:
-        """Write what waits, once; a store that is away is not waited for."""
+        """Write what waits, once; a store that is away is not waited for. Nothing may be given to it afterwards."""
         await self._reads.idle()
-        while self._cursors and not self._writing:
-            before = len(self._cursors)
-            await self._write()
-            if len(self._cursors) >= before:
-                break
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+        while self._cursors or self._writing:
+            before = len(self._cursors)
+            await self._lock.run(Deferred.fromCoroutine, self._write())
+            if len(self._cursors) >= before > 0:
+                break
 
     def _flush(self) -> None:
-        Deferred.fromCoroutine(self._write()).addBoth(self._written)
+        self._timer = None
+        self._lock.run(Deferred.fromCoroutine, self._write()).addBoth(self._written)
 
-    def _written(self, result: Any) -> None:
+    def _written(self, result: object) -> None:
         if isinstance(result, Failure):
             self.log.failure("storing cursors failed", result)
-        self._timer = self._clock.callLater(FLUSH, self._flush) if self._cursors else None
+        if self._cursors:
+            self._soon()
+
+    def _soon(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(FLUSH, self._flush)
 
     async def _write(self) -> None:
         keys = list(self._cursors)[:CHUNK]
+        if not keys:
+            return
         self._writing = {key: self._cursors.pop(key) for key in keys}
         try:
             await self._store.move_cursors([Cursor(*key, seq) for key, seq in self._writing.items()])
