@@ -7,17 +7,18 @@ for this; its methods are replaced here, in a process of its own.
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred
 from twisted.scripts.twistd import run
 
-from mercury.backends import sqlite, sqlite_append
 from mercury.backends.sqlite import SqliteStore
+from mercury.backends.sqlite_append import Appender
 from mercury.core.hub import Hub
 from mercury.core.live import LiveRoom
 from mercury.core.session import Session
@@ -28,45 +29,45 @@ LATE = 0.3  # seconds
 
 def put(owner: Any, name: str, broken: Any) -> None:
     """Replace what is there."""
-    assert hasattr(owner, name) or owner in (adbapi.Transaction, adbapi.Connection)  # those two pass on what they lack
+    assert hasattr(owner, name), f"{name} is gone: this fault has to be made otherwise"
     setattr(owner, name, broken)
+
+
+class LateCursor(sqlite3.Cursor):
+    """Goes on in the transaction that is open."""
+
+    def execute(self, statement: str, *args: Any) -> Any:
+        if statement.startswith("BEGIN") and self.connection.in_transaction:
+            return self
+        return super().execute(statement, *args)
+
+
+class LateConnection(sqlite3.Connection):
+    """Commits what was written some time ago; what was written just now waits for the next commit."""
+
+    since = 0.0
+    late = False  # not before the first message
+
+    def cursor(self, factory: Any = LateCursor) -> Any:
+        return super().cursor(factory)
+
+    def commit(self) -> None:
+        self.since = self.since or time.monotonic()
+        if not LateConnection.late or time.monotonic() > self.since + LATE:
+            self.since = 0.0
+            super().commit()
 
 
 def ack_before_commit() -> None:
     """Messages are answered and delivered, and committed a moment later."""
-    from twisted.internet import reactor
+    append, connect = Appender.append, sqlite3.connect
 
-    append, late, pending = sqlite_append.append, set[int](), set[int]()
+    def append_late(appender: Appender, cursor: Any, drafts: Sequence[Draft], *args: Any) -> Any:
+        LateConnection.late = LateConnection.late or all(draft.kind == "message" for draft in drafts)
+        return append(appender, cursor, drafts, *args)
 
-    def begin_once(transaction: Any, statement: str, *args: Any) -> Any:
-        if statement == "BEGIN IMMEDIATE" and transaction._connection._connection.in_transaction:
-            return None
-        return transaction._cursor.execute(statement, *args)
-
-    def append_and_note(cursor: Any, drafts: Sequence[Draft], *args: Any) -> Any:
-        if all(draft.kind == "message" for draft in drafts):
-            late.add(id(cursor._connection._connection))
-        return append(cursor, drafts, *args)
-
-    def commit_later(connection: Any) -> None:
-        raw = connection._connection
-        if id(raw) not in late:
-            raw.commit()
-        elif id(raw) not in pending:
-            pending.add(id(raw))
-            reactor.callFromThread(reactor.callLater, LATE, really, connection._pool)  # type: ignore[attr-defined]
-
-    def really(pool: Any) -> None:
-        pool.runWithConnection(at_last)
-
-    def at_last(connection: Any) -> None:
-        late.clear()
-        pending.clear()
-        connection._connection.commit()
-
-    put(adbapi.Transaction, "execute", begin_once)
-    put(adbapi.Connection, "commit", commit_later)
-    put(sqlite, "append", append_and_note)
+    put(Appender, "append", append_late)
+    put(sqlite3, "connect", lambda *args, **kwargs: connect(*args, factory=LateConnection, **kwargs))
 
 
 def no_dedup() -> None:
