@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from mercury.errors import MercuryError
+from mercury.errors import Code, MercuryError
 from mercury.model import SYSTEM, Draft, Entry, Kind, Outcome
 
 
@@ -68,9 +68,9 @@ class Batch:
         rid, mid, cid = draft.rid, draft.mid, draft.cid
         room = self.rooms.get(rid)
         if room is None or room.deleted:
-            return _no_room(rid)
+            return refused(draft, "not_found")
         if mid != SYSTEM and mid not in room.members:
-            return MercuryError("forbidden", f"member {mid} is not in room {rid}; only its members write there")
+            return refused(draft, "forbidden")
         if cid is None:
             return Outcome(self._add(room, "message", mid, draft.text))
         first = room.firsts.get((mid, cid))
@@ -79,9 +79,7 @@ class Batch:
             return Outcome(first)
         if first.text == draft.text:
             return Outcome(first, duplicate=True)
-        return MercuryError(
-            "conflict", f"the cid {cid} was used in room {rid} before with another text; take a new one"
-        )
+        return refused(draft, "conflict")
 
     def _joined(self, draft: Draft) -> Outcome | MercuryError:
         rid = draft.rid
@@ -91,7 +89,7 @@ class Batch:
         if self.limit:
             for mid in coming:
                 if self.places.get(mid, 0) >= self.limit:
-                    return MercuryError("too_large", f"member {mid} is in {self.limit} rooms, and no more are allowed")
+                    return refused(draft, "too_large", mid, self.limit)
         if room is None or room.deleted:
             room = self._come_into_being(rid, room)
         if not coming:
@@ -107,7 +105,7 @@ class Batch:
     def _left(self, draft: Draft) -> Outcome | MercuryError:
         room = self.rooms.get(draft.rid)
         if room is None or room.deleted:
-            return _no_room(draft.rid)
+            return refused(draft, "not_found")
         going = tuple(mid for mid in dict.fromkeys(draft.members) if mid in room.members)
         if not going:
             return Outcome(None)
@@ -139,5 +137,12 @@ class Batch:
         return entry
 
 
-def _no_room(rid: str) -> MercuryError:
-    return MercuryError("not_found", f"there is no room {rid}; it comes into being when a member is put in")
+def refused(draft: Draft, code: Code, who: str = "", limit: int = 0) -> MercuryError:
+    """Why a draft is refused, in the words of every store. `who` is in `limit` rooms already, if it is too_large."""
+    reasons: dict[str, str] = {
+        "not_found": f"there is no room {draft.rid}; it comes into being when a member is put in",
+        "forbidden": f"member {draft.mid} is not in room {draft.rid}; only its members write there",
+        "conflict": f"the cid {draft.cid} was used in room {draft.rid} before with another text; take a new one",
+        "too_large": f"member {who} is in {limit} rooms, and no more are allowed",
+    }
+    return MercuryError(code, reasons[code])
