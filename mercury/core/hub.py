@@ -19,7 +19,7 @@ from mercury.core.barrier import Barrier
 from mercury.core.live import Listener, LiveRoom
 from mercury.core.outbox import Outbox
 from mercury.errors import MercuryError
-from mercury.model import Entry
+from mercury.model import Draft, Entry
 from mercury.ports import IStore
 
 RETRY = 1.0  # seconds until the heads are looked up again when the store was away
@@ -203,9 +203,13 @@ class Hub:
 
     # Cold rooms
 
-    def doubt(self, rids: Iterable[str]) -> None:
-        """Something may have been stored in these rooms that nobody here was told."""
-        known = [rid for rid in rids if rid in self.rooms]
+    def doubt(self, drafts: Sequence[Draft]) -> None:
+        """These may have been stored though nobody here was told. Whose rooms may have changed by them has to come
+        back, so that their places are read again: a session must not hear of a room that its member has left."""
+        for mid in {mid for draft in drafts for mid in draft.members}:
+            for session in tuple(self.sessions.get(mid, ())):
+                session.end(closing.BUSY)
+        known = {draft.rid for draft in drafts} & self.rooms.keys()
         for rid in known:
             self.rooms[rid].chill()
         self.warm(known)

@@ -62,13 +62,13 @@ class Journal:
     def _committed(self, drafts: Sequence[Draft], answers: Sequence[Outcome | MercuryError]) -> None:
         self._bytes = max(0, self._bytes - sum(len(draft.text) for draft in drafts))
         entries: list[Entry] = []
-        doubtful: set[str] = set()
+        doubtful: list[Draft] = []
         for draft, answer in zip(drafts, answers, strict=True):
             if isinstance(answer, Outcome):
                 if answer.entry is not None and not answer.duplicate:
                     entries.append(answer.entry)
             elif answer.code in ("unavailable", "internal"):
-                doubtful.add(draft.rid)
+                doubtful.append(draft)
         try:
             self._hub.deliver(entries)
             if doubtful:  # it may have been stored all the same: look at the log when the store is back

@@ -85,7 +85,7 @@ class Clockwork:
 
     def wait(self, seconds: float) -> None:
         """Let time go by, in small steps."""
-        for _ in range(round(seconds * 20)):
+        for _ in range(round(seconds * 20) + 1):
             self.clock.advance(0.05)
         self.settle()
 
