@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from engines import MariaDb
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -72,3 +73,12 @@ def free_port() -> Callable[[], int]:
                 return port
 
     return give
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
+    """A MariaDB server that all tests share; whoever wants to kill one starts one of their own."""
+    server = MariaDb(tmp_path_factory.mktemp("mariadb"))
+    server.start()
+    yield server
+    server.kill()

@@ -7,9 +7,11 @@ close() (adbapi would never answer them), and lets what runs finish before it cl
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from time import monotonic
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from twisted.enterprise.adbapi import ConnectionPool, Transaction
+from twisted.enterprise.adbapi import Connection, ConnectionPool
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,6 +20,8 @@ from mercury.errors import MercuryError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Mend = Callable[[Connection, Exception, int], bool]
 
 log = Logger()
 
@@ -28,14 +32,26 @@ WAITING: Final = 10_000  # calls: about what 2,000 clients ask for that all come
 class Pool:
     """Runs calls in a ConnectionPool's threads. `name` is the database for the log; `begin` starts a transaction.
 
-    Without `begin` each statement is a transaction of its own. `engine_error`: what the driver raises.
+    Without `begin` each statement is a transaction of its own. `engine_error`: what the driver raises. `mend` is given
+    the connection, such an error from before the commit, and how many tries there were; if it returns True the call is
+    tried again. `seconds`: when that has passed a call fails; if it still waits for a thread it is not made at all.
     """
 
-    def __init__(self, name: str, connections: ConnectionPool, engine_error: type[Exception], begin: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        connections: ConnectionPool,
+        engine_error: type[Exception] | tuple[type[Exception], ...],
+        begin: str | None = None,
+        mend: Mend | None = None,
+        seconds: float | None = None,
+    ):
         self._name = name
         self._connections = connections
         self._engine_error = engine_error
         self._begin = begin
+        self._mend = mend
+        self._seconds = seconds
         self._running = 0
         self._down = False
         self._closed: Deferred[None] | None = None
@@ -51,15 +67,34 @@ class Pool:
         if self._running >= WAITING:
             return fail(MercuryError("unavailable", f"{WAITING} calls wait for the store already", RETRY_AFTER))
 
-        def transact(cursor: Transaction) -> T:
-            if self._begin:
-                cursor.execute(self._begin)
-            return work(cursor, *args, **kwargs)
+        def once(connection: Connection) -> T:
+            with closing(connection.cursor()) as cursor:
+                if self._begin:
+                    cursor.execute(self._begin)
+                return work(cursor, *args, **kwargs)
+
+        def transact(connection: Connection) -> T:
+            if self._seconds is not None and monotonic() > asked + self._seconds:
+                raise self._too_late()
+            tries = 0
+            while True:
+                try:
+                    return once(connection)
+                except self._engine_error as error:
+                    tries += 1
+                    if not (self._mend and self._mend(connection, error, tries)):
+                        raise
 
         self._running += 1
+        asked = monotonic()
         answer: Deferred[T] = Deferred()
-        self._connections.runInteraction(transact).addBoth(self._done).chainDeferred(answer)
+        self._connections.runWithConnection(transact).addBoth(self._done).chainDeferred(answer)
+        if self._seconds is not None:
+            answer.addTimeout(self._seconds, self._connections._reactor, lambda *_: Failure(self._too_late()))
         return answer
+
+    def _too_late(self) -> MercuryError:
+        return MercuryError("unavailable", f"the store did not answer within {self._seconds:g} s", RETRY_AFTER)
 
     def close(self) -> Deferred[None]:
         """Let what runs finish, then close the connections. Fires when that is done, however often it is called."""

@@ -1,0 +1,266 @@
+"""The store for when one machine is not enough: MySQL 8 or MariaDB 10.6 and later, for any number of nodes.
+
+Every decision is made by the database under its own locks; a node remembers nothing of what is stored. One connection
+appends, so that a node's batches are stored in the order in which they were asked for; others write marks and tokens,
+and others read. Each has its thread, in which the functions below run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pymysql
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.threads import deferToThread
+from zope.interface import implementer
+
+from mercury.backends import mysql_sql as sql
+from mercury.backends.mysql_append import append, entry_of
+from mercury.backends.mysql_marks import move_cursors, move_reads
+from mercury.backends.mysql_schema import prepare
+from mercury.backends.mysql_server import BEGIN, ENGINE_ERRORS, Server, mend
+from mercury.backends.mysql_sql import rows, to_json
+from mercury.backends.mysql_sweep import sweep
+from mercury.backends.pool import RETRY_AFTER, Pool
+from mercury.errors import MercuryError
+from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.ports import IStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Work = Callable[Concatenate[Any, P], T]
+
+WRITERS: Final = 2  # connections beside the one that appends
+LAST: Final = 2**63 - 1  # no seq is greater
+
+
+@implementer(IStore)
+class MysqlStore:
+    """The truth in a server's database. `connections`: at least 4. `rooms_per_member`: rooms a member may be in; 0 for
+    any number.
+
+    Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
+    """
+
+    epoch = ""
+
+    def __init__(self, server: Server, connections: int = 8, rooms_per_member: int = 0) -> None:
+        self._server = server
+        self._connections = connections
+        self._limit = rooms_per_member
+        self._packet = 0
+        self._appender: Pool | None = None
+        self._writer: Pool | None = None
+        self._reader: Pool | None = None
+
+    def open(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._open())
+
+    async def _open(self) -> None:
+        server = self._server
+        name = f"the database {server.database} on {server.host}:{server.port}"
+        try:
+            self.epoch, self._packet = await deferToThread(prepare, server)
+        except pymysql.Error as error:
+            raise MercuryError("unavailable", f"{name} cannot be used: {error}", RETRY_AFTER) from None
+        except MercuryError as error:
+            raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
+        self._appender = self._pool(f"{name} (appending)", 1, BEGIN)
+        self._writer = self._pool(f"{name} (writing)", WRITERS, BEGIN)
+        self._reader = self._pool(f"{name} (reading)", self._connections - WRITERS - 1)
+
+    def _pool(self, name: str, connections: int, begin: str | None = None) -> Pool:
+        pool = self._server.connections(connections)
+        return Pool(name, pool, ENGINE_ERRORS, begin, mend, self._server.seconds)
+
+    def close(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        for pool in (self._reader, self._writer, self._appender):
+            if pool:
+                await pool.close()
+
+    def ping(self) -> Deferred[None]:
+        return self._read(_row, sql.EPOCH).addCallback(lambda row: None)
+
+    def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call work(cursor, ...): each SELECT in it reads what holds at one moment."""
+        return self._reader.run(work, *args, **kwargs) if self._reader else _not_open()
+
+    def _write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call work(cursor, ...) in a transaction of its own."""
+        return self._writer.run(work, *args, **kwargs) if self._writer else _not_open()
+
+    # The log
+
+    def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
+        if self._appender is None:
+            return _not_open()
+        return self._appender.run(append, drafts, ctime, self._limit, self._packet)
+
+    def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
+        return self._read(_slice, rid, after, limit)
+
+    def history(
+        self, rid: str, before: int | None, after: int | None, limit: int
+    ) -> Deferred[tuple[list[Entry], bool]]:
+        return self._read(_history, rid, LAST if before is None else before, after, limit)
+
+    def locate(self, id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
+        if rid is None:
+            return self._read(_locate, id)
+        return self._read(_locate_in_room, id, rid)
+
+    # Rooms and members
+
+    def heads(self, rids: Sequence[str]) -> Deferred[dict[str, int]]:
+        return self._read(rows, sql.HEADS, to_json([(rid,) for rid in rids])).addCallback(_by_name)
+
+    def room(self, rid: str) -> Deferred[Room | None]:
+        return self._read(_room, rid)
+
+    def rooms(self, after: str, limit: int) -> Deferred[list[Room]]:
+        return self._read(rows, sql.ROOMS, after, limit).addCallback(_rooms)
+
+    def delete_room(self, rid: str) -> Deferred[bool]:
+        return self._write(_delete_room, rid)
+
+    def members(self, rid: str, after: str, limit: int) -> Deferred[list[str]]:
+        found = self._read(rows, sql.MEMBERS, rid, after, limit)
+        return found.addCallback(lambda names: [name.decode() for (name,) in names])
+
+    def is_member(self, mid: str) -> Deferred[bool]:
+        return self._read(_row, sql.IS_MEMBER, mid).addCallback(bool)
+
+    def places(self, mid: str, device: str) -> Deferred[list[Place]]:
+        return self._read(rows, sql.PLACES, device, mid).addCallback(_places)
+
+    # Marks
+
+    def move_cursors(self, cursors: Sequence[Cursor]) -> Deferred[None]:
+        return self._write(move_cursors, cursors, time.time_ns() // 1000)
+
+    def move_reads(self, marks: Sequence[ReadMark]) -> Deferred[list[int | None]]:
+        return self._write(move_reads, marks)
+
+    # Tokens
+
+    def put_token(self, token: Token, keep: int) -> Deferred[None]:
+        return self._write(_put_token, token, keep)
+
+    def token(self, digest: bytes) -> Deferred[Token | None]:
+        return self._read(_token, sql.TOKEN, digest)
+
+    def drop_token(self, digest: bytes) -> Deferred[Token | None]:
+        return self._write(_drop_token, digest)
+
+    def drop_tokens(self, mid: str) -> Deferred[int]:
+        return self._write(_drop_tokens, mid)
+
+    def sweep(self, now: int, idle: int, devices: int) -> Deferred[None]:
+        return Deferred.fromCoroutine(sweep(self._write, now, now - idle, devices))
+
+
+def _not_open() -> Deferred[Any]:
+    return fail(MercuryError("unavailable", "the store is not open", RETRY_AFTER))
+
+
+def _by_name(found: Sequence[Any]) -> dict[str, int]:
+    return {name.decode(): number for name, number in found}
+
+
+def _rooms(found: Sequence[Any]) -> list[Room]:
+    return [Room(rid.decode(), *numbers) for rid, *numbers in found]
+
+
+def _places(found: Sequence[Any]) -> list[Place]:
+    return sorted((Place(rid.decode(), *numbers) for rid, *numbers in found), key=attrgetter("rid"))
+
+
+# What runs in a thread
+
+
+def _row(cursor: Any, statement: str, *args: object) -> Any:
+    cursor.execute(statement, args)
+    return cursor.fetchone()
+
+
+def _room(cursor: Any, rid: str) -> Room | None:
+    found = _rooms(rows(cursor, sql.ROOM, rid))
+    return found[0] if found else None
+
+
+def _slice(cursor: Any, rid: str, after: int, limit: int) -> Slice:
+    """The room's row comes with each entry, and with NULLs if there is none."""
+    found = rows(cursor, sql.READ, after, rid, limit)
+    if not found:
+        return Slice([], 0, 0)
+    head, floor = found[0][:2]
+    return Slice([entry_of(rid, row[2:]) for row in found if row[2] is not None], head, floor)
+
+
+def _history(cursor: Any, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
+    """One more is read than asked for, to see whether there are more."""
+    statement = sql.NEWEST_FIRST if after is None else sql.OLDEST_FIRST
+    found = [entry_of(rid, row) for row in rows(cursor, statement, rid, after or 0, before, limit + 1)]
+    page = found[:limit]
+    return page[::-1] if after is None else page, len(found) > limit
+
+
+def _locate(cursor: Any, id: int) -> tuple[str, int] | None:
+    row = _row(cursor, sql.LOCATE, id)
+    return row and (row[0].decode(), row[1])
+
+
+def _locate_in_room(cursor: Any, id: int, rid: str) -> tuple[str, int]:
+    """A binary search for the lowest seq whose id is `id` or greater: seqs have no holes, and ids grow with them."""
+    nr, floor, head = _row(cursor, sql.ROOM_BOUNDS, rid) or (None, 0, 0)
+    low, high = floor + 1, head + 1
+    while low < high:
+        middle = (low + high) // 2
+        there = _row(cursor, sql.ID_AT, nr, middle)
+        if there is None:  # the room was deleted meanwhile
+            return rid, 1
+        low, high = (low, middle) if there[0] >= id else (middle + 1, high)
+    return rid, low
+
+
+def _delete_room(cursor: Any, rid: str) -> bool:
+    """The room's log, members and cursors go with its number, however many they are; sweep() takes them away."""
+    found = _row(cursor, sql.LOCK_ROOM, rid)
+    if found is None:
+        return False
+    nr, head = found
+    cursor.execute(sql.BURY_ROOM, (nr,))
+    cursor.execute(sql.KEEP_HEAD, (rid, head, head))
+    return True
+
+
+def _token(cursor: Any, statement: str, digest: bytes) -> Token | None:
+    row = _row(cursor, statement, digest)
+    return row and Token(row[0], row[1].decode(), row[2])
+
+
+def _drop_token(cursor: Any, digest: bytes) -> Token | None:
+    token = _token(cursor, sql.LOCK_TOKEN, digest)
+    if token:
+        cursor.execute(sql.DROP_TOKEN, (digest,))
+    return token
+
+
+def _drop_tokens(cursor: Any, mid: str) -> int:
+    count: int = cursor.execute(sql.DROP_TOKENS, (mid,))
+    return count
+
+
+def _put_token(cursor: Any, token: Token, keep: int) -> None:
+    """Its member's row is locked, so that of two tokens put at once each counts the other."""
+    sql.insert(cursor, sql.ADD_MEMBERS, [(token.mid,)], sql.UNLESS_MEMBER)
+    cursor.execute(sql.PUT_TOKEN, (token.digest, token.mid, token.expires))
+    surplus = rows(cursor, sql.SURPLUS_TOKENS, token.mid, keep)
+    if surplus:
+        cursor.executemany(sql.DROP_TOKEN, surplus)

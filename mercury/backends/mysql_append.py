@@ -1,0 +1,160 @@
+"""IStore.append on MySQL: lock the rooms, load what the drafts concern, let a Batch decide, store what has changed.
+
+Three to five statements for a batch of messages, with those that begin and commit; a few more if members come or go.
+The rooms are locked in the order of their names, so batches of any number of nodes that share rooms wait for each other
+and do not deadlock; and what a batch adds to a room becomes visible before the next batch can add to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import json
+from msgspec.structs import replace
+
+from mercury.backends import mysql_sql as sql
+from mercury.backends.batch import Batch, Membership, RoomState
+from mercury.backends.mysql_server import BEGIN
+from mercury.backends.mysql_sql import escaped_bytes, insert, insert_once, parts, rows, to_json
+from mercury.errors import MercuryError
+from mercury.model import Draft, Entry, Outcome
+
+INSIDE: Final = Membership(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know
+PROVISIONAL: Final = -(2**62)  # ids below 0 are a Batch's own, until the database gives the entries theirs
+TEXT: Final = 6  # the place of the text in a row of entries
+
+_members = json.Decoder(tuple[str, ...])
+
+
+def entry_of(rid: str, row: Sequence[Any]) -> Entry:
+    """A row of mysql_sql.ENTRY."""
+    seq, id, kind, ctime, mid, text, cid, members = row
+    return Entry(
+        rid, seq, id, kind.decode(), ctime, mid.decode(), text.decode(),
+        None if cid is None else cid.decode(), _members.decode(members) if members else (),
+    )  # fmt: skip
+
+
+def append(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int) -> list[Outcome | MercuryError]:
+    """Decide and store a batch within the caller's transaction, which this may commit once and begin anew before it
+    changed anything. `limit`: rooms a member may be in, 0 for any number. `packet`: bytes in a statement."""
+    refused = [_too_long(draft, packet) for draft in drafts]
+    fitting = [draft for draft, error in zip(drafts, refused, strict=True) if error is None]
+    batch, numbers, step = _load(cursor, fitting, ctime, limit)
+    decided = batch.decide(fitting)
+    stored = _save(cursor, batch, numbers, step, packet)
+    answers = iter(_with_ids(decided, stored))
+    return [error or next(answers) for error in refused]
+
+
+def _too_long(draft: Draft, packet: int) -> MercuryError | None:
+    if 8 * len(draft.text) < packet - sql.ROW_BYTES or escaped_bytes(draft.text) < packet:
+        return None
+    return MercuryError("too_large", "the text is longer than the database takes; its max_allowed_packet is the limit")
+
+
+def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> tuple[Batch, dict[str, int], int]:
+    """What the drafts concern, the numbers of its rooms, and by how much ids grow from row to row."""
+    asked: dict[str, set[str]] = {draft.rid: set() for draft in drafts}
+    cids: set[tuple[str, str, str]] = set()
+    made: set[str] = set()
+    coming: set[str] = set()
+    for draft in drafts:
+        if draft.kind == "message":
+            asked[draft.rid].add(draft.mid)
+            if draft.cid is not None:
+                cids.add((draft.rid, draft.mid, draft.cid))
+        else:
+            asked[draft.rid].update(draft.members)
+            if draft.kind == "joined":
+                made.add(draft.rid)
+                coming.update(draft.members if limit else ())
+    found = _lock_rooms(cursor, asked, made)
+    numbers: dict[str, int] = {}
+    rooms: dict[str, RoomState] = {}
+    by_number: dict[int, RoomState] = {}
+    step = 1
+    for nr, name, head, floor, messages, made_at, deleted, step in found:  # noqa: B007 - it is the same in each row
+        rid = name.decode()
+        numbers[rid] = nr
+        rooms[rid] = by_number[nr] = RoomState(rid, head, floor, messages, made_at, bool(deleted))
+    pairs = [(nr, mid) for rid, nr in numbers.items() for mid in asked[rid]]
+    for nr, mid in rows(cursor, sql.FIND_MEMBERS, to_json(pairs)) if pairs else ():
+        by_number[nr].members[mid.decode()] = INSIDE
+    keys = [(numbers[rid], mid, cid) for rid, mid, cid in cids if rid in numbers]
+    for nr, *row in rows(cursor, sql.FIND_FIRSTS, to_json(keys)) if keys else ():
+        first = entry_of(by_number[nr].rid, row)
+        by_number[nr].firsts[first.mid, first.cid] = first
+    return Batch(rooms, PROVISIONAL, ctime, limit, _places(cursor, coming)), numbers, step
+
+
+def _lock_rooms(cursor: Any, rids: dict[str, set[str]], made: set[str]) -> Sequence[Any]:
+    """The rooms' rows, locked in one order. Those that the batch may make get a row first, as if they were deleted: in
+    a transaction of its own, since a row that is locked later than the others is out of order."""
+    asked = to_json([(rid,) for rid in sorted(rids)])
+    found = rows(cursor, sql.LOCK_ROOMS, asked)
+    missing = made - {row[1].decode() for row in found}
+    if missing:
+        cursor.execute("COMMIT")
+        insert(cursor, sql.ADD_ROOMS, [(rid, 0, 0, 0, 0, 1) for rid in sorted(missing)], sql.UNLESS_THERE)
+        cursor.execute(BEGIN)
+        found = rows(cursor, sql.LOCK_ROOMS, asked)
+    return found
+
+
+def _places(cursor: Any, mids: set[str]) -> dict[str, int]:
+    """How many rooms each of these members is in. Locks them, so that another node does not put them in one more."""
+    if not mids:
+        return {}
+    asked = to_json([(mid,) for mid in sorted(mids)])
+    rows(cursor, sql.LOCK_MEMBERS, asked)
+    return {mid.decode(): count for mid, count in rows(cursor, sql.COUNT_PLACES, asked)}
+
+
+def _save(cursor: Any, batch: Batch, numbers: dict[str, int], step: int, packet: int) -> list[int]:
+    """Store what has changed; the ids of the batch's entries, in their order.
+
+    One INSERT whose number of rows is known gets ids at equal distances, whatever innodb_autoinc_lock_mode is. Each is
+    above all that were given out before, so under the room's lock they grow with its seqs.
+    """
+    ids: list[int] = []
+    entries = [
+        (
+            numbers[e.rid],
+            e.seq,
+            nth,
+            e.kind,
+            e.ctime,
+            e.mid,
+            e.text,
+            e.cid,
+            to_json(e.members) if e.members else None,
+        )
+        for _, e, nth in batch.entries
+    ]
+    for part in parts(entries, TEXT, packet):
+        insert_once(cursor, sql.ADD_ENTRIES, part)
+        ids.extend(range(cursor.lastrowid, cursor.lastrowid + step * len(part), step))
+    changed = [(numbers[r.rid], r.rid, r.head, r.floor, r.messages, r.ctime, 0) for r in batch.changed.values()]
+    insert(cursor, sql.SET_ROOMS, changed, sql.SET_ROOMS_OF)
+    if batch.left:
+        gone = to_json(sorted((numbers[room.rid], mid) for room, mid in batch.left))
+        for statement in sql.DROP_PLACES:
+            cursor.execute(statement, (gone,))
+    if batch.joined:
+        insert(cursor, sql.ADD_MEMBERS, [(mid,) for mid in sorted({m for _, m in batch.joined})], sql.UNLESS_MEMBER)
+        inside = {(numbers[room.rid], mid): room.members[mid] for room, mid in batch.joined if mid in room.members}
+        insert(cursor, sql.ADD_PLACES, [(*place, m.joined, m.read, m.read_nth) for place, m in inside.items()])
+    return ids
+
+
+def _with_ids(answers: list[Outcome | MercuryError], ids: list[int]) -> list[Outcome | MercuryError]:
+    """The answers with the database's ids in place of the Batch's."""
+    final: list[Outcome | MercuryError] = []
+    for answer in answers:
+        if isinstance(answer, Outcome) and answer.entry and answer.entry.id < 0:
+            id = ids[answer.entry.id - PROVISIONAL - 1]
+            answer = Outcome(replace(answer.entry, id=id), answer.duplicate)
+        final.append(answer)
+    return final

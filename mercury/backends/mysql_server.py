@@ -1,0 +1,127 @@
+"""How Mercury talks to a MySQL or MariaDB server: its address, its connections, and what is done when one is lost.
+
+All connections work in READ COMMITTED and commit each statement by itself unless START TRANSACTION went before.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from random import random
+from time import sleep
+from typing import Any, Final
+
+import pymysql
+from pymysql.constants import CR, ER, SERVER_STATUS
+from twisted.enterprise.adbapi import Connection, ConnectionPool
+
+from mercury.errors import MercuryError
+
+#: What an engine that fails raises; anything else of pymysql's is a fault of ours.
+ENGINE_ERRORS: Final = (pymysql.err.OperationalError, pymysql.err.InterfaceError, pymysql.err.InternalError)
+
+BEGIN: Final = "START TRANSACTION"
+LOCK_WAIT_SECONDS: Final = 2  # for a row that another node, or a person, has locked
+SET_UP: Final = (
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}",
+)
+TRIES: Final = 3
+PAUSE: Final = 0.02  # seconds, times a random number, before a transaction that met another one is tried again
+
+CONFLICTS: Final = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT}
+#: The connection is of no use any more. The last two: it leads to a server that has become a replica.
+LOST: Final = {
+    0, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_SERVER_LOST_EXTENDED, ER.SERVER_SHUTDOWN, 1927,
+    ER.OPTION_PREVENTS_STATEMENT, 1836,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where the database is. `tls_ca`: a file of certificates to trust in place of the system's. Times: seconds."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str
+    tls: bool = False
+    tls_ca: str = ""
+    connect_seconds: float = 3.0
+    read_seconds: float = 5.0
+    write_seconds: float = 5.0
+
+    @property
+    def seconds(self) -> float:
+        """How long a call can take at most: connecting, sending and waiting for an answer."""
+        return self.connect_seconds + self.write_seconds + self.read_seconds
+
+    def arguments(self) -> dict[str, Any]:
+        """For pymysql.connect(). MercuryError if the certificates cannot be read."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "password": self.password,
+            "database": self.database,
+            "charset": "utf8mb4",
+            "autocommit": True,
+            "connect_timeout": self.connect_seconds,
+            "read_timeout": self.read_seconds,
+            "write_timeout": self.write_seconds,
+            "sql_mode": "STRICT_ALL_TABLES",
+            "program_name": "mercury",
+            **({"ssl": self._trust()} if self.tls else {"ssl_disabled": True}),
+        }
+
+    def _trust(self) -> ssl.SSLContext:
+        """Checks the server's certificate and that it is for `host`. pymysql then never goes on without TLS."""
+        try:
+            return ssl.create_default_context(cafile=self.tls_ca or None)
+        except (OSError, ValueError) as error:
+            raise MercuryError("unavailable", f"the certificates in {self.tls_ca} cannot be read: {error}") from None
+
+    def connections(self, threads: int) -> ConnectionPool:
+        """A pool of `threads` connections, which are made when they are needed."""
+
+        def set_up(connection: pymysql.Connection[Any]) -> None:
+            with connection.cursor() as cursor:
+                for statement in SET_UP:
+                    cursor.execute(statement)
+
+        pool = ConnectionPool("pymysql", cp_min=threads, cp_max=threads, cp_openfun=set_up, **self.arguments())
+        pool.connectionFactory = QuietConnection
+        return pool
+
+
+class QuietConnection(Connection):
+    """adbapi's connection, but that one that is lost is let go of without a traceback in the log for each call."""
+
+    _connection: Any  # None while there is none
+
+    def commit(self) -> None:
+        if self._connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS:  # a mere SELECT needs no round trip
+            self._connection.commit()
+
+    def rollback(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            self._connection.rollback()
+        except pymysql.Error:
+            self._pool.disconnect(self._connection)
+
+
+def mend(connection: Connection, error: Exception, tries: int) -> bool:
+    """Whether to try a transaction again that failed before its COMMIT was sent, when so much is certain: nothing of it
+    is stored. For that, leave the connection without a transaction, or with a new socket (which may raise)."""
+    code = error.args[0] if error.args else 0
+    if code in CONFLICTS and tries < TRIES:
+        connection.rollback()
+        sleep(PAUSE * random())  # noqa: S311 - so that two do not meet again
+        return True
+    if code in LOST and tries == 1:
+        connection.reconnect()
+        return True
+    return False

@@ -1,0 +1,203 @@
+"""All the SQL of the MySQL store but the schema, and how rows go into it.
+
+Many values go in as one JSON array of rows, which JSON_TABLE makes a table of. STRAIGHT_JOIN keeps that table the outer
+loop, so a statement touches, and locks, exactly the rows asked about, in the order given.
+"""
+
+# ruff: noqa: S105, S608 - every statement is put together from constants of this file; a token's is no password
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+_NAME = "VARCHAR(190) CHARACTER SET utf8mb4"
+_KINDS = {"rid": _NAME, "mid": _NAME, "cid": "VARCHAR(512) CHARACTER SET utf8mb4", "room": "BIGINT", "seq": "BIGINT"}
+
+
+def _asked(*columns: str) -> str:
+    shape = ", ".join(f"{name} {_KINDS[name]} PATH '$[{place}]'" for place, name in enumerate(columns))
+    return f"JSON_TABLE(%s, '$[*]' COLUMNS (place FOR ORDINALITY, {shape})) AS asked"
+
+
+ENTRY: Final = "e.seq, e.id, e.kind, e.ctime, e.mid, e.text, e.cid, e.members"
+ROOM_SEEN: Final = (
+    "r.rid, r.head, r.floor, r.messages, (SELECT COUNT(*) FROM membership WHERE room = r.nr) AS members, r.ctime"
+)
+
+EPOCH = "SELECT epoch FROM store"
+
+# The log: append
+
+LOCK_ROOMS = f"""
+SELECT r.nr, r.rid, r.head, r.floor, r.messages, r.ctime, r.deleted, @@auto_increment_increment
+  FROM {_asked("rid")} STRAIGHT_JOIN room AS r FORCE INDEX (rid) ON r.rid = asked.rid
+  FOR UPDATE
+"""
+ADD_ROOMS = "INSERT INTO room (rid, head, floor, messages, ctime, deleted)"
+UNLESS_THERE = "ON DUPLICATE KEY UPDATE deleted = deleted"
+FIND_MEMBERS = f"""
+SELECT m.room, m.mid
+  FROM {_asked("room", "mid")} STRAIGHT_JOIN membership AS m FORCE INDEX (PRIMARY)
+    ON m.room = asked.room AND m.mid = asked.mid
+"""
+FIND_FIRSTS = f"""
+SELECT e.room, {ENTRY}
+  FROM {_asked("room", "mid", "cid")} STRAIGHT_JOIN entry AS e FORCE INDEX (cid)
+    ON e.room = asked.room AND e.mid = asked.mid AND e.cid = asked.cid
+"""
+LOCK_MEMBERS = f"""
+SELECT m.mid FROM {_asked("mid")} STRAIGHT_JOIN member AS m FORCE INDEX (PRIMARY) ON m.mid = asked.mid FOR UPDATE
+"""
+COUNT_PLACES = f"""
+SELECT m.mid, COUNT(*) FROM {_asked("mid")} STRAIGHT_JOIN membership AS m FORCE INDEX (mid) ON m.mid = asked.mid
+  STRAIGHT_JOIN room AS r ON r.nr = m.room WHERE r.rid IS NOT NULL GROUP BY m.mid
+"""
+SET_ROOMS = "INSERT INTO room (nr, rid, head, floor, messages, ctime, deleted)"
+SET_ROOMS_OF = (
+    "ON DUPLICATE KEY UPDATE head = VALUES(head), floor = VALUES(floor), messages = VALUES(messages), "
+    "ctime = VALUES(ctime), deleted = 0"
+)
+ADD_ENTRIES = "INSERT INTO entry (room, seq, nth, kind, ctime, mid, text, cid, members)"
+DROP_PLACES = [
+    f"DELETE {table} FROM {_asked('room', 'mid')} STRAIGHT_JOIN {table} "
+    f"ON {table}.room = asked.room AND {table}.mid = asked.mid"
+    for table in ("membership", "delivered")
+]
+ADD_MEMBERS = "INSERT INTO member (mid)"
+UNLESS_MEMBER = "ON DUPLICATE KEY UPDATE mid = mid"
+ADD_PLACES = "INSERT INTO membership (room, mid, joined, seen, seen_nth)"
+
+# The log: read
+
+READ = f"""
+SELECT r.head, r.floor, {ENTRY}
+  FROM room AS r LEFT JOIN entry AS e ON e.room = r.nr AND e.seq > %s
+  WHERE r.rid = %s AND NOT r.deleted ORDER BY e.seq LIMIT %s
+"""
+HISTORY = f"""
+SELECT {ENTRY} FROM room AS r STRAIGHT_JOIN entry AS e FORCE INDEX (PRIMARY) ON e.room = r.nr
+  WHERE r.rid = %s AND NOT r.deleted AND e.seq > %s AND e.seq < %s AND e.kind = 'message'
+  ORDER BY e.seq {{}} LIMIT %s
+"""
+OLDEST_FIRST, NEWEST_FIRST = HISTORY.format("ASC"), HISTORY.format("DESC")
+ROOM_BOUNDS = "SELECT nr, floor, head FROM room WHERE rid = %s AND NOT deleted"
+ID_AT = "SELECT id FROM entry WHERE room = %s AND seq = %s"
+LOCATE = """
+SELECT r.rid, e.seq FROM entry AS e JOIN room AS r ON r.nr = e.room
+  WHERE e.id = %s AND e.kind = 'message' AND r.rid IS NOT NULL
+"""
+
+# Rooms and members
+
+ROOM = f"SELECT {ROOM_SEEN} FROM room AS r WHERE r.rid = %s AND NOT r.deleted"
+ROOMS = f"SELECT {ROOM_SEEN} FROM room AS r WHERE r.rid > %s AND NOT r.deleted ORDER BY r.rid LIMIT %s"
+MEMBERS = """
+SELECT m.mid FROM room AS r JOIN membership AS m ON m.room = r.nr
+  WHERE r.rid = %s AND NOT r.deleted AND m.mid > %s ORDER BY m.mid LIMIT %s
+"""
+HEADS = f"""
+SELECT r.rid, r.head FROM {_asked("rid")} STRAIGHT_JOIN room AS r FORCE INDEX (rid) ON r.rid = asked.rid
+  WHERE NOT r.deleted
+"""
+PLACES = """
+SELECT r.rid, r.head, m.joined, m.seen, r.messages - m.seen_nth, d.seq
+  FROM membership AS m STRAIGHT_JOIN room AS r ON r.nr = m.room
+  LEFT JOIN delivered AS d ON d.mid = m.mid AND d.device = %s AND d.room = m.room
+  WHERE m.mid = %s AND r.rid IS NOT NULL
+"""
+IS_MEMBER = "SELECT 1 FROM member WHERE mid = %s"
+LOCK_ROOM = "SELECT nr, head FROM room WHERE rid = %s AND NOT deleted FOR UPDATE"
+BURY_ROOM = "UPDATE room SET rid = NULL, deleted = 1 WHERE nr = %s"
+KEEP_HEAD = "INSERT INTO room (rid, head, floor, messages, ctime, deleted) VALUES (%s, %s, %s, 0, 0, 1)"
+
+# Marks
+
+ROOMS_OF = f"""
+SELECT r.rid, r.nr, r.head FROM {_asked("rid")} STRAIGHT_JOIN room AS r FORCE INDEX (rid) ON r.rid = asked.rid
+  WHERE NOT r.deleted
+"""
+LOCK_PLACES = f"""
+SELECT m.room, m.mid, m.seen
+  FROM {_asked("room", "mid")} STRAIGHT_JOIN membership AS m FORCE INDEX (PRIMARY)
+    ON m.room = asked.room AND m.mid = asked.mid
+  FOR UPDATE
+"""
+FIND_NTHS = f"""
+SELECT e.room, e.seq, e.nth FROM {_asked("room", "seq")} STRAIGHT_JOIN entry AS e FORCE INDEX (PRIMARY)
+    ON e.room = asked.room AND e.seq = asked.seq
+"""
+SET_CURSORS = "INSERT INTO delivered (mid, device, room, seq, moved)"
+SET_CURSORS_OF = (
+    "ON DUPLICATE KEY UPDATE moved = IF(VALUES(seq) > seq, VALUES(moved), moved), seq = GREATEST(seq, VALUES(seq))"
+)
+SET_READS = ADD_PLACES
+SET_READS_OF = "ON DUPLICATE KEY UPDATE seen = VALUES(seen), seen_nth = VALUES(seen_nth)"
+
+# Tokens
+
+TOKEN = "SELECT digest, mid, expires FROM token WHERE digest = %s"
+LOCK_TOKEN = f"{TOKEN} FOR UPDATE"
+PUT_TOKEN = "REPLACE INTO token (digest, mid, expires) VALUES (%s, %s, %s)"
+SURPLUS_TOKENS = "SELECT digest FROM token WHERE mid = %s ORDER BY expires DESC, digest DESC LIMIT %s, 100000"
+DROP_TOKEN = "DELETE FROM token WHERE digest = %s"
+DROP_TOKENS = "DELETE FROM token WHERE mid = %s"
+
+# What sweep() does, a piece at a time
+
+DROP_EXPIRED_TOKENS = "DELETE FROM token WHERE expires <= %s LIMIT %s"
+NEXT_MEMBERS = "SELECT mid FROM member WHERE mid > %s ORDER BY mid LIMIT %s"
+DEVICES = """
+SELECT mid, device, MAX(moved) FROM delivered WHERE mid > %s AND mid <= %s GROUP BY mid, device
+"""
+DROP_DEVICE = "DELETE FROM delivered WHERE mid = %s AND device = %s"
+BURIED_ROOM = "SELECT nr FROM room WHERE rid IS NULL LIMIT 1"
+EMPTY_ROOM = [f"DELETE FROM {table} WHERE room = %s LIMIT %s" for table in ("entry", "membership", "delivered")]
+DROP_ROOM = "DELETE FROM room WHERE nr = %s AND rid IS NULL"
+
+ROWS: Final = 500  # in one INSERT
+ROW_BYTES: Final = 2048  # the most that a row's short columns take, when every byte of them has to be escaped
+
+
+def to_json(value: object) -> str:
+    """Rows as an argument for JSON_TABLE()."""
+    return msgspec.json.encode(value).decode()
+
+
+def rows(cursor: Any, statement: str, *args: object) -> Sequence[Any]:
+    cursor.execute(statement, args)
+    found: Sequence[Any] = cursor.fetchall()
+    return found
+
+
+def insert(cursor: Any, how: str, values: Iterable[Sequence[object]], conflict: str = "") -> None:
+    """INSERT short rows of equal length in few steps. `how` goes before VALUES, `conflict` after them."""
+    every = list(values)
+    for start in range(0, len(every), ROWS):
+        insert_once(cursor, how, every[start : start + ROWS], conflict)
+
+
+def insert_once(cursor: Any, how: str, part: Sequence[Sequence[object]], conflict: str = "") -> None:
+    """One INSERT of these rows, of which there is one at least."""
+    row = f"({','.join(['%s'] * len(part[0]))})"
+    cursor.execute(f"{how} VALUES {','.join([row] * len(part))} {conflict}", [value for r in part for value in r])
+
+
+def parts(rows: Sequence[Sequence[Any]], text: int, packet: int) -> Iterator[Sequence[Sequence[Any]]]:
+    """Cut rows into INSERTs that the server takes: at most ROWS of them and `packet` bytes. rows[n][text] is long."""
+    start, size = 0, 0
+    for end, row in enumerate(rows):
+        bytes_of = escaped_bytes(row[text])
+        if end > start and (end - start == ROWS or size + bytes_of > packet):
+            yield rows[start:end]
+            start, size = end, 0
+        size += bytes_of
+    if rows:
+        yield rows[start:]
+
+
+def escaped_bytes(text: str) -> int:
+    """What a row with this text takes in a statement, at most."""
+    return 2 * len(text.encode("utf-8", "surrogatepass")) + ROW_BYTES
