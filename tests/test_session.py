@@ -102,7 +102,12 @@ def test_a_client_that_does_not_read_gets_no_more_answers(node: Clockwork) -> No
     node.post("r", "x" * 1000)
     ann = node.device()
     ann.full = True
-    for number in range(100):
+    node.store.shut = {"history"}
+    for number in range(50):
+        ann.session.receive(commands.History(rid="r", ref=number))
+    node.store.open_gate()
+    node.settle()
+    for number in range(50, 100):
         ann.session.receive(commands.History(rid="r", ref=number))
     node.settle()
     assert ann.refs() == [0]
