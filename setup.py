@@ -35,14 +35,18 @@ setup(
         "mercury.transports",
         "twisted.plugins",
     ],
+    package_data={"mercury.backends": ["lua/*.lua"]},
     entry_points={"console_scripts": ["mercury-client = mercury.client.main:main"]},
     install_requires=[
         "autobahn[twisted]>=26.10.2",  # older ones let a small frame unpack past the payload limit
+        "hiredis>=3.1",  # without it txredisapi takes a turn of the reactor for each part of a reply
         "klein>=24.8",
         "msgspec>=0.22",
         "prompt_toolkit>=3.0.50",
+        "PyMySQL[rsa]>=1.2.4",  # older ones go on without TLS if the server offers none; rsa: MySQL 8's passwords
         "PyYAML>=6.0.2",
         "Twisted>=26.10",
+        "txredisapi>=1.6",
         "Werkzeug>=3.0.6",  # comes with klein, which leaves the version open
         "zope.interface>=8",
     ],
@@ -57,6 +61,7 @@ setup(
             "pytest-twisted>=1.14.3",
             "ruff>=0.17.6",
             "schemathesis>=4.32.5",
+            "types-PyMySQL>=1.2",
             "types-PyYAML>=6.0.12",
         ]
     },

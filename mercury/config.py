@@ -60,6 +60,17 @@ def origins(text: str) -> tuple[str, ...]:
     return found
 
 
+def addresses(text: str) -> tuple[tuple[str, int], ...]:
+    """The hosts and ports of a list such as `10.0.0.1:26379, [::1]:26379`; empty: none. ValueError if wrong."""
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        host, _, port = part.rpartition(":")
+        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise ValueError("give hosts with their ports separated by commas, such as 10.0.0.1:26379,10.0.0.2:26379")
+        found.append((host.strip("[]"), int(port)))
+    return tuple(found)
+
+
 def _text(allowed: str, check: Callable[[str], object]) -> Meta:
     """Marks a text that has to satisfy `check`, which raises ValueError with what to give instead."""
     return Meta(extra={"allowed": allowed, "check": check})
@@ -69,6 +80,7 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 ListeningPort = Annotated[int, Meta(ge=0, le=65535)]
 NetworkList = Annotated[str, _text("networks or addresses, separated by commas", networks)]
 OriginList = Annotated[str, _text("origins or *, separated by commas", origins)]
+AddressList = Annotated[str, _text("hosts with ports, separated by commas, or nothing", addresses)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -168,17 +180,61 @@ class Mysql(Section, frozen=True):
     user: Annotated[str, Meta(description="Whom to log in as.")] = "root"
     password: Annotated[Secret, Meta(description="The user's password.")] = Secret("")
     database: Annotated[str, Meta(min_length=1, description="The database. It is made if it is missing.")] = "mercury"
+    connections: Annotated[
+        int, Meta(ge=4, le=1000, description="Connections to the server: one appends, two write, the others read.")
+    ] = 8
+    tls: Annotated[
+        bool, Meta(description="Use TLS, and only with a server whose certificate is trusted and is for mysql.host.")
+    ] = False
+    tls_ca: Annotated[
+        str, Meta(description="With TLS: a file of certificates to trust (PEM). Empty: those that the system trusts.")
+    ] = ""
+    connect_seconds: Annotated[Seconds, Meta(description="How long connecting may take.")] = 3.0
+    write_seconds: Annotated[Seconds, Meta(description="How long sending a statement may take.")] = 5.0
+    read_seconds: Annotated[
+        Annotated[float, Meta(ge=3, le=3600)],
+        Meta(description="How long the server may take to answer. A call that takes longer than all three fails."),
+    ] = 5.0
 
 
 class Redis(Section, frozen=True):
-    """The Redis store."""
+    """The Redis store, and what nodes hear of each other by."""
 
     host: Annotated[
-        str, Meta(description="The server's name or address. Setting it chooses this store, unless mysql.host is set.")
+        str,
+        Meta(
+            description="The server's name or address. Setting it, or redis.sentinels, chooses the Redis store, unless "
+            "mysql.host is set."
+        ),
     ] = ""
     port: Annotated[Port, Meta(description="The server's TCP port.")] = 6379
     password: Annotated[Secret, Meta(description="The server's password.")] = Secret("")
     db: Annotated[int, Meta(ge=0, le=65535, description="The number of the database.")] = 0
+    sentinels: Annotated[
+        AddressList,
+        Meta(
+            description="Sentinels, in place of redis.host and redis.port: they are asked where the master is, such as "
+            "10.0.0.1:26379,10.0.0.2:26379."
+        ),
+    ] = ""
+    service: Annotated[str, Meta(min_length=1, description="The master's name among the sentinels.")] = "mymaster"
+    connect_seconds: Annotated[Seconds, Meta(description="How long connecting and logging in may take.")] = 3.0
+    command_seconds: Annotated[
+        Seconds,
+        Meta(description="How long Redis may take to answer. Then it is unavailable, and connected to anew."),
+    ] = 5.0
+
+
+class Retention(Section, frozen=True):
+    """How much of it the Redis store keeps, in memory."""
+
+    entries: Annotated[
+        CountOrNone,
+        Meta(
+            description="Entries kept of each room's log, and up to a hundred more. 0: all. Clients that had not "
+            "received what is no longer kept start afresh."
+        ),
+    ] = 0
 
 
 class Token(Section, frozen=True):
@@ -265,16 +321,18 @@ class Config(Section, frozen=True):
     sqlite: Sqlite = Sqlite()
     mysql: Mysql = Mysql()
     redis: Redis = Redis()
+    retention: Retention = Retention()
     token: Token = Token()
     limits: Limits = Limits()
 
 
 def storage_type(config: Config) -> Literal["memory", "sqlite", "mysql", "redis"]:
     """The store that was chosen, by name or by a host. ConfigError if it needs a host and has none."""
-    if config.storage.type in ("mysql", "redis") and not getattr(config, config.storage.type).host:
+    hosts = {"mysql": config.mysql.host, "redis": config.redis.host or config.redis.sentinels}
+    if not hosts.get(config.storage.type, "is not asked for"):
         raise ConfigError(f"storage.type is {config.storage.type}, but {config.storage.type}.host is not set")
     if config.storage.type:
         return config.storage.type
-    if config.mysql.host:
+    if hosts["mysql"]:
         return "mysql"
-    return "redis" if config.redis.host else "sqlite"
+    return "redis" if hosts["redis"] else "sqlite"

@@ -10,12 +10,12 @@ import resource
 import sys
 import time
 from ipaddress import IPv4Network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.internet.interfaces import IProtocolFactory
 
-from mercury.config import Api, Config, ConfigError, Ws, networks, origins, storage_type
+from mercury.config import Api, Config, ConfigError, Redis, Ws, addresses, networks, origins, storage_type
 from mercury.core.catchup import CatchUp
 from mercury.core.chat import Chat
 from mercury.core.heartbeat import Heartbeat
@@ -32,6 +32,10 @@ from mercury.transports.websocket import WebSocketFactory
 
 BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
 
+if TYPE_CHECKING:
+    from mercury.backends.mysql_server import Server
+    from mercury.backends.redis_link import RedisServer
+
 
 def make_store(config: Config) -> IStore:
     """The store that the settings choose."""
@@ -44,7 +48,51 @@ def make_store(config: Config) -> IStore:
         from mercury.backends.sqlite import SqliteStore
 
         return SqliteStore(config.sqlite.path, rooms)
-    raise ConfigError(f"storage.type {kind} is not in this release; choose sqlite or memory with --storage.type")
+    if kind == "redis":
+        from twisted.internet import reactor
+
+        from mercury.backends.redis import RedisStore
+
+        return RedisStore(reactor, redis_server(config.redis), rooms, keep=config.retention.entries)
+    from mercury.backends.mysql import MysqlStore
+
+    return MysqlStore(mysql_server(config.mysql), config.mysql.connections, rooms)
+
+
+def redis_server(redis: Redis) -> RedisServer:
+    """The Redis server of the settings."""
+    from mercury.backends.redis_link import RedisServer
+
+    return RedisServer(
+        host=redis.host,
+        port=redis.port,
+        password=redis.password.value,
+        db=redis.db,
+        sentinels=addresses(redis.sentinels),
+        service=redis.service,
+        connect_seconds=redis.connect_seconds,
+        command_seconds=redis.command_seconds,
+    )
+
+
+def mysql_server(mysql: Mysql) -> Server:
+    """The MySQL server of the settings. ConfigError if they contradict each other."""
+    from mercury.backends.mysql_server import Server
+
+    if mysql.tls_ca and not mysql.tls:
+        raise ConfigError("mysql.tls-ca is set, but mysql.tls is not: set both, or neither")
+    return Server(
+        host=mysql.host,
+        port=mysql.port,
+        user=mysql.user,
+        password=mysql.password.value,
+        database=mysql.database,
+        tls=mysql.tls,
+        tls_ca=mysql.tls_ca,
+        connect_seconds=mysql.connect_seconds,
+        write_seconds=mysql.write_seconds,
+        read_seconds=mysql.read_seconds,
+    )
 
 
 def make_chat(clock: Any, store: IStore, config: Config) -> Chat:

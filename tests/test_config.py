@@ -13,7 +13,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mercury.config import Config, ConfigError, Log, Mysql, Redis, Secret, Storage, networks, origins, storage_type
+from mercury.config import (
+    Config,
+    ConfigError,
+    Log,
+    Mysql,
+    Redis,
+    Secret,
+    Storage,
+    addresses,
+    networks,
+    origins,
+    storage_type,
+)
 from mercury.settings import CONFIG_FILE, SETTINGS, Setting, as_text, load
 
 CANARY = "canary-8Qw2"
@@ -101,6 +113,7 @@ def test_settings_cannot_be_changed() -> None:
     [
         (Config(), "sqlite"),
         (Config(redis=Redis(host="r")), "redis"),
+        (Config(redis=Redis(sentinels="s:1")), "redis"),
         (Config(redis=Redis(host="r"), mysql=Mysql(host="m")), "mysql"),
         (Config(redis=Redis(host="r"), storage=Storage(type="memory")), "memory"),
     ],
@@ -145,6 +158,8 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
         return st.lists(network.map(str), min_size=1).map(", ".join)
     if setting.extra.get("check") is origins:
         return st.lists(st.sampled_from(["*", "https://*.example.org", "http://a:1"]), min_size=1).map(",".join)
+    if setting.extra.get("check") is addresses:
+        return st.lists(st.sampled_from(["a:1", "10.0.0.1:26379", "[::1]:65535"])).map(", ".join)
     return st.text(st.characters(codec="utf-8"), min_size=1)
 
 
@@ -335,6 +350,12 @@ def test_a_mistake_in_a_file(name: str, text: str, line: str) -> None:
             "'*,chat.example' is wrong: "
             "give * for any, or origins separated by commas, such as https://chat.example",
         ),
+        (
+            "redis.sentinels",
+            "10.0.0.1",
+            "'10.0.0.1' is wrong: "
+            "give hosts with their ports separated by commas, such as 10.0.0.1:26379,10.0.0.2:26379",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_its_flag_or_variable(path: str, text: str, line: str) -> None:
@@ -351,6 +372,14 @@ def test_networks_are_parsed_and_an_address_is_a_network_of_one() -> None:
 
 def test_origins_are_split() -> None:
     assert origins("https://a, https://*.b") == ("https://a", "https://*.b")
+
+
+def test_addresses_are_split_into_hosts_and_ports() -> None:
+    assert addresses("a:1, [::1]:26379") == (("a", 1), ("::1", 26379))
+    assert addresses("") == ()
+    for wrong_one in ("a", "a:", ":1", "a:0", "a:65536", "a:x"):
+        with pytest.raises(ValueError, match="give hosts with their ports"):
+            addresses(wrong_one)
 
 
 # The environment

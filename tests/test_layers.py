@@ -44,8 +44,10 @@ KEPT_TO = {
     "autobahn": {"mercury.transports", "mercury.client"},
     "klein": {"mercury.transports"},
     "prompt_toolkit": {"mercury.client"},
+    "pymysql": {"mercury.backends"},
     "sqlite3": {"mercury.backends"},
     "twisted.enterprise": {"mercury.backends"},
+    "txredisapi": {"mercury.backends"},
     "twisted.web": {"mercury.transports", "mercury.client"},
     "yaml": {"mercury.config", "mercury.settings"},
 }
@@ -160,6 +162,7 @@ MADE_UP = [
     ("mercury/core/hub.py", "def f():\n    from autobahn.twisted import websocket", "kept to"),
     ("mercury/core/hub.py", "from klein import Klein", "kept to mercury.transports"),
     ("mercury/core/hub.py", "import sqlite3", "kept to mercury.backends"),
+    ("mercury/tap.py", "def f():\n    from pymysql.err import Error", "kept to mercury.backends"),
     ("mercury/core/hub.py", "def f():\n    from twisted.internet import reactor", "imports the reactor"),
     ("mercury/core/hub.py", "from mercury.backends import sqlite", "mercury.core.hub imports mercury.backends"),
     ("mercury/core/hub.py", "from mercury.core import rooms", "in a circle: mercury.core."),
