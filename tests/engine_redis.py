@@ -68,10 +68,14 @@ class RedisEngine:
 
     def ask(self, *command: str) -> bytes:
         """The raw reply to one command, on a connection of its own."""
+        return self.ask_as(self._password, *command)
+
+    def ask_as(self, password: str, *command: str) -> bytes:
+        """The same with another password than the server was started with."""
         with socket.create_connection(("127.0.0.1", self.port), 5) as peer:
             peer.settimeout(5)
-            if self._password:
-                peer.sendall(_encoded("AUTH", self._password))
+            if password:
+                peer.sendall(_encoded("AUTH", password))
                 peer.recv(100)
             peer.sendall(_encoded(*command))
             return peer.recv(1 << 16)

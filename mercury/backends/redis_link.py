@@ -36,7 +36,6 @@ TROUBLE: Final = (RedisError, ConnectError, ConnectionClosed, DNSLookupError, Ti
 #: How replies begin that say so of the server. Any other error reply is a fault of ours.
 NOT_NOW: Final = (
     b"OOM", b"MISCONF", b"READONLY", b"NOREPLICAS", b"LOADING", b"BUSY", b"MASTERDOWN", b"NOAUTH", b"NOPERM",
-    b"WRONGPASS",
 )  # fmt: skip
 
 Greet = Callable[[Any], Coroutine[Deferred[Any], Any, None]]
@@ -192,7 +191,10 @@ class Link:
         host, port = (await self._master()) if server.sentinels else (server.host, server.port)
         protocol = await self._reach(host, port, self._factory)
         try:
-            await Deferred.fromCoroutine(self._log_in(protocol)).addTimeout(server.connect_seconds, self._reactor)
+            await self._within(server.connect_seconds, Deferred.fromCoroutine(self._log_in(protocol)))
+        except ResponseError as error:
+            protocol.transport.abortConnection()
+            raise MercuryError("unavailable", f"{server} refuses: {_said(error)}", RETRY_AFTER) from None
         except BaseException:
             protocol.transport.abortConnection()
             raise
@@ -201,7 +203,7 @@ class Link:
     def _reach(self, host: str, port: int, factory: Factory[Any]) -> Deferred[Any]:
         seconds = self._server.connect_seconds
         reaching = HostnameEndpoint(self._reactor, host, port, timeout=seconds).connect(factory)
-        return reaching.addTimeout(seconds, self._reactor)
+        return self._within(seconds, reaching)
 
     async def _log_in(self, protocol: Any) -> None:
         server = self._server
@@ -226,7 +228,7 @@ class Link:
             try:
                 sentinel = await self._reach(host, port, factory)
                 asking = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._server.service)
-                found = await asking.addTimeout(self._server.connect_seconds, self._reactor)
+                found = await self._within(self._server.connect_seconds, asking)
             except TROUBLE as error:
                 why = f"the sentinel at {host}:{port} does not answer: {_said(error)}"
                 continue
@@ -237,6 +239,11 @@ class Link:
                 return found[0].decode(), int(found[1])
             why = f"the sentinel at {host}:{port} knows no service {self._server.service}"
         raise MercuryError("unavailable", why, RETRY_AFTER)
+
+    def _within(self, seconds: float, waits: Deferred[Any]) -> Deferred[Any]:
+        """The same Deferred; it fails with TimeoutError when it has not fired by then."""
+        too_late = Failure(TimeoutError(f"no reply within {seconds:g} s"))
+        return waits.addTimeout(seconds, self._reactor, onTimeoutCancel=lambda result, seconds: too_late)
 
     # Commands
 
@@ -258,12 +265,12 @@ class Link:
 
     async def _send(self, command: Sequence[str | bytes | int]) -> Any:
         seconds = self._server.command_seconds
-        protocol = self._protocol or await self._next().addTimeout(seconds, self._reactor)
+        protocol = self._protocol or await self._within(seconds, self._next())
         try:
-            return await protocol.execute_command(*command).addTimeout(seconds, self._reactor)
+            return await self._within(seconds, protocol.execute_command(*command))
         except TimeoutError:
-            protocol.transport.abortConnection()  # replies come in order: none can come any more
-            raise TimeoutError(f"no reply within {seconds:g} s") from None
+            protocol.transport.abortConnection()  # replies come in order: what follows would wait for this one
+            raise
         except ResponseError as error:
             if _said(error).startswith("READONLY"):  # it was the master once: ask the sentinels again
                 protocol.transport.abortConnection()
