@@ -8,6 +8,7 @@ conformance suite puts an echo behind exactly this factory.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -86,6 +87,7 @@ class WebSocketConnection(WebSocketServerProtocol):
     door: Door
     _admitting = False
     _gone = False
+    _closing: IDelayedCall | None = None
     _longest = 0
     _direct = False
     _out = 0
@@ -132,6 +134,8 @@ class WebSocketConnection(WebSocketServerProtocol):
     # From Autobahn
 
     def onConnect(self, request: ConnectionRequest) -> Any:
+        if not self.factory.welcomes(request.origin):
+            raise ConnectionDeny(403, "scripts of that origin may not connect (--server.ws.origins)")
         self._admitting = True
         return Deferred.fromCoroutine(self.door.admit(request)).addErrback(self._deny)
 
@@ -177,7 +181,16 @@ class WebSocketConnection(WebSocketServerProtocol):
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._lost()
 
+    def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
+        """Say goodbye; if the peer does not answer, hang up. Autobahn's own timer may do that before the frame is sent:
+        it counts in whole seconds, rounded down."""
+        if self.state == self.STATE_OPEN and not isReply:
+            self._closing = self.factory.reactor.callLater(CLOSE_SECONDS, self.abort)
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+
     def _lost(self) -> None:
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
         if not self._gone:
             self._gone = True
             self.door.closed()
@@ -232,6 +245,8 @@ class WebSocketFactory(WebSocketServerFactory):
         self.open_door = open_door
         self.server = None  # no version for strangers
         self.frame_bytes = frame_bytes
+        parts = [re.escape(origin.lower()).replace(r"\*", "[^/]*") for origin in origins]
+        self._origins = None if "*" in origins else re.compile("|".join(parts))
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
             versions=[13],
             webStatus=False,
@@ -241,14 +256,14 @@ class WebSocketFactory(WebSocketServerFactory):
             maxMessagePayloadSize=frame_bytes,
             failByDrop=False,
             echoCloseCodeReason=False,
-            openHandshakeTimeout=handshake_seconds,
-            closeHandshakeTimeout=CLOSE_SECONDS,
+            openHandshakeTimeout=handshake_seconds and handshake_seconds + 1,  # Autobahn rounds down to whole seconds
+            closeHandshakeTimeout=0,
             tcpNoDelay=True,
             perMessageCompressionAccept=self._accept_deflate if compression else lambda offers: None,
             autoPingInterval=0,
             serveFlashSocketPolicy=False,
-            allowedOrigins=list(origins),
-            allowNullOrigin="*" in origins,
+            allowedOrigins=["*"],  # welcomes() looks: Autobahn would want the port written out, even 443
+            allowNullOrigin=True,
             maxConnections=0,
             trustXForwardedFor=0,
         )
@@ -259,6 +274,10 @@ class WebSocketFactory(WebSocketServerFactory):
         options = {name: getattr(self, name) for name in WebSocketConnection.CONFIG_ATTRS}
         options = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
         return type("WebSocketConnection", (WebSocketConnection,), {**options, "CONFIG_ATTRS": ()})
+
+    def welcomes(self, origin: str | None) -> bool:
+        """Whether a script from this origin (RFC 6454, 6.1) may connect. Programs name none."""
+        return not origin or self._origins is None or self._origins.fullmatch(origin.lower()) is not None
 
     def _accept_deflate(self, offers: Sequence[Any]) -> Any:
         """Take the first deflate offer; ask the peer for small state: no context kept between its messages."""

@@ -82,6 +82,7 @@ class _Factory(WebSocketClientFactory):
             autoPingInterval=0, openHandshakeTimeout=PATIENCE, closeHandshakeTimeout=1
         )
         self.client = client
+        client.options(self)
 
     def buildProtocol(self, addr: Any) -> Any:
         link: Any = super().buildProtocol(addr)
@@ -128,6 +129,9 @@ class Client(ABC):
         factory = _Factory(self, url, self.subprotocols)
         reactor.connectTCP(self.where.host, self.where.ws, factory)
         await self._ready.addTimeout(PATIENCE, reactor)
+
+    def options(self, factory: WebSocketClientFactory) -> None:  # noqa: B027 - most have none
+        """A subclass may set more of Autobahn's options."""
 
     def _query(self) -> str:
         return "?" + urlencode({"token": self.token, "member": self.member, "device": self.device})

@@ -52,7 +52,7 @@ class Node:
             frame_bytes=limits.frame_bytes,
             handshake_seconds=limits.handshake_seconds,
         )
-        factory.protocol = _Cramped
+        factory.protocol = type("Cramped", (_Cramped, factory.protocol), {})  # type: ignore[assignment]
         self.connections: set[Any] = set()
         self.port: Any = reactor.listenTCP(self.where.ws, factory, interface="127.0.0.1")
         address: Any = self.port.getHost()
