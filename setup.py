@@ -43,7 +43,7 @@ setup(
         "klein>=24.8",
         "msgspec>=0.22",
         "prompt_toolkit>=3.0.50",
-        "PyMySQL[rsa]>=1.2.4",  # older ones go on without TLS if the server offers none; rsa: MySQL 8's passwords
+        "PyMySQL[rsa]>=1.2.4",  # rsa: for the passwords of MySQL 8
         "PyYAML>=6.0.2",
         "Twisted>=26.10",
         "txredisapi>=1.6",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import IService
 from twisted.internet.interfaces import IProtocolFactory
 
-from mercury.config import Api, Config, ConfigError, Redis, Ws, addresses, networks, origins, storage_type
+from mercury.config import Api, Config, ConfigError, Mysql, Redis, Ws, addresses, networks, origins, storage_type
 from mercury.core.catchup import CatchUp
 from mercury.core.chat import Chat
 from mercury.core.heartbeat import Heartbeat

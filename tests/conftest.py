@@ -9,10 +9,18 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
+from itertools import count
+from typing import TYPE_CHECKING
 
 import pytest
-from engines import MariaDb
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from engines import MariaDb
+
+    from mercury.backends.mysql_server import Server
+
+DATABASES = count()
 
 settings.register_profile(
     "mercury", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -78,7 +86,29 @@ def free_port() -> Callable[[], int]:
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
     """A MariaDB server that all tests share; whoever wants to kill one starts one of their own."""
+    from engines import MariaDb
+
     server = MariaDb(tmp_path_factory.mktemp("mariadb"))
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def mysql(mariadb: MariaDb) -> Server:
+    """A database that is not there yet."""
+    return mariadb.database(f"special_{next(DATABASES)}")
+
+
+@pytest.fixture
+def alter(mariadb: MariaDb) -> Iterator[Callable[[str, object], None]]:
+    """Changes a global variable of the server for new connections, until the test is over."""
+    before: dict[str, object] = {}
+
+    def change(name: str, value: object) -> None:
+        before.setdefault(name, mariadb.query(f"SELECT @@GLOBAL.{name}")[0][0])
+        mariadb.query(f"SET GLOBAL {name} = %s", value)
+
+    yield change
+    for name, value in before.items():
+        mariadb.query(f"SET GLOBAL {name} = %s", value)

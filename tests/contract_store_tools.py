@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 
 import pytest_twisted
@@ -13,6 +13,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
+from zope.interface import provider
 
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome, Place, Slice
@@ -103,6 +105,23 @@ async def for_all(strategy: SearchStrategy[T], check: Callable[[T], Coroutine[An
     for value in also:
         test = example(value)(test)
     await deferToThread(test)
+
+
+@contextmanager
+def logged() -> Iterator[list[LogEvent]]:
+    """What is logged at level info or above within the block."""
+    events: list[LogEvent] = []
+
+    @provider(ILogObserver)
+    def note(event: LogEvent) -> None:
+        if event["log_level"] >= LogLevel.info and event["log_namespace"].startswith("mercury"):
+            events.append(event)
+
+    globalLogPublisher.addObserver(note)
+    try:
+        yield events
+    finally:
+        globalLogPublisher.removeObserver(note)
 
 
 class OpenStore:

@@ -90,7 +90,7 @@ class MariaDb:
     def _answers(self) -> bool:
         try:
             self.connect().close()
-        except pymysql.Error:
+        except pymysql.err.OperationalError:
             return False
         return True
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from contract_store_tools import NOW, code_of, entry_of, joined, log_of, message, opened, place_of, put
+from contract_store_tools import NOW, code_of, entry_of, joined, log_of, logged, message, opened, place_of, put
 from twisted.internet.defer import gatherResults
-from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
-from zope.interface import provider
+from twisted.logger import LogLevel
 
 from mercury.backends import sqlite_schema
 from mercury.backends.sqlite import SqliteStore
@@ -27,23 +26,6 @@ from mercury.model import Cursor, Draft, ReadMark, Token
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "mercury.db")
-
-
-@contextmanager
-def logged() -> Iterator[list[LogEvent]]:
-    """What is logged at level info or above within the block."""
-    events: list[LogEvent] = []
-
-    @provider(ILogObserver)
-    def note(event: LogEvent) -> None:
-        if event["log_level"] >= LogLevel.info and event["log_namespace"].startswith("mercury"):
-            events.append(event)
-
-    globalLogPublisher.addObserver(note)
-    try:
-        yield events
-    finally:
-        globalLogPublisher.removeObserver(note)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,8 +65,12 @@ def test_an_endpoint_that_is_none_is_named(tmp_path: Path) -> None:
     assert "--server.ws.endpoint" in refused(tmp_path, "--server.ws.endpoint=nonsense:1")
 
 
-def test_a_store_that_is_not_there_yet_is_named(tmp_path: Path) -> None:
-    assert "mysql" in refused(tmp_path, "--mysql.host=127.0.0.1")
+def test_a_database_server_that_is_not_there_is_named(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    line = refused(tmp_path, "--mysql.host=127.0.0.1", f"--mysql.port={port}")
+    assert f"the database mercury on 127.0.0.1:{port} cannot be used" in line
+    assert "Connection refused" in line
+    assert "mysql.tls" in refused(tmp_path, "--mysql.host=127.0.0.1", "--mysql.tls-ca=ca.pem")
 
 
 def test_a_wrong_value_an_unknown_flag_and_an_unreadable_file_are_named(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
+from engine_redis import RedisEngine, free_port
+from engines import MariaDb
+from twisted.internet import reactor
 
 pytest.register_assert_rewrite(*(f"contract_store{part}" for part in ("", "_append", "_random", "_read", "_tools")))
 
@@ -13,7 +17,13 @@ from contract_store import StoreContract  # noqa: E402
 from contract_store_tools import Make  # noqa: E402
 
 from mercury.backends.memory import MemoryStore  # noqa: E402
+from mercury.backends.mysql import MysqlStore  # noqa: E402
+from mercury.backends.mysql_server import Server  # noqa: E402
+from mercury.backends.redis import RedisStore  # noqa: E402
+from mercury.backends.redis_link import RedisServer  # noqa: E402
 from mercury.backends.sqlite import SqliteStore  # noqa: E402
+
+NUMBER = count()
 
 
 class TestMemory(StoreContract):
@@ -27,3 +37,32 @@ class TestSqlite(StoreContract):
     def make(self, tmp_path: Path) -> Make:
         number = count()
         return lambda limit: SqliteStore(str(tmp_path / f"{next(number)}.db"), limit)
+
+
+@pytest.fixture(scope="module")
+def redis_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RedisServer]]:
+    """Gives empty databases, all within one server."""
+    options = ("--databases", "10000")
+    engine = RedisEngine(tmp_path_factory.mktemp("redis"), free_port(), durable=True, options=options)
+    number = count()
+    yield lambda: RedisServer(port=engine.port, db=next(number))
+    engine.stop()
+
+
+class TestRedis(StoreContract):
+    @pytest.fixture
+    def make(self, redis_database: Callable[[], RedisServer]) -> Make:
+        return lambda limit: RedisStore(reactor, redis_database(), limit)
+
+
+@pytest.fixture(scope="module")
+def mysql_database(mariadb: MariaDb) -> Callable[[], Server]:
+    """Gives databases that are not there yet, all within one server."""
+    number = count()
+    return lambda: mariadb.database(f"contract_{next(number)}")
+
+
+class TestMysql(StoreContract):
+    @pytest.fixture
+    def make(self, mysql_database: Callable[[], Server]) -> Make:
+        return lambda limit: MysqlStore(mysql_database(), rooms_per_member=limit)

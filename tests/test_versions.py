@@ -23,6 +23,8 @@ SAFE = {
     "twisted": "24.7.0",
     # CVE-2024-34069, CVE-2024-49767: remote code by the debugger, memory by multipart forms
     "werkzeug": "3.0.6",
+    # CVE-2024-36039: SQL injection by the keys of a dict
+    "pymysql": "1.1.1",
     # CVE-2024-3651: quadratic time on a long host name
     "idna": "3.7",
     # CVE-2020-14343: code run by yaml.load

@@ -65,7 +65,7 @@ class MysqlStore:
         try:
             self.epoch, self._packet = await deferToThread(prepare, server)
         except pymysql.Error as error:
-            raise MercuryError("unavailable", f"{name} cannot be used: {error}", RETRY_AFTER) from None
+            raise MercuryError("unavailable", f"{name} cannot be used: {error.args[-1]}", RETRY_AFTER) from None
         except MercuryError as error:
             raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
         self._appender = self._pool(f"{name} (appending)", 1, BEGIN)

@@ -80,8 +80,9 @@ def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> tuple
         numbers[rid] = nr
         rooms[rid] = by_number[nr] = RoomState(rid, head, floor, messages, made_at, bool(deleted))
     pairs = [(nr, mid) for rid, nr in numbers.items() for mid in asked[rid]]
-    for nr, mid in rows(cursor, sql.FIND_MEMBERS, to_json(pairs)) if pairs else ():
-        by_number[nr].members[mid.decode()] = INSIDE
+    for (place,) in rows(cursor, sql.FIND_MEMBERS, to_json(pairs)) if pairs else ():
+        nr, mid = pairs[place - 1]
+        by_number[nr].members[mid] = INSIDE
     keys = [(numbers[rid], mid, cid) for rid, mid, cid in cids if rid in numbers]
     for nr, *row in rows(cursor, sql.FIND_FIRSTS, to_json(keys)) if keys else ():
         first = entry_of(by_number[nr].rid, row)

@@ -38,8 +38,9 @@ SELECT r.nr, r.rid, r.head, r.floor, r.messages, r.ctime, r.deleted, @@auto_incr
 """
 ADD_ROOMS = "INSERT INTO room (rid, head, floor, messages, ctime, deleted)"
 UNLESS_THERE = "ON DUPLICATE KEY UPDATE deleted = deleted"
+#: Their places in the list, from 1 on.
 FIND_MEMBERS = f"""
-SELECT m.room, m.mid
+SELECT asked.place
   FROM {_asked("room", "mid")} STRAIGHT_JOIN membership AS m FORCE INDEX (PRIMARY)
     ON m.room = asked.room AND m.mid = asked.mid
 """

@@ -1,0 +1,234 @@
+"""What the MySQL store does in trouble: locks, lost connections, a server that dies or hangs or is another one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+import pytest_twisted
+from certificates import Authority
+from contract_store_tools import NOW, entry_of, joined, log_of, logged, message, opened, put
+from engines import MariaDb
+from mysql_tools import unavailable
+from proxy import Proxy
+from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
+from twisted.logger import LogLevel
+
+from mercury.backends import mysql_server
+from mercury.backends.mysql import MysqlStore
+from mercury.backends.mysql_server import Server
+from mercury.backends.mysql_sql import rows
+from mercury.errors import MercuryError
+from mercury.model import Entry, ReadMark
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[MariaDb]:
+    """A MariaDB server of the test's own, to be killed."""
+    engine = MariaDb(tmp_path)
+    engine.start()
+    yield engine
+    engine.kill()
+
+
+def quick(server: Server) -> Server:
+    """With short timeouts, for tests that wait for them."""
+    return replace(server, connect_seconds=0.3, write_seconds=0.3, read_seconds=0.4)
+
+
+# Locks
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_transaction_that_meets_another_one_in_a_deadlock_is_done_again(
+    mysql: Server, mariadb: MariaDb
+) -> None:
+    """The other one has written more, so it is ours that the database breaks off."""
+    async with opened(lambda _: MysqlStore(mysql, rooms_per_member=9)) as store:
+        await put(store, joined("r", "a"), joined("s", "a"))
+        with closing(mariadb.connect(mysql.database)) as connection, connection.cursor() as other:
+            other.execute("START TRANSACTION")
+            other.execute("INSERT INTO member SELECT seq FROM seq_1_to_500")
+            other.execute("SELECT * FROM member WHERE mid = 'b' FOR UPDATE")
+            other.execute("UPDATE member SET mid = mid WHERE mid = 'a'")
+            other.execute("SELECT * FROM member WHERE mid = 'a' FOR UPDATE")
+            deadlocks = "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'"
+            before = int(mariadb.query(deadlocks)[0][1])
+            joining = store.append([joined("t", "a")], NOW)  # has the room t, and waits for the member a
+            waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+            await until(lambda: mariadb.query(waiting) == [(1,)])
+            await deferToThread(other.execute, "UPDATE room SET ctime = 1 WHERE rid = 't'")
+            connection.rollback()
+            assert entry_of((await joining)[0]).seq == 1
+            assert int(mariadb.query(deadlocks)[0][1]) == before + 1
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Asks seldom: InnoDB's tables show what was when nobody had asked for a tenth of a second."""
+    for _ in range(30):
+        if holds():
+            return
+        await deferToThread(time.sleep, 0.15)
+    raise AssertionError("it never came to be")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_locked_room_gives_unavailable_in_time_and_lets_others_read(
+    mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysql_server, "SET_UP", (*mysql_server.SET_UP, "SET innodb_lock_wait_timeout = 1"))
+    monkeypatch.setattr(mysql_server, "TRIES", 2)
+    async with opened(lambda _: MysqlStore(mysql)) as store:
+        await put(store, joined("r", "a"))
+        with closing(mariadb.connect(mysql.database)) as connection, connection.cursor() as other:
+            other.execute("START TRANSACTION")
+            other.execute("SELECT * FROM room WHERE rid = 'r' FOR UPDATE")
+            sending = store.append([message("r", "a", "hi", "c")], NOW)
+            assert len(await log_of(store, "r")) == 1
+            assert "Lock wait timeout" in (await unavailable(sending)).reason
+            connection.rollback()
+        assert entry_of((await put(store, message("r", "a", "hi", "c")))[0]).seq == 2
+
+
+# Connections
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_that_were_closed_meanwhile_are_replaced_without_an_error(
+    mysql: Server, mariadb: MariaDb
+) -> None:
+    async with opened(lambda _: MysqlStore(mysql, 4)) as store:
+        await put(store, joined("r", "a"))
+        await store.move_reads([])
+        await store.ping()
+        with logged() as events:
+            for (number,) in mariadb.query(
+                f"SELECT id FROM information_schema.processlist WHERE db = '{mysql.database}'"
+            ):
+                mariadb.query(f"KILL {number}")
+            assert entry_of((await put(store, message("r", "a", "hi")))[0]).seq == 2
+            assert [entry.text for entry in await log_of(store, "r")] == ["", "hi"]
+            assert await store.move_reads([ReadMark("r", "a", 2)]) == [2]
+        assert events == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_killed_server_gives_unavailable_and_nothing_acknowledged_is_lost(own: MariaDb) -> None:
+    async with opened(lambda _: MysqlStore(own.database("mercury"), 4)) as store:
+        await put(store, joined("r", "a"))
+        running = [store.append([message("r", "a", str(n), str(n))], NOW) for n in range(300)]
+        acknowledged: dict[str, Entry] = {}
+        failed: list[str] = []
+        for n, call in enumerate(running):
+            call.addCallback(lambda some, n=n: acknowledged.update({str(n): entry_of(some[0])}))
+            call.addErrback(lambda failure, n=n: failed.append(str(n)))
+        await running[50]
+        with logged() as events:
+            own.kill()
+            await gatherResults(running)
+            assert failed
+            for call in (store.ping, lambda: put(store, message("r", "a")), lambda: store.move_reads([])):
+                await unavailable(call())
+                await unavailable(call())
+            assert {event["log_level"] for event in events} == {LogLevel.error}
+            assert len(events) == 3  # one for each pool, however many calls fail
+        await deferToThread(own.start)
+        again = [(await put(store, message("r", "a", text, text)))[0] for text in failed]
+        log = await log_of(store, "r")
+        assert [entry.seq for entry in log] == list(range(1, 302))
+        assert sorted(entry.text for entry in log[1:]) == sorted(map(str, range(300)))
+        assert {entry.text: entry for entry in log[1:] if entry.text in acknowledged} == acknowledged
+        assert [entry_of(answer).text for answer in again] == failed
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_hangs_gives_unavailable_in_time(own: MariaDb) -> None:
+    """However many calls wait: those whose time is over before their turn are not made at all."""
+    server = quick(own.database("mercury"))
+    async with opened(lambda _: MysqlStore(server, 4)) as store:
+        await put(store, joined("r", "a"))
+        own.pause()
+        calls: list[Any] = [store.append([message("r", "a", str(n))], NOW) for n in range(50)]
+        calls += [store.ping() for _ in range(50)]
+        for call in calls:
+            await unavailable(call)
+        own.resume()
+        await until_works(store)
+        assert len(await log_of(store, "r")) < 10
+
+
+async def until_works(store: MysqlStore) -> None:
+    for _ in range(100):
+        try:
+            await store.append([], NOW)
+            await store.ping()
+        except MercuryError:
+            await deferToThread(time.sleep, 0.05)
+        else:
+            return
+    raise AssertionError("it does not work again")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lost_answer_to_a_commit_gives_unavailable_and_the_cid_finds_what_was_stored(
+    mysql: Server,
+) -> None:
+    async with opened(lambda _: MysqlStore(mysql)) as direct:
+        await put(direct, joined("r", "a"))
+        async with (
+            Proxy.between(mysql.port) as proxy,
+            opened(lambda _: MysqlStore(replace(mysql, port=proxy.outer))) as store,
+        ):
+            await put(store, message("r", "a", "before"))
+            proxy.cut_answer_to(b"COMMIT")
+            await unavailable(put(store, message("r", "a", "hi", "c")))
+            (again,) = await put(store, message("r", "a", "hi", "c"))
+            assert again.duplicate
+            assert again.entry == (await log_of(direct, "r"))[-1]
+            proxy.cut_answer_to(b"INSERT INTO entry")  # nothing of that is stored, so the store itself tries again
+            (done,) = await put(store, message("r", "a", "ho"))
+            assert [entry.text for entry in await log_of(direct, "r")] == ["", "before", "hi", "ho"]
+            assert done.entry.seq == 4
+
+
+# TLS
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_takes_no_server_but_one_with_a_trusted_certificate_for_its_name(
+    tmp_path: Path, mariadb: MariaDb
+) -> None:
+    ours, others = Authority(tmp_path / "ours.pem"), Authority(tmp_path / "others.pem")
+    certificate, key = ours.issue(tmp_path / "server", "127.0.0.1")
+    engine = MariaDb(tmp_path, f"--ssl-cert={certificate}", f"--ssl-key={key}")
+    engine.start()
+    try:
+        good = replace(engine.database("mercury"), tls=True, tls_ca=str(ours.file))
+        async with opened(lambda _: MysqlStore(good)) as store:
+            for pool in (store._appender, store._writer, store._reader):
+                ((_, cipher),) = await pool.run(rows, "SHOW STATUS LIKE 'Ssl_cipher'")
+                assert cipher
+        wrong = {
+            "certificate verify failed": replace(good, tls_ca=str(others.file)),
+            "Hostname mismatch": replace(good, host="localhost"),
+            "cannot be read": replace(good, tls_ca=str(tmp_path / "missing.pem")),
+            "SSL": replace(mariadb.database("plain"), tls=True, tls_ca=str(ours.file)),
+        }
+        for reason, server in wrong.items():
+            with pytest.raises(MercuryError, match=reason) as caught:
+                await MysqlStore(server).open()
+            assert caught.value.code == "unavailable"
+    finally:
+        engine.kill()
+
+
+def test_a_driver_error_is_an_engine_error_if_the_engine_is_to_blame() -> None:
+    assert issubclass(pymysql.err.OperationalError, mysql_server.ENGINE_ERRORS)
+    assert not issubclass(pymysql.err.ProgrammingError, mysql_server.ENGINE_ERRORS)
