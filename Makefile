@@ -5,8 +5,8 @@ ARGS =
 MEMBER = 1
 BIN := .venv/bin
 
-# What the tests need of the system, on Debian and Ubuntu: real texts to send.
-TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh
+# What the tests need of the system, on Debian and Ubuntu: real texts to send, and servers that the tests start.
+TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh mariadb-server-core redis-server
 BENCH_PACKAGES := gcc libc6-dev
 
 # One at a time, whoever else types `make` meanwhile; what another one has just installed is not installed again.
