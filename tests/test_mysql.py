@@ -162,20 +162,6 @@ async def test_rooms_that_many_nodes_make_at_once_are_made_once(mysql: Server) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_member_is_in_no_more_rooms_than_allowed_over_all_nodes(mysql: Server) -> None:
-    stores = [MysqlStore(mysql, 4, rooms_per_member=3) for _ in range(3)]
-    for store in stores:
-        await store.open()
-    await put(stores[0], joined("first", "a"))
-    joins = [stores[n % 3].append([joined(f"r{n}", "a")], NOW) for n in range(12)]
-    answers = [answer for (answer,) in await gatherResults(joins)]
-    assert sorted(code_of(a) for a in answers if isinstance(a, MercuryError)) == ["too_large"] * 10
-    assert len(await stores[0].places("a", "phone")) == 3
-    for store in stores:
-        await store.close()
-
-
-@pytest_twisted.ensureDeferred
 async def test_marks_never_outlive_a_leave_on_another_node(mysql: Server) -> None:
     async with nodes(mysql, 2) as (one, other):
         await put(one, joined("r", "a"))

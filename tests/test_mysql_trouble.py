@@ -13,11 +13,13 @@ import pymysql
 import pytest
 import pytest_twisted
 from certificates import Authority
-from contract_store_tools import NOW, entry_of, joined, log_of, logged, message, opened, put
+from contract_store_tools import NOW, code_of, entry_of, joined, log_of, logged, message, opened, put
 from engines import MariaDb
 from mysql_tools import unavailable
 from proxy import Proxy
+from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel
 
@@ -27,6 +29,8 @@ from mercury.backends.mysql_server import Server
 from mercury.backends.mysql_sql import rows
 from mercury.errors import MercuryError
 from mercury.model import Entry, ReadMark
+
+WAITING = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
 
 
 @pytest.fixture
@@ -62,12 +66,25 @@ async def test_a_transaction_that_meets_another_one_in_a_deadlock_is_done_again(
             deadlocks = "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'"
             before = int(mariadb.query(deadlocks)[0][1])
             joining = store.append([joined("t", "a")], NOW)  # has the room t, and waits for the member a
-            waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-            await until(lambda: mariadb.query(waiting) == [(1,)])
+            await until(lambda: mariadb.query(WAITING) == [(1,)])
             await deferToThread(other.execute, "UPDATE room SET ctime = 1 WHERE rid = 't'")
             connection.rollback()
             assert entry_of((await joining)[0]).seq == 1
             assert int(mariadb.query(deadlocks)[0][1]) == before + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_member_whom_another_node_puts_in_a_room_just_now_is_counted(mysql: Server, mariadb: MariaDb) -> None:
+    async with opened(lambda _: MysqlStore(mysql, rooms_per_member=2)) as store:
+        await put(store, joined("r", "a"), joined("s", "b"))
+        with closing(mariadb.connect(mysql.database)) as connection, connection.cursor() as other:
+            other.execute("START TRANSACTION")
+            other.execute("SELECT * FROM member WHERE mid = 'a' FOR UPDATE")
+            other.execute("INSERT INTO membership SELECT nr, 'a', 1, 1, 0 FROM room WHERE rid = 's'")
+            joining = store.append([joined("t", "a")], NOW)
+            await until(lambda: joining.called or mariadb.query(WAITING) == [(1,)])
+            connection.commit()
+            assert code_of((await joining)[0]) == "too_large"
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -157,6 +174,8 @@ async def test_a_server_that_hangs_gives_unavailable_in_time(own: MariaDb) -> No
         own.pause()
         calls: list[Any] = [store.append([message("r", "a", str(n))], NOW) for n in range(50)]
         calls += [store.ping() for _ in range(50)]
+        await deferLater(reactor, server.seconds + 0.05)
+        assert all(call.called for call in calls)
         for call in calls:
             await unavailable(call)
         own.resume()
