@@ -7,21 +7,18 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from contract_store import StoreContract
+from contract_store_tools import Make
 from engine_redis import RedisEngine, free_port
 from engines import MariaDb
 from twisted.internet import reactor
 
-pytest.register_assert_rewrite(*(f"contract_store{part}" for part in ("", "_append", "_random", "_read", "_tools")))
-
-from contract_store import StoreContract  # noqa: E402
-from contract_store_tools import Make  # noqa: E402
-
-from mercury.backends.memory import MemoryStore  # noqa: E402
-from mercury.backends.mysql import MysqlStore  # noqa: E402
-from mercury.backends.mysql_server import Server  # noqa: E402
-from mercury.backends.redis import RedisStore  # noqa: E402
-from mercury.backends.redis_link import RedisServer  # noqa: E402
-from mercury.backends.sqlite import SqliteStore  # noqa: E402
+from mercury.backends.memory import MemoryStore
+from mercury.backends.mysql import MysqlStore
+from mercury.backends.mysql_server import Server
+from mercury.backends.redis import RedisStore
+from mercury.backends.redis_link import RedisServer
+from mercury.backends.sqlite import SqliteStore
 
 NUMBER = count()
 

@@ -196,7 +196,7 @@ def _room(cursor: Any, rid: str) -> Room | None:
 
 def _slice(cursor: Any, rid: str, after: int, limit: int) -> Slice:
     """The room's row comes with each entry, and with NULLs if there is none."""
-    found = rows(cursor, sql.READ, after, rid, limit)
+    found = rows(cursor, sql.READ, rid, after, limit, rid)
     if not found:
         return Slice([], 0, 0)
     head, floor = found[0][:2]
