@@ -14,6 +14,7 @@ from zope.interface import Attribute, Interface
 from mercury.errors import MercuryError
 from mercury.events import Event
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.signals import Signal
 
 # zope.interface methods have no self and no body.
 # mypy-zope reads them as they stand.
@@ -139,6 +140,69 @@ class IStore(Interface):
         and of each member's devices all but the `devices` that moved last. A dropped cursor is as if never there."""
 
 
+class IBus(Interface):
+    """How the nodes that share a store wake each other. At most once, in any order: the store is the truth.
+
+    Whatever the bus loses costs time only, since an entry's seq shows that something is missing, and the listener is
+    told to doubt() its rooms when something may be. No method raises; nothing waits for the bus but subscribe().
+    """
+
+    node: str = Attribute("This node's name among the nodes: drawn anew at each start.")
+    is_up: bool = Attribute(
+        "Whether what others publish gets here, as far as is known; a silent loss is noticed within 15 seconds. "
+        "While it is False, look at the heads of the rooms served here, once a second; doubt(None) follows when it is "
+        "True again."
+    )
+
+    def open(listener: IBusListener) -> Deferred[None]:
+        """Begin; tell the listener from now on. Fires when a first connection was tried, whatever came of it."""
+
+    def close() -> Deferred[None]:
+        """Say goodbye to the other nodes, and tell the listener nothing any more."""
+
+    def publish(entries: Sequence[Entry]) -> None:
+        """Tell the other nodes of entries that this one has committed: of each room in the order of seq.
+
+        Call it in commit order. What cannot be sent now is made up for by telling the others to doubt those rooms,
+        as soon as that can be sent.
+        """
+
+    def publish_signal(rid: str | None, signal: Signal) -> None:
+        """Tell the nodes that have subscribed to a room, or all nodes, something that is not stored. It may be lost."""
+
+    def subscribe(rid: str) -> Deferred[None]:
+        """Hear of a room. When this fires, whatever is published from then on comes here: read the log's head after it.
+
+        It fires in any case within two seconds. If the bus is down by then, or that slow, the room is subscribed to
+        when it is back, and the listener told to doubt it then. Never fails.
+        """
+
+    def unsubscribe(rid: str) -> None:
+        """Hear no more of a room; what is on its way still may come."""
+
+
+class IBusListener(Interface):
+    """What a bus tells a node. What a method raises is logged and harms nothing else.
+
+    What this node published does not come back to it, except for entries of a store that publishes by itself.
+    """
+
+    def entries_came(entries: Sequence[Entry]) -> None:
+        """Committed entries of one room, in the order of seq. They may be known here; some before may be missing."""
+
+    def signal_came(node: str, signal: Signal) -> None:
+        """A signal of another node."""
+
+    def doubt(rids: Sequence[str] | None) -> None:
+        """In these rooms, or in all that are subscribed to, something may have been stored that was not told here."""
+
+    def node_came(node: str) -> None:
+        """Another node is there: it knows nothing yet of who is connected here, nor this one of who is there."""
+
+    def node_gone(node: str) -> None:
+        """A node stopped, or was not heard of for five seconds: whoever was connected there is not known to be."""
+
+
 class IWire(Interface):
     """Bytes for one kind of connection (a protocol on a framing). Connections of a kind share one wire object.
 
@@ -178,4 +242,4 @@ class IConnection(Interface):
         """Read again."""
 
     def drained() -> int:
-        """How many bytes the peer's socket has taken so far. It stands still when the peer does not read."""
+        """A count of what the peer has taken so far. It stands still when the peer does not read."""

@@ -24,7 +24,7 @@ LAYERS = (
     {"mercury.protocols"},
     {"mercury.core"},
     {"mercury.ports", "mercury.closing"},
-    {"mercury.commands", "mercury.events"},
+    {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
     {"mercury.errors"},
     {"mercury"},  # the version
@@ -32,7 +32,7 @@ LAYERS = (
 
 #: Beside the layers: what these may import of Mercury beside themselves, and who may import them.
 ASIDE = {
-    "mercury.backends": ({"mercury.ports", "mercury.model", "mercury.errors"}, {"mercury.tap"}),
+    "mercury.backends": ({"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors"}, {"mercury.tap"}),
     "mercury.client": (
         {"mercury.commands", "mercury.events", "mercury.model", "mercury.errors", "mercury.closing", "mercury"},
         set[str](),

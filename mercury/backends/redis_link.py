@@ -209,8 +209,7 @@ class Link:
         server = self._server
         if server.password:
             await protocol.execute_command("AUTH", server.password)
-        if server.db:
-            await protocol.execute_command("SELECT", server.db)
+        await protocol.execute_command("SELECT", server.db)  # 0, too: an answer shows that somebody is there
         if server.sentinels:
             role = await protocol.execute_command("ROLE")
             if role[0] != b"master":
@@ -279,7 +278,11 @@ class Link:
     def _run(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
         if self._closed or self._running >= WAITING:
             work.close()
-            reason = "the store is closed" if self._closed else f"{WAITING} commands wait for Redis already"
+            reason = (
+                f"the connection to {self._server} is closed"
+                if self._closed
+                else f"{WAITING} commands wait for Redis already"
+            )
             return fail(MercuryError("unavailable", reason, RETRY_AFTER))
         self._running += 1
         answer: Deferred[Any] = Deferred()

@@ -1,0 +1,27 @@
+"""What nodes tell each other and never store: who comes and goes, types and reads, and whose connections must end.
+
+Three of these are the very events that clients are told. Whoever misses a signal has lost nothing that was promised.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from mercury.events import Presence, Read, Typing
+
+
+class Kick(Struct, tag="kick", frozen=True):
+    """Close this member's connections, or those of one device, on every node."""
+
+    mid: str
+    device: str | None = None
+
+
+class Revoke(Struct, tag="revoke", frozen=True):
+    """Close the connections made with the token of this digest, or with any of the member's, on every node."""
+
+    mid: str
+    token: bytes | None = None
+
+
+Signal = Typing | Presence | Read | Kick | Revoke
