@@ -62,7 +62,7 @@ class HistoryById(Command, tag="history_by_id", kw_only=True, gc=False):
 
     msgid: Seq | None = None
     rid: str | None = None
-    offset: Seq = 10
+    offset: Annotated[int, Meta(ge=1, le=2**53 - 1)] = 10
 
 
 class Read(Command, tag="read", kw_only=True, gc=False):

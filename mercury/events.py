@@ -86,7 +86,7 @@ class Typing(Struct, tag="typing", gc=False):
 
 
 class Presence(Struct, tag="presence", gc=False):
-    """A member's first connection came, or their last one went."""
+    """A member's first connection came, or their last one went a second ago and none has come since."""
 
     rid: str
     mid: str

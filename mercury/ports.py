@@ -91,7 +91,9 @@ class IStore(Interface):
         """Rooms whose name is greater than `after`, in the order of their names' UTF-8 bytes."""
 
     def delete_room(rid: str) -> Deferred[bool]:
-        """Remove a room with its log, members, marks and cursors in one transaction. False if there was none.
+        """Remove a room that nobody is in with its log, in one transaction. False if there was none.
+
+        Fails with conflict while somebody is in: they leave first, by the log, so that whoever follows it sees them go.
 
         A room that comes into being again under the name goes on from the old head: its floor is there, so that nobody
         who remembers the old log mistakes the new one for it.
@@ -124,7 +126,8 @@ class IStore(Interface):
     # Tokens
 
     def put_token(token: Token, keep: int) -> Deferred[None]:
-        """Store a token; its member comes into being. Of one member's tokens the `keep` that expire last remain."""
+        """Store a token; its member comes into being. `keep` of one member's tokens remain, which is 1 at least: this
+        one, and of the others those that expire last."""
 
     def token(digest: bytes) -> Deferred[Token | None]:
         """The token with this digest, expired or not."""
@@ -137,7 +140,10 @@ class IStore(Interface):
 
     def sweep(now: int, idle: int, devices: int) -> Deferred[None]:
         """Keep the tables bounded: drop expired tokens, cursors of devices that did not move for `idle` microseconds,
-        and of each member's devices all but the `devices` that moved last. A dropped cursor is as if never there."""
+        and of each member's devices all but the `devices` that moved last. A dropped cursor is as if never there.
+
+        What deleted rooms have left is removed, too. All that in short steps: no other call waits for the whole of it.
+        """
 
 
 class IBus(Interface):

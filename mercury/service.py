@@ -173,23 +173,27 @@ class MercuryService(Service):
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
         if self._sweeping.running:
             self._sweeping.stop()
-        sessions = chat.hub.everybody()
-        spread = max(1.0, len(sessions) / RETURN_RATE)
-        for session in sessions:
-            bye = events.Bye(round(random.uniform(0.1, spread), 3))  # noqa: S311 - only to spread them
-            chat.hub.outbox.put((session,), session.wire.event(bye))
-        await chat.rooms.journal.idle()
-        for session in sessions:
-            session.end(closing.RESTART)
-        if sessions:
-            await deferLater(self._reactor, GOODBYE_SECONDS)
+        count = self._say_goodbye()
+        chat.rooms.journal.close()
+        await chat.rooms.journal.idle()  # what was taken in is committed and answered
         for session in chat.hub.everybody():
-            session.connection.abort()
+            session.end(closing.RESTART)
+        if count:
+            await deferLater(self._reactor, GOODBYE_SECONDS)
         chat.heartbeat.stop()
         await chat.rooms.marks.stop()
         await chat.store.close()
         self._reactor._exitSignal = None  # a stop that was asked for and is done is success: twistd exits with 0
-        self.log.info("stopped; {count} sessions were told to come back", count=len(sessions))
+        self.log.info("stopped; {count} sessions were told to come back", count=count)
+
+    def _say_goodbye(self) -> int:
+        """Tell every client when to come back, not all at the same time; how many there are."""
+        sessions = self._chat.hub.everybody()
+        spread = max(1.0, len(sessions) / RETURN_RATE)
+        for session in sessions:
+            bye = events.Bye(round(random.uniform(0.1, spread), 3))  # noqa: S311 - only to spread them
+            self._chat.hub.outbox.put((session,), session.wire.event(bye))
+        return len(sessions)
 
 
 def _shown(port: IListeningPort) -> str:

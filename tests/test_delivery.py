@@ -8,7 +8,7 @@ from promises.clockwork import Clockwork, Device
 from mercury import closing, commands, events
 from mercury.core.barrier import Barrier
 from mercury.core.catchup import PAGE
-from mercury.core.hub import RETRY
+from mercury.core.hub import AWAY, RETRY
 from mercury.core.marks import FLUSH
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome
@@ -39,13 +39,13 @@ def test_a_cursor_moves_when_the_pong_comes_and_not_before(node: Clockwork) -> N
     """The pong proves what was written before its ping, and nothing else."""
     ann = node.device()
     node.post("r", "one")
-    assert ann.pings == [b"barrier"]
+    assert ann.pings == [b"1"]
     node.post("r", "two")
     node.wait(FLUSH)
-    assert ann.pings == [b"barrier"], "one is in flight at most"
+    assert ann.pings == [b"1"], "one is in flight at most"
     assert node.delivered("ann", "r") is None
     ann.pong()
-    assert ann.pings == [b"barrier"], "the next one proves what was written meanwhile"
+    assert ann.pings == [b"2"], "the next one proves what was written meanwhile"
     node.wait(FLUSH)
     assert node.delivered("ann", "r") == 1
     ann.pong()
@@ -54,11 +54,22 @@ def test_a_cursor_moves_when_the_pong_comes_and_not_before(node: Clockwork) -> N
     assert node.delivered("ann", "r") == 3
 
 
-def test_a_foreign_pong_proves_nothing(node: Clockwork) -> None:
-    """An unsolicited pong, or one to a heartbeat."""
+def test_a_pong_to_a_later_ping_proves_too(node: Clockwork) -> None:
+    """A peer may answer only the latest ping (RFC 6455, 5.5.3)."""
     ann = node.device()
     node.post("r", "one")
-    for payload in (b"", b"heartbeat", b"barrier2"):
+    ann.session.beat()
+    assert ann.pings == [b"1", b"2"]
+    ann.session.pong(b"2")
+    node.wait(FLUSH)
+    assert node.delivered("ann", "r") == 1, "what was written before ping 1"
+
+
+def test_a_foreign_pong_proves_nothing(node: Clockwork) -> None:
+    """An unsolicited pong, or one to a ping that was not sent, or before this one."""
+    ann = node.device()
+    node.post("r", "one")
+    for payload in (b"", b"0", b"2", b"-1", b"\xb9", "٣".encode(), b"9" * 99, b"hello"):
         ann.session.pong(payload)
     node.wait(FLUSH)
     assert node.delivered("ann", "r") is None
@@ -401,6 +412,12 @@ def test_signals_reach_the_others_and_not_their_author(node: Clockwork) -> None:
     ann.abort()
     assert bob.of("presence") == [], "the other device is still there"
     desk.abort()
+    assert bob.of("presence") == [], "ann may be back at once"
+    desk = node.device("ann", "desk")
+    node.wait(2 * AWAY)
+    assert bob.of("presence") == [], "and was never away"
+    desk.abort()
+    node.wait(AWAY)
     assert bob.of("presence") == [{"type": "presence", "rid": "r", "mid": "ann", "online": False}]
 
 

@@ -277,8 +277,8 @@ def test_two_missed_pings_are_the_end(node: Clockwork) -> None:
     ann.pings.clear()
     interval = node.chat.heartbeat.interval
     node.wait(2.5 * interval)
-    assert ann.pings.count(b"heartbeat") == 2
-    ann.session.pong(b"heartbeat")
+    assert len(ann.pings) == 2
+    ann.session.pong(ann.pings[-1])
     node.wait(1.5 * interval)
     assert ann.code is None
     node.wait(2 * interval)

@@ -328,7 +328,8 @@ async def test_limit_ping_seconds(door: Open) -> None:
     client = port.v2()
     await client.connect()
     got = await silent.all()
-    assert got.count(b"\x89\x09heartbeat") == 2
+    assert b"\x89\x012" in got, "two pings at least"
+    assert b"nothing was heard" in got
     assert client.open
 
 

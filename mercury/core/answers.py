@@ -41,8 +41,6 @@ async def _history_by_id(chat: Chat, session: Listener, command: commands.Histor
             raise chat.rooms.no_message(command.msgid) from None
     if rid is None:
         raise MercuryError("bad_request", "history needs rid or msgid")
-    if not command.offset:
-        return []
     entries, more = await chat.rooms.history(rid, before, None, command.offset)
     return [events.HistoryOk(ref=command.ref, messages=[events.message(entry) for entry in entries], more=more)]
 

@@ -15,29 +15,31 @@ from twisted.logger import Logger
 from mercury import events
 from mercury.core.live import Listener, LiveRoom
 from mercury.core.outbox import Outbox
+from mercury.core.pages import within
 from mercury.errors import MercuryError
 from mercury.model import Slice
 from mercury.ports import IStore, IWire
 
-PAGE = 64  # entries; with the longest texts about a megabyte
+PAGE = 64  # entries, and no more than pages.PAGE_BYTES of them
 READERS = 8  # readings at once
 RETRY = 1.0  # seconds until the next try when the store is away
 
 
 class Page:
-    """A slice of a log, encoded at most once a wire."""
+    """A slice of a log, cut to size and encoded at most once a wire."""
 
-    __slots__ = ("_frames", "slice")
+    __slots__ = ("_frames", "entries", "slice")
 
     def __init__(self, slice: Slice) -> None:
         self.slice = slice
+        self.entries = within(slice.entries)
         self._frames: dict[IWire, bytes] = {}
 
     def frames(self, wire: IWire) -> bytes:
         """The page's entries as bytes for this wire."""
         data = self._frames.get(wire)
         if data is None:
-            data = self._frames[wire] = wire.entries(self.slice.entries)
+            data = self._frames[wire] = wire.entries(self.entries)
         return data
 
 
@@ -118,7 +120,7 @@ class CatchUp:
                 self._deliver(session, room, next_seq, page)
 
     def _deliver(self, session: Listener, room: LiveRoom, next_seq: int, page: Page) -> None:
-        entries = page.slice.entries
+        entries = page.entries
         self._outbox.hold()
         try:
             if page.slice.floor >= next_seq:

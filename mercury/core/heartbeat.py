@@ -1,4 +1,4 @@
-"""The heartbeat: every session is looked at once in `interval` seconds, spread evenly, with one timer for all.
+"""The heartbeat: every session is looked at once in a turn, spread evenly, with one timer for all.
 
 A wheel of slots turns; a session sits in the slot that was under the hand when it came, and is called when the hand is
 there again. A timer for each session would cost half a kilobyte a connection.
@@ -12,15 +12,17 @@ from twisted.logger import Logger
 from mercury.core.live import Listener
 
 SLOTS = 32
+TURN = 25.0  # seconds, where nobody is pinged: full sockets and tokens' ends are looked at all the same
 
 
 class Heartbeat:
-    """Calls Listener.beat() on every session, once in `interval` seconds. An interval of 0 never calls."""
+    """Calls Listener.beat() on every session, once in `turn` seconds. `interval`: between pings, 0 for none."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime, interval: float) -> None:
         self.interval = interval
+        self.turn = interval or TURN
         self._clock = clock
         self._slots: list[set[Listener]] = [set() for _ in range(SLOTS)]
         self._hand = 0
@@ -28,8 +30,7 @@ class Heartbeat:
 
     def start(self) -> None:
         """Turn the wheel."""
-        if self.interval:
-            self._timer = self._clock.callLater(self.interval / SLOTS, self._turn)
+        self._timer = self._clock.callLater(self.turn / SLOTS, self._turn)
 
     def stop(self) -> None:
         """Stop the wheel."""
@@ -47,7 +48,7 @@ class Heartbeat:
         self._slots[slot].discard(session)
 
     def _turn(self) -> None:
-        self._timer = self._clock.callLater(self.interval / SLOTS, self._turn)
+        self._timer = self._clock.callLater(self.turn / SLOTS, self._turn)
         slot = self._slots[self._hand]
         self._hand = (self._hand + 1) % SLOTS
         for session in tuple(slot):

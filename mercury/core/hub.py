@@ -7,10 +7,10 @@ something, is cold: its head is looked up in the store, and whoever is behind it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,6 +23,7 @@ from mercury.model import Draft, Entry
 from mercury.ports import IStore
 
 RETRY = 1.0  # seconds until the heads are looked up again when the store was away
+AWAY = 1.0  # seconds without a connection after which a member is told to be offline: who reconnects was never away
 REMEMBERED = 60.0  # seconds that a revocation is remembered, for connections that were just logging in
 
 
@@ -36,7 +37,7 @@ class Hub:
         self.barrier = Barrier(clock)
         self.rooms: dict[str, LiveRoom] = {}
         self.sessions: dict[str, list[Listener]] = {}
-        self.forget: Callable[[str, str], None] = lambda rid, mid: None
+        self.forget: Callable[[str, Collection[str]], None] = lambda rid, members: None
         self._clock = clock
         self._store = store
         self._per_member = connections_per_member
@@ -44,6 +45,7 @@ class Hub:
         self._cold: set[str] = set()
         self._warming = False
         self._revoked: dict[tuple[str, bytes | None], float] = {}
+        self._leaving: dict[str, IDelayedCall] = {}
 
     # Sessions
 
@@ -61,22 +63,33 @@ class Hub:
             reason = f"{len(here)} connections of one member (--limits.connections-per-member)"
             raise MercuryError("busy", reason, 5.0)
         here.append(session)
+        if mid in self._leaving:  # back before anybody was told
+            self._leaving.pop(mid).cancel()
+            return False
         return len(here) == 1
 
     def exit(self, session: Listener) -> None:
-        """Let a session go, and tell its rooms if it was its member's last one. Harmless when it never entered."""
+        """Let a session go; if it was its member's last one, its rooms are told, unless another one comes soon.
+
+        Harmless when it never entered.
+        """
         here = self.sessions.get(session.mid, [])
         if session not in here:
             return
         here.remove(session)
         if not here:
             del self.sessions[session.mid]
+            rids = [room.rid for room in session.rooms]
+            self._leaving[session.mid] = self._clock.callLater(AWAY, self._gone, session.mid, rids)
         for room in session.rooms:
             room.remove(session)
-            if not here:
-                self.signal(room.rid, events.Presence(room.rid, session.mid, False))
             self._drop_empty(room)
         session.rooms.clear()
+
+    def _gone(self, mid: str, rids: Sequence[str]) -> None:
+        del self._leaving[mid]
+        for rid in rids:
+            self.signal(rid, events.Presence(rid, mid, False))
 
     def everybody(self) -> list[Listener]:
         """All sessions here."""
@@ -159,8 +172,7 @@ class Hub:
             self._tell(entry.rid, [entry])
             return
         self._tell(entry.rid, [entry])
-        for mid in entry.members:
-            self.forget(entry.rid, mid)
+        self.forget(entry.rid, entry.members)
         for session in self._of_members(entry):
             if session.opening is not None:
                 session.opening[entry.rid] = None
@@ -266,8 +278,11 @@ class Hub:
         room = self.rooms.get(rid)
         if room is None:
             return
-        small = not self._signals_room or len(room) <= self._signals_room
-        for wire, sessions in room.live.items():
-            if data := wire.event(event):
-                mid = but.mid if but is not None else None
-                self.outbox.put([s for s in sessions if s is not but and (small or s.mid == mid)], data)
+        if not self._signals_room or len(room) <= self._signals_room:
+            for wire, sessions in room.live.items():
+                if data := wire.event(event):
+                    self.outbox.put([session for session in sessions if session is not but], data)
+        elif but is not None:
+            for session in self.sessions.get(but.mid, ()):
+                if session is not but and room in session.rooms and session not in room.behind:
+                    self.outbox.put((session,), session.wire.event(event))

@@ -32,6 +32,7 @@ class Journal:
         self._hub = hub
         self._wall = wall
         self._bytes = 0
+        self._closed = False
         self._batches: Batches[Draft, Outcome] = Batches(
             clock,
             self._write,
@@ -41,8 +42,17 @@ class Journal:
             after=self._committed,
         )
 
+    def close(self) -> None:
+        """Take nothing more: what is submitted from now on is refused with unavailable."""
+        self._closed = True
+
     def submit(self, draft: Draft, done: Done[Outcome]) -> None:
-        """Append a draft; `done` gets its Outcome after the commit, or the error that refused it. Raises busy."""
+        """Append a draft; `done` gets its Outcome after the commit, or the error that refused it.
+
+        Raises busy, and unavailable after close().
+        """
+        if self._closed:
+            raise MercuryError("unavailable", "the server is going away", 1.0)
         if self._bytes > WAITING_BYTES:
             raise MercuryError("busy", "too much text is waiting for the store", 1.0)
         self._batches.add(draft, done)

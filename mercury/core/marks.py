@@ -7,6 +7,8 @@ before they are answered, in groups (batches.py).
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -35,6 +37,7 @@ class Marks:
         self._cursors: dict[Key, int] = {}
         self._writing: dict[Key, int] = {}
         self._timer: IDelayedCall | None = None
+        self._away = False  # the store, at the last writing
         self._lock = DeferredLock()  # one writing at a time
         self._reads: Batches[ReadMark, int | None] = Batches(clock, store.move_reads, most=CHUNK, waiting=16384)
 
@@ -50,9 +53,10 @@ class Marks:
         key = (rid, mid, device)
         return max(self._cursors.get(key, 0), self._writing.get(key, 0))
 
-    def forget(self, rid: str, mid: str) -> None:
-        """The member left the room: what waits must not outlive that."""
-        for key in [k for k in self._cursors if k[0] == rid and k[1] == mid]:
+    def forget(self, rid: str, members: Collection[str]) -> None:
+        """Members left a room: what waits must not outlive that."""
+        gone = frozenset(members)
+        for key in [key for key in self._cursors if key[0] == rid and key[1] in gone]:
             del self._cursors[key]
 
     def read(self, mark: ReadMark) -> Deferred[int | None]:
@@ -81,8 +85,10 @@ class Marks:
             self._soon()
 
     def _soon(self) -> None:
+        """Write in a while; at once when there is enough for a whole chunk and the store can."""
         if self._timer is None:
-            self._timer = self._clock.callLater(FLUSH, self._flush)
+            wait = FLUSH if len(self._cursors) < CHUNK or self._away else 0
+            self._timer = self._clock.callLater(wait, self._flush)
 
     async def _write(self) -> None:
         keys = list(self._cursors)[:CHUNK]
@@ -91,7 +97,9 @@ class Marks:
         self._writing = {key: self._cursors.pop(key) for key in keys}
         try:
             await self._store.move_cursors([Cursor(*key, seq) for key, seq in self._writing.items()])
+            self._away = False
         except MercuryError as error:
+            self._away = True
             self.log.warn("cursors wait for the store: {reason}", reason=error.reason)
             for key, seq in self._writing.items():
                 self._cursors[key] = max(seq, self._cursors.get(key, 0))

@@ -14,12 +14,14 @@ from mercury.core.batches import Done
 from mercury.core.hub import Hub
 from mercury.core.journal import Journal
 from mercury.core.marks import Marks
+from mercury.core.pages import within
 from mercury.core.rates import Rates
 from mercury.errors import MercuryError
 from mercury.model import CID_BYTES, Draft, Entry, Outcome, Place, ReadMark, Room, check_name, check_text_of
 from mercury.ports import IStore
 
 TYPING_RATE = 10.0  # typing notices a second of one member; each goes to the whole room
+DELETE_TRIES = 20  # of deleting a room, while others put members in
 MEMBERS_PAGE = 1000  # members in one entry, and in one page of a listing
 
 
@@ -96,11 +98,20 @@ class Rooms:
         return changed
 
     async def delete(self, rid: str) -> None:
-        """Everybody leaves, then the room and its log are gone. not_found without such a room."""
+        """Everybody leaves, then the room and its log are gone. not_found without such a room; conflict if others put
+        members in all the while."""
         await self.room(rid)
-        while members := await self._store.members(rid, "", MEMBERS_PAGE):
-            await self._change("left", rid, members)
-        await self._store.delete_room(rid)
+        for tries_left in reversed(range(DELETE_TRIES)):
+            last = ""
+            while members := await self._store.members(rid, last, MEMBERS_PAGE):
+                await self._change("left", rid, members)
+                last = members[-1]
+            try:
+                await self._store.delete_room(rid)
+                return
+            except MercuryError as error:
+                if error.code != "conflict" or not tries_left:
+                    raise
 
     # Looking
 
@@ -135,8 +146,13 @@ class Rooms:
     async def history(
         self, rid: str, before: int | None = None, after: int | None = None, limit: int | None = None
     ) -> tuple[list[Entry], bool]:
-        """Messages of a room as IStore.history has them; no more than --limits.history-page."""
-        return await self._store.history(rid, before, after, min(limit or self.history_page, self.history_page))
+        """Messages of a room as IStore.history has them; no more than --limits.history-page, nor than PAGE_BYTES."""
+        page = min(limit or self.history_page, self.history_page)
+        entries, more = await self._store.history(rid, before, after, page)
+        fitting = within(entries if after is not None else entries[::-1])
+        if len(fitting) < len(entries):
+            more = True
+        return fitting if after is not None else fitting[::-1], more
 
     async def locate(self, id: int, rid: str | None) -> tuple[str, int]:
         """Where a message id stands (IStore.locate), or not_found."""

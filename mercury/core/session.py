@@ -40,8 +40,9 @@ class Session(Listener):
     """One connection. The transport calls login() or receive() with a Connect, then receive() and the notices."""
 
     __slots__ = (
-        "_awaiting", "_busy", "_chat", "_expires", "_going_on", "_held", "_inbox", "_open", "_queued", "_sending",
-        "_silent", "_slot", "_stalled", "_taken", "_timer", "_unproved", "number", "since",
+        "_awaited", "_awaiting", "_busy", "_chat", "_expires", "_going_on", "_held", "_inbox", "_open",
+        "_pings", "_queued", "_sending", "_silent", "_slot", "_stalled", "_taken", "_timer", "_unproved",
+        "number", "since",
     )  # fmt: skip
 
     log = Logger()
@@ -59,7 +60,9 @@ class Session(Listener):
         self._busy = False
         self._going_on = False
         self._held = False
+        self._pings = 0
         self._awaiting: list[tuple[LiveRoom, int]] | None = None
+        self._awaited = 0
         self._queued = False
         self._unproved = False
         self._slot = chat.heartbeat.add(self)
@@ -80,6 +83,7 @@ class Session(Listener):
         self._watch(self._login(token, checked, device, None))
 
     async def _connect(self, connect: commands.Connect) -> None:
+        self._stop_timer()
         checked = self._chat.clock.seconds()
         token = await self._chat.tokens.check(connect.token, connect.member)
         await self._login(token, checked, connect.device, connect.resume)
@@ -87,7 +91,6 @@ class Session(Listener):
     async def _login(self, token: Token, checked: float, device: str, resume: commands.Resume | None) -> None:
         if not self._open:
             return
-        self._stop_timer()
         self.device = check_text_of("device", device, NAME_BYTES)
         self.mid, self.token, self._expires = token.mid, token.digest, token
         self.opening = {}
@@ -119,6 +122,8 @@ class Session(Listener):
             hub.listen(self, place.rid, self._resume_at(place, resume, epoch))
         for rid, joined in changed.items():
             if joined is not None:
+                if resume is not None and rid in resume.rooms:  # left and joined again meanwhile
+                    self._tell(events.Reset(rid, joined - 1))
                 hub.listen(self, rid, joined)
         for room in self.rooms:
             if not room.cold and self not in room.behind:
@@ -201,7 +206,7 @@ class Session(Listener):
     async def _do(self, command: commands.Command) -> None:
         if not self.mid:
             if not isinstance(command, commands.Connect):
-                raise MercuryError("unauthorized", "the first frame must be a connect")
+                raise MercuryError("bad_request", "the first frame must be a connect")
             await self._connect(command)
         else:
             for event in await answer(self._chat, self, command):
@@ -297,13 +302,21 @@ class Session(Listener):
         if not self._open or not unproved:
             return False
         self._awaiting = unproved
-        self.connection.ping(b"barrier")
+        self._awaited = self._ping()
         return True
 
+    def _ping(self) -> int:
+        """Send a ping with the next number, and return that."""
+        self._pings += 1
+        self.connection.ping(b"%d" % self._pings)
+        return self._pings
+
     def pong(self, payload: bytes) -> None:
-        """The peer answered a ping."""
+        """The peer answered a ping: that one's number or a later one's proves, since a peer may answer only the last
+        of several (RFC 6455, 5.5.3). A number that was not sent yet proves nothing."""
         self._silent = 0
-        if self._awaiting is None or payload != b"barrier":
+        number = int(payload) if payload.isdigit() and len(payload) < 20 else 0
+        if self._awaiting is None or not self._awaited <= number <= self._pings:
             return
         proved, self._awaiting = self._awaiting, None
         for room, seq in proved:
@@ -329,13 +342,13 @@ class Session(Listener):
             return  # its pongs are not read either
         elif self._silent >= MISSED:
             self.end(closing.GONE)
-        else:
+        elif self._chat.heartbeat.interval:
             self._silent += 1
-            self.connection.ping(b"heartbeat")
+            self._ping()
 
     def _beat_slow(self) -> None:
         taken = self.connection.drained()
-        self._stalled = 0.0 if taken != self._taken else self._stalled + self._chat.heartbeat.interval
+        self._stalled = 0.0 if taken != self._taken else self._stalled + self._chat.heartbeat.turn
         self._taken = taken
         if self._stalled >= self._chat.drain_seconds:
             self.end(closing.TOO_SLOW)

@@ -5,6 +5,7 @@ A codec never raises: a frame that cannot be understood becomes commands.Bad, wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -30,6 +31,10 @@ class Codec(Protocol):
         """The payloads for an event, in order; none if the protocol has none."""
 
 
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
+
+
 class _Ref(msgspec.Struct):
     ref: commands.Ref = None
 
@@ -50,23 +55,11 @@ def too_deep(payload: bytes, limit: int) -> bool:
     """Whether JSON nests deeper than `limit`. Exact, and cheap for what is not: most frames have few brackets."""
     if payload.count(b"[") + payload.count(b"{") <= limit:
         return False
-    depth, in_string, escaped = 0, False, False
-    for byte in payload:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > limit:
-                return True
-        elif byte in b"]}":
-            depth -= 1
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", payload)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > limit:
+            return True
     return False
 
 

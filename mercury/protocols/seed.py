@@ -9,6 +9,7 @@ the like did not exist then, and are not told.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -25,7 +26,7 @@ class _Say(msgspec.Struct, tag_field="type", tag=1):
 class _History(msgspec.Struct, tag_field="type", tag=2):
     rid: str | None = None
     msgid: commands.Seq | None = None
-    offset: commands.Seq = 10
+    offset: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)] = 10
 
 
 class _Message(msgspec.Struct):
@@ -55,7 +56,7 @@ class Seed:
 
     def decode(self, payload: bytes) -> commands.Command:
         if too_deep(payload, self._depth):
-            return bad(b"", f"the frame nests deeper than {self._depth} (--limits.json-depth)")
+            return bad(payload, f"the frame nests deeper than {self._depth} (--limits.json-depth)")
         try:
             frame = self._decode(payload)
         except (ValueError, RecursionError) as error:

@@ -28,7 +28,7 @@ class V2:
 
     def decode(self, payload: bytes) -> commands.Command:
         if too_deep(payload, self._depth):
-            return bad(b"", f"the frame nests deeper than {self._depth} (--limits.json-depth)")
+            return bad(payload, f"the frame nests deeper than {self._depth} (--limits.json-depth)")
         try:
             command: commands.Command = self._decode(payload)
             return command

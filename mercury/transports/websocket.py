@@ -25,7 +25,7 @@ from mercury.errors import CODES, MercuryError
 from mercury.ports import IConnection
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
-from mercury.transports.writing import can_write_through, waiting, write_through
+from mercury.transports.writing import plain, waiting, write_through
 
 HEADER_BYTES = 16384  # of an opening handshake
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
@@ -89,7 +89,8 @@ class WebSocketConnection(WebSocketServerProtocol):
     _gone = False
     _closing: IDelayedCall | None = None
     _longest = 0
-    _direct = False
+    _plain: Any = None
+    _resumed = 0
     _out = 0
 
     # From Twisted
@@ -98,7 +99,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.door = self.factory.open_door(self)
         self._longest = self.factory.frame_bytes
         super().connectionMade()
-        self._direct = can_write_through(self.transport)
+        self._plain = plain(self.transport)
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -126,6 +127,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.door.slow()
 
     def resumeProducing(self) -> None:
+        self._resumed += 1
         self.door.drained()
 
     def stopProducing(self) -> None:
@@ -172,6 +174,11 @@ class WebSocketConnection(WebSocketServerProtocol):
             setattr(self, name, None)
         self.door.opened(self._perMessageCompress is not None)
 
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        if not length:  # a frame without a byte takes memory too, and there may be any number of them in a message
+            self.message_data_total_length += 1
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.door.message(payload, isBinary)
 
@@ -200,8 +207,8 @@ class WebSocketConnection(WebSocketServerProtocol):
     def write(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:
             self._out += len(data)
-            if self._direct:
-                write_through(self.transport, data)
+            if self._plain is not None:
+                write_through(self._plain, data)
             else:
                 self.transport.write(data)
 
@@ -223,7 +230,7 @@ class WebSocketConnection(WebSocketServerProtocol):
             self.transport.resumeProducing()
 
     def drained(self) -> int:
-        return self._out - waiting(self.transport) if self._direct else self._out
+        return self._resumed if self._plain is None else self._out - waiting(self._plain)
 
 
 class WebSocketFactory(WebSocketServerFactory):

@@ -7,18 +7,27 @@ system call. Whatever the socket does not take goes the usual way, so order and 
 
 from __future__ import annotations
 
+import fcntl
+import struct
+import termios
 from typing import Any
 
 from twisted.internet.tcp import Connection
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 
 
-def can_write_through(transport: Any) -> bool:
-    """Whether this is a plain TCP or UNIX connection of Twisted's own, not TLS, whose buffers we know."""
-    return isinstance(transport, Connection) and not getattr(transport, "TLS", False)
+def plain(transport: Any) -> Any:
+    """The TCP or UNIX connection of Twisted's own to which bytes go as they are; None if there is none, as with TLS.
+
+    What reads a PROXY header at a connection's beginning does nothing with what is written.
+    """
+    if isinstance(transport, HAProxyProtocolWrapper):
+        transport = transport.transport
+    return transport if isinstance(transport, Connection) and not getattr(transport, "TLS", False) else None
 
 
 def write_through(transport: Any, data: bytes) -> None:
-    """Write to a transport for which can_write_through() holds."""
+    """Write to a plain() transport."""
     if (
         transport.connected
         and not transport.disconnecting
@@ -39,6 +48,13 @@ def write_through(transport: Any, data: bytes) -> None:
 
 
 def waiting(transport: Any) -> int:
-    """How many bytes a transport holds that the socket has not taken yet."""
+    """How many bytes the peer has not taken yet of what was written to a plain() transport.
+
+    They are in Twisted's buffers and, as far as the kernel tells (tcp(7), SIOCOUTQ), in the socket's.
+    """
     waits: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-    return waits
+    try:
+        (unsent,) = struct.unpack("i", fcntl.ioctl(transport.socket, termios.TIOCOUTQ, b"\0\0\0\0"))
+    except OSError:
+        unsent = 0
+    return waits + int(unsent)
