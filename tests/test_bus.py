@@ -244,8 +244,8 @@ async def test_a_server_that_was_killed_and_comes_back_empty_is_subscribed_to_ag
         await b.subscribe("t")  # fires while the bus is down, too
         engine.restart()
         await until(lambda: a.is_up and b.is_up, "the bus does not come back")
-        assert ear_a.doubted[0] is None
-        assert ear_b.doubted[0] is None
+        assert None in ear_a.doubted
+        assert None in ear_b.doubted
         a.publish([said("r", 2, "r"), said("s", 2, "s"), said("t", 2, "t")])
         await until(lambda: {"r", "t"} <= set(texts(ear_b)))
         assert "s" not in texts(ear_b)

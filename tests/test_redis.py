@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from contract_store_tools import NOW, code_of, entry_of, joined, log_of, message, place_of, put, some_time
+from contract_store_tools import NOW, code_of, entry_of, joined, left, log_of, message, place_of, put, some_time
 from engine_redis import RedisEngine, free_port
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -282,6 +282,7 @@ async def test_what_is_deleted_leaves_nothing_but_a_head(start: Start) -> None:
     await put(store, joined("r", "a"), *(message("r", "a", str(n), str(n)) for n in range(1500)))
     await store.move_cursors([Cursor("r", "a", "phone", 3)])
     await store.put_token(Token(b"t", "a", 1), 9)
+    await put(store, left("r", "a"))
     await store.delete_room("r")
     assert await store.locate(2, None) is None
     await some_time()
