@@ -238,7 +238,7 @@ async def test_frames_that_come_before_the_handshake_is_answered(door: Open) -> 
     port.store.shut = {"token"}
     wiretap = await port.raw(upgrade(port.url) + masked(b'{"type":1,"rid":"r","text":"early"}'))
     await until(lambda: "token" in port.store.calls)
-    wiretap.write(masked(b'{"type":1,"rid":"r","text":"bird"}'))
+    wiretap.write(masked(b'{"type":1,\r\n\r\n"rid":"r","text":"bird"}'))  # looks like a head's end
     port.store.open_gate()
     await until(lambda: b'"bird"' in wiretap.data)
     assert wiretap.data.index(b"101") < wiretap.data.index(b'"early"') < wiretap.data.index(b'"bird"')
