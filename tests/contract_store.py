@@ -104,14 +104,23 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
         assert await store.token(token.digest) is None
 
     @pytest_twisted.ensureDeferred
-    async def test_the_tokens_that_expire_last_are_kept(self, store: Any) -> None:
+    async def test_a_new_token_is_kept_and_of_the_others_those_that_expire_last(self, store: Any) -> None:
         other = Token(b"other", "A", 1)
         await store.put_token(other, 1)
         tokens = {expires: Token(bytes([expires]) * 32, "a", expires) for expires in (5, 9, 7, 3, 8)}
+
+        async def kept() -> set[int]:
+            return {expires for expires, token in tokens.items() if await store.token(token.digest) == token}
+
+        stands = []
         for token in tokens.values():
             await store.put_token(token, 3)
-        kept = [expires for expires, token in tokens.items() if await store.token(token.digest) == token]
-        assert sorted(kept) == [7, 8, 9]
+            stands.append(await kept())
+        assert stands == [{5}, {5, 9}, {5, 9, 7}, {9, 7, 3}, {9, 7, 8}]
+        await store.put_token(tokens[7], 3)  # again: it is not one more
+        assert await kept() == {9, 7, 8}
+        await store.put_token(tokens[3], 1)
+        assert await kept() == {3}
         assert await store.token(b"other") == other
 
     @pytest_twisted.ensureDeferred

@@ -29,7 +29,8 @@ cursors = st.lists(st.builds(Cursor, rids, mids, st.just("phone"), seqs), max_si
 marks = st.lists(st.builds(ReadMark, rids, mids, seqs), max_size=4)
 steps = st.lists(
     st.tuples(st.just("append"), drafts) | st.tuples(st.just("append"), drafts) | st.tuples(st.just("cursors"), cursors)
-    | st.tuples(st.just("reads"), marks) | st.tuples(st.just("delete"), rids),
+    | st.tuples(st.just("reads"), marks) | st.tuples(st.just("delete"), rids)
+    | st.tuples(st.just("append"), rids.map(lambda rid: [left(rid, *MIDS)])),
     max_size=12,
 )  # fmt: skip
 
@@ -104,11 +105,13 @@ class Model:
         self.logs[entry.rid].append(added)
         return added
 
-    def delete(self, rid: str) -> bool:
+    def delete(self, rid: str) -> bool | str:
+        """Whether it was there, or the code of the refusal."""
         if rid not in self.logs:
             return False
+        if self.inside(rid):
+            return "conflict"
         del self.logs[rid]
-        self.delivered = {mark: seq for mark, seq in self.delivered.items() if mark[0] != rid}
         return True
 
     def move_cursor(self, cursor: Cursor) -> None:
@@ -145,6 +148,14 @@ def seen(answer: Outcome | MercuryError) -> str | Entry | None:
     return answer.entry and without_id(answer.entry)
 
 
+async def deleted(store: Any, rid: str) -> bool | str:
+    try:
+        answer: bool = await store.delete_room(rid)
+        return answer
+    except MercuryError as error:
+        return error.code
+
+
 async def do(store: Any, model: Model, kind: str, what: Any, now: int) -> None:
     """Do one step to both, and compare the answers."""
     if kind == "append":
@@ -158,7 +169,7 @@ async def do(store: Any, model: Model, kind: str, what: Any, now: int) -> None:
                 assert answer.duplicate == (entry.seq <= heads.get(entry.rid, 0))
                 heads[entry.rid] = max(entry.seq, heads.get(entry.rid, 0))
     elif kind == "delete":
-        assert await store.delete_room(what) == model.delete(what)
+        assert await deleted(store, what) == model.delete(what)
     elif kind == "cursors":
         for cursor in what:
             model.move_cursor(cursor)

@@ -9,6 +9,7 @@ import pytest_twisted
 from contract_store_tools import NOW, OpenStore, code_of, entry_of, joined, left, log_of, message, place_of, put
 from twisted.internet.defer import gatherResults
 
+from mercury.errors import MercuryError
 from mercury.model import SYSTEM, Cursor, Place, ReadMark, Room, Slice, Token
 
 
@@ -131,6 +132,7 @@ class ReadContract(OpenStore):
             store, joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("s", "a"), message("s", "a")
         )
         await store.move_cursors([Cursor("r", "a", "phone", 2), Cursor("s", "a", "phone", 1)])
+        await put(store, left("r", "a", "b"))
         assert await store.delete_room("r") is True
         assert await store.delete_room("r") is False
         assert await store.delete_room("no") is False
@@ -148,10 +150,40 @@ class ReadContract(OpenStore):
         assert await store.is_member("b")
 
     @pytest_twisted.ensureDeferred
+    async def test_a_room_is_not_deleted_while_somebody_is_in(self, store: Any) -> None:
+        await put(store, joined("r", "a", "b"), message("r", "a"), left("r", "a"))
+        await store.move_cursors([Cursor("r", "b", "phone", 2)])
+        log = await log_of(store, "r")
+        with pytest.raises(MercuryError, match=r"conflict: .*room r; .*left"):
+            await store.delete_room("r")
+        assert await log_of(store, "r") == log
+        assert await place_of(store, "b", "r") == Place("r", head=3, joined=1, read=1, unread=1, delivered=2)
+        await put(store, left("r", "b"))
+        assert await store.delete_room("r") is True
+
+    @pytest_twisted.ensureDeferred
+    async def test_of_a_join_and_a_deletion_at_once_one_comes_first(self, store: Any) -> None:
+        for n in range(20):
+            await put(store, joined("r", "a"), left("r", "a"))
+            joining = store.append([joined("r", "b")], NOW) if n % 2 else None
+            deleting = store.delete_room("r").addErrback(lambda failure: failure.value)
+            (answer,), deleted = await gatherResults([joining or store.append([joined("r", "b")], NOW), deleting])
+            found = await store.read("r", 0, 99)
+            if deleted is True:
+                assert (found.entries, found.floor) == ([entry_of(answer)], entry_of(answer).seq - 1)
+            else:
+                assert code_of(deleted) == "conflict"
+                assert found.entries[-1] == entry_of(answer)
+            assert await store.members("r", "", 9) == ["b"]
+            await put(store, left("r", "b"))
+            await store.delete_room("r")
+
+    @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("again", [["new"], []])
     async def test_a_room_that_comes_again_goes_on_above_its_old_head(self, store: Any, again: list[str]) -> None:
-        await put(store, joined("r", "a"), message("r", "a"), message("r", "a"))
-        await store.move_cursors([Cursor("r", "a", "phone", 3)])
+        await put(store, joined("r", "a"), message("r", "a"))
+        await store.move_cursors([Cursor("r", "a", "phone", 2)])
+        await put(store, left("r", "a"))
         await store.delete_room("r")
         await put(store, joined("r", *again), ctime=NOW + 9)
         head = 3 + len(again)
@@ -166,9 +198,10 @@ class ReadContract(OpenStore):
         assert await store.locate(1, "r") == ("r", 4)
         assert await store.locate(entry_of(answers[1]).id, "r") == ("r", head + 2)
         assert [entry.seq for entry in (await store.history("r", None, None, 9))[0]] == [head + 2]
+        await put(store, left("r", "a", *again))
         await store.delete_room("r")
         await put(store, joined("r", "a"))
-        assert (await store.read("r", 0, 9)).floor == head + 2
+        assert (await store.read("r", 0, 9)).floor == head + 3
 
     @pytest_twisted.ensureDeferred
     async def test_a_member_comes_into_being_by_a_room_or_a_token_and_stays(self, store: Any) -> None:

@@ -18,7 +18,7 @@ from mercury.backends import mysql_schema, mysql_sweep
 from mercury.backends.mysql import MysqlStore
 from mercury.backends.mysql_server import Server
 from mercury.errors import MercuryError
-from mercury.model import Cursor, Draft, Entry, ReadMark, Token
+from mercury.model import SYSTEM, Cursor, Draft, Entry, ReadMark, Token
 
 # The database
 
@@ -27,7 +27,7 @@ from mercury.model import Cursor, Draft, Entry, ReadMark, Token
 async def test_what_was_stored_is_there_after_opening_it_again(mysql: Server) -> None:
     async with opened(lambda _: MysqlStore(mysql)) as store:
         epoch = store.epoch
-        await put(store, joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("gone", "a"))
+        await put(store, joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("gone"), message("gone", SYSTEM))
         await store.move_cursors([Cursor("r", "b", "phone", 2)])
         await store.move_reads([ReadMark("r", "b", 2)])
         await store.put_token(Token(b"d", "a", NOW), 9)
@@ -197,11 +197,11 @@ async def test_sweep_takes_away_what_a_deleted_room_has_left(
     mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mysql_sweep, "PIECE", 7)
-    monkeypatch.setattr(mysql_sweep, "MEMBERS", 7)
     async with opened(lambda _: MysqlStore(mysql)) as store:
         members = [f"m{n}" for n in range(20)]
         await put(store, *(joined(rid, *members) for rid in "rs"), *[message("r", "m1")] * 20)
         await store.move_cursors([Cursor(rid, mid, "d", 1) for rid in "rs" for mid in members])
+        await put(store, left("r", *members))
         await store.delete_room("r")
         await put(store, joined("r", "new"))
         for n in range(20):

@@ -20,7 +20,7 @@ from twisted.logger import LogLevel
 from mercury.backends import sqlite_schema
 from mercury.backends.sqlite import SqliteStore
 from mercury.errors import MercuryError
-from mercury.model import Cursor, Draft, ReadMark, Token
+from mercury.model import SYSTEM, Cursor, Draft, ReadMark, Token
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def full(path: str) -> Iterator[None]:
 async def test_what_was_stored_is_there_after_opening_it_again(path: str) -> None:
     async with opened(lambda _: SqliteStore(path)) as store:
         epoch = store.epoch
-        await put(store, joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("gone", "a"))
+        await put(store, joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("gone"), message("gone", SYSTEM))
         await store.move_cursors([Cursor("r", "b", "phone", 2)])
         await store.move_reads([ReadMark("r", "b", 2)])
         await store.put_token(Token(b"d", "a", NOW), 9)

@@ -137,6 +137,11 @@ class Batch:
         return entry
 
 
+def occupied(rid: str) -> MercuryError:
+    """Why a room cannot be deleted, in the words of every store."""
+    return MercuryError("conflict", f"there are members in room {rid}; it can be deleted when they have left")
+
+
 def refused(draft: Draft, code: Code, who: str = "", limit: int = 0) -> MercuryError:
     """Why a draft is refused, in the words of every store. `who` is in `limit` rooms already, if it is too_large."""
     reasons: dict[str, str] = {

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from mercury.backends.batch import Batch, RoomState
+from mercury.backends.batch import Batch, RoomState, occupied
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
 from mercury.ports import IStore
@@ -39,7 +39,10 @@ def when_open(work: Call[P, T]) -> Call[P, Deferred[T]]:
     def call(store: MemoryStore, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         if not store.is_open:
             return fail(MercuryError("unavailable", "the store is closed", retry_after=1.0))
-        return succeed(work(store, *args, **kwargs))
+        try:
+            return succeed(work(store, *args, **kwargs))
+        except MercuryError:
+            return fail()
 
     return call
 
@@ -166,13 +169,12 @@ class MemoryStore:
 
     @when_open
     def delete_room(self, rid: str) -> bool:
-        log = self._logs.pop(rid, None)
-        if log is None:
+        if rid not in self._logs:
             return False
-        for message in log.messages:
+        if self._rooms[rid].members:
+            raise occupied(rid)
+        for message in self._logs.pop(rid).messages:
             del self._messages[message.id]
-        for mid in self._rooms[rid].members:
-            self._forget_place(rid, mid)
         head = self._rooms[rid].head
         self._rooms[rid] = RoomState(rid, head, floor=head, messages=0, ctime=0, deleted=True)
         return True
@@ -241,11 +243,11 @@ class MemoryStore:
     def put_token(self, token: Token, keep: int) -> None:
         self._members.setdefault(token.mid, set())
         self._forget_token(token.digest)
-        mine = self._tokens_of.setdefault(token.mid, {})
-        mine[token.digest] = self._tokens[token.digest] = token
-        kept = nlargest(keep, mine.values(), key=attrgetter("expires", "digest"))
-        for digest in mine.keys() - {token.digest for token in kept}:
+        others = self._tokens_of.get(token.mid, {})
+        kept = nlargest(keep - 1, others.values(), key=attrgetter("expires", "digest"))
+        for digest in others.keys() - {other.digest for other in kept}:
             self._forget_token(digest)
+        self._tokens[token.digest] = self._tokens_of.setdefault(token.mid, {})[token.digest] = token
 
     @when_open
     def token(self, digest: bytes) -> Token | None:

@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from zope.interface import implementer
 
 from mercury.backends import mysql_sql as sql
+from mercury.backends.batch import occupied
 from mercury.backends.mysql_append import append, entry_of
 from mercury.backends.mysql_marks import move_cursors, move_reads
 from mercury.backends.mysql_schema import prepare
@@ -230,11 +231,13 @@ def _locate_in_room(cursor: Any, id: int, rid: str) -> tuple[str, int]:
 
 
 def _delete_room(cursor: Any, rid: str) -> bool:
-    """The room's log, members and cursors go with its number, however many they are; sweep() takes them away."""
+    """The log goes with the room's number, however long it is; sweep() takes it away."""
     found = _row(cursor, sql.LOCK_ROOM, rid)
     if found is None:
         return False
     nr, head = found
+    if _row(cursor, sql.SOMEBODY_IN, nr):
+        raise occupied(rid)
     cursor.execute(sql.BURY_ROOM, (nr,))
     cursor.execute(sql.KEEP_HEAD, (rid, head, head))
     return True
@@ -261,6 +264,6 @@ def _put_token(cursor: Any, token: Token, keep: int) -> None:
     """Its member's row is locked, so that of two tokens put at once each counts the other."""
     sql.insert(cursor, sql.ADD_MEMBERS, [(token.mid,)], sql.UNLESS_MEMBER)
     cursor.execute(sql.PUT_TOKEN, (token.digest, token.mid, token.expires))
-    surplus = rows(cursor, sql.SURPLUS_TOKENS, token.mid, keep)
+    surplus = rows(cursor, sql.SURPLUS_TOKENS, token.mid, token.digest, keep - 1)
     if surplus:
         cursor.executemany(sql.DROP_TOKEN, surplus)

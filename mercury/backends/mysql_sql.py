@@ -54,7 +54,7 @@ SELECT m.mid FROM {_asked("mid")} STRAIGHT_JOIN member AS m FORCE INDEX (PRIMARY
 """
 COUNT_PLACES = f"""
 SELECT m.mid, COUNT(*) FROM {_asked("mid")} STRAIGHT_JOIN membership AS m FORCE INDEX (mid) ON m.mid = asked.mid
-  STRAIGHT_JOIN room AS r ON r.nr = m.room WHERE r.rid IS NOT NULL GROUP BY m.mid
+  GROUP BY m.mid
 """
 SET_ROOMS = "INSERT INTO room (nr, rid, head, floor, messages, ctime, deleted)"
 SET_ROOMS_OF = (
@@ -111,10 +111,11 @@ PLACES = """
 SELECT r.rid, r.head, m.joined, m.seen, r.messages - m.seen_nth, d.seq
   FROM membership AS m STRAIGHT_JOIN room AS r ON r.nr = m.room
   LEFT JOIN delivered AS d ON d.mid = m.mid AND d.device = %s AND d.room = m.room
-  WHERE m.mid = %s AND r.rid IS NOT NULL
+  WHERE m.mid = %s
 """
 IS_MEMBER = "SELECT 1 FROM member WHERE mid = %s"
 LOCK_ROOM = "SELECT nr, head FROM room WHERE rid = %s AND NOT deleted FOR UPDATE"
+SOMEBODY_IN = "SELECT 1 FROM membership WHERE room = %s LIMIT 1"
 BURY_ROOM = "UPDATE room SET rid = NULL, deleted = 1 WHERE nr = %s"
 KEEP_HEAD = "INSERT INTO room (rid, head, floor, messages, ctime, deleted) VALUES (%s, %s, %s, 0, 0, 1)"
 
@@ -146,20 +147,22 @@ SET_READS_OF = "ON DUPLICATE KEY UPDATE seen = VALUES(seen), seen_nth = VALUES(s
 TOKEN = "SELECT digest, mid, expires FROM token WHERE digest = %s"
 LOCK_TOKEN = f"{TOKEN} FOR UPDATE"
 PUT_TOKEN = "REPLACE INTO token (digest, mid, expires) VALUES (%s, %s, %s)"
-SURPLUS_TOKENS = "SELECT digest FROM token WHERE mid = %s ORDER BY expires DESC, digest DESC LIMIT %s, 100000"
+SURPLUS_TOKENS = """
+SELECT digest FROM token WHERE mid = %s AND digest <> %s ORDER BY expires DESC, digest DESC LIMIT %s, 100000
+"""
 DROP_TOKEN = "DELETE FROM token WHERE digest = %s"
 DROP_TOKENS = "DELETE FROM token WHERE mid = %s"
 
 # What sweep() does, a piece at a time
 
 DROP_EXPIRED_TOKENS = "DELETE FROM token WHERE expires <= %s LIMIT %s"
-NEXT_MEMBERS = "SELECT mid FROM member WHERE mid > %s ORDER BY mid LIMIT %s"
+LAST_OF_NEXT = "SELECT MAX(mid) FROM (SELECT mid FROM delivered WHERE mid > %s ORDER BY mid LIMIT %s) AS page"
 DEVICES = """
 SELECT mid, device, MAX(moved) FROM delivered WHERE mid > %s AND mid <= %s GROUP BY mid, device
 """
 DROP_DEVICE = "DELETE FROM delivered WHERE mid = %s AND device = %s"
 BURIED_ROOM = "SELECT nr FROM room WHERE rid IS NULL LIMIT 1"
-EMPTY_ROOM = [f"DELETE FROM {table} WHERE room = %s LIMIT %s" for table in ("entry", "membership", "delivered")]
+EMPTY_ROOM = "DELETE FROM entry WHERE room = %s LIMIT %s"
 DROP_ROOM = "DELETE FROM room WHERE nr = %s AND rid IS NULL"
 
 ROWS: Final = 500  # in one INSERT

@@ -15,8 +15,7 @@ from twisted.internet.defer import Deferred
 from mercury.backends import mysql_sql as sql
 from mercury.backends.mysql_sql import rows
 
-PIECE: Final = 2000  # rows that one transaction drops
-MEMBERS: Final = 200  # whose devices are looked at in one transaction
+PIECE: Final = 2000  # rows that one transaction drops, or cursors that it looks at and those of one member
 
 Write = Callable[..., Deferred[Any]]
 
@@ -38,11 +37,10 @@ def _drop_tokens(cursor: Any, now: int) -> int:
 
 
 def _drop_devices(cursor: Any, after: str, last_moved: int, devices: int) -> str | None:
-    """Look at the devices of the next few members; the last of these, or None if there are no more."""
-    members = rows(cursor, sql.NEXT_MEMBERS, after, MEMBERS)
-    if not members:
+    """Look at the devices of the next few members that have any; the last of these, or None if there are no more."""
+    ((last,),) = rows(cursor, sql.LAST_OF_NEXT, after, PIECE)
+    if last is None:
         return None
-    (last,) = members[-1]
     gone = []
     for mid, found in groupby(rows(cursor, sql.DEVICES, after, last), key=itemgetter(0)):
         latest_first = sorted(found, key=itemgetter(2), reverse=True)
@@ -55,13 +53,11 @@ def _drop_devices(cursor: Any, after: str, last_moved: int, devices: int) -> str
 
 
 def _empty_buried_room(cursor: Any) -> bool:
-    """Drop a piece of what a deleted room has left; False if there is nothing more."""
+    """Drop a piece of a deleted room's log; False if there is nothing more."""
     cursor.execute(sql.BURIED_ROOM)
     room = cursor.fetchone()
     if room is None:
         return False
-    for statement in sql.EMPTY_ROOM:
-        if cursor.execute(statement, (*room, PIECE)):
-            return True
-    cursor.execute(sql.DROP_ROOM, room)
+    if cursor.execute(sql.EMPTY_ROOM, (*room, PIECE)) < PIECE:
+        cursor.execute(sql.DROP_ROOM, room)
     return True

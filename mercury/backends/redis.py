@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mercury.backends.batch import refused
+from mercury.backends.batch import occupied, refused
 from mercury.backends.redis_link import RETRY_AFTER, Link, RedisServer
 from mercury.backends.redis_script import SOURCE, call
 from mercury.errors import Code, MercuryError
@@ -59,6 +59,7 @@ _numbers = Decoder(list[int])
 _number = Decoder(int)
 _name = Decoder(str)
 _yes = Decoder(bool)
+_yes_or_occupied = Decoder(bool | None)
 _none = Decoder(None)
 
 
@@ -192,7 +193,9 @@ class RedisStore:
         return Deferred.fromCoroutine(self._delete_room(rid))
 
     async def _delete_room(self, rid: str) -> bool:
-        deleted: bool = await self._call(_yes, "delete_room", rid=rid, grave=secrets.token_hex(8))
+        deleted: bool | None = await self._call(_yes_or_occupied, "delete_room", rid=rid, grave=secrets.token_hex(8))
+        if deleted is None:
+            raise occupied(rid)
         if deleted:  # the room is gone; what is left of a long one goes when the store is swept
             await self._call(_number, "bury", count=CHUNK).addErrback(lambda failure: failure.trap(MercuryError))
         return deleted

@@ -8,6 +8,7 @@ which is decoded straight into it. A message's text never goes in as JSON: SQLit
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +20,12 @@ from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from mercury.backends import sqlite_sql as sql
+from mercury.backends.batch import occupied
 from mercury.backends.pool import RETRY_AFTER, Pool
 from mercury.backends.sqlite_append import Appender
-from mercury.backends.sqlite_schema import connections, make_file, migrate
+from mercury.backends.sqlite_schema import claim, connections, make_file, migrate
 from mercury.backends.sqlite_sql import insert, to_json
+from mercury.backends.sqlite_sweep import sweep
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
 from mercury.ports import IStore
@@ -51,6 +54,7 @@ class SqliteStore:
         self._path = path
         self._limit = rooms_per_member
         self._appender = Appender()
+        self._claim: int | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None
 
@@ -60,6 +64,11 @@ class SqliteStore:
     async def _open(self) -> None:
         make_file(self._path)
         name = f"the database {self._path}"
+        try:
+            self._claim = claim(self._path)
+        except (MercuryError, OSError) as error:
+            reason = error.reason if isinstance(error, MercuryError) else f"its lock: {error}"
+            raise MercuryError("unavailable", f"{name} cannot be used: {reason}") from None
         writing = connections(self._path, 1, read_only=False)
         reading = connections(self._path, READERS, read_only=True)
         self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE")
@@ -79,6 +88,9 @@ class SqliteStore:
         for pool in (self._reader, self._writer):
             if pool:
                 await pool.close()
+        if self._claim is not None:
+            claimed, self._claim = self._claim, None
+            os.close(claimed)
 
     def ping(self) -> Deferred[None]:
         return self._read(_row, sql.EPOCH).addCallback(lambda row: None)
@@ -155,7 +167,7 @@ class SqliteStore:
         return self._write(_drop_tokens, mid)
 
     def sweep(self, now: int, idle: int, devices: int) -> Deferred[None]:
-        return self._write(_sweep, now, now - idle, devices)
+        return Deferred.fromCoroutine(sweep(self._write, now, now - idle, devices))
 
 
 def _not_open() -> Deferred[Any]:
@@ -196,11 +208,15 @@ def _history(cursor: Any, rid: str, before: int, after: int | None, limit: int) 
 
 
 def _delete_room(cursor: Any, rid: str) -> bool:
-    key = _row(cursor, sql.BURY_ROOM, rid)
-    if key is None:
+    """The log stays under the room's old key, however long it is; sweep() takes it away."""
+    found = _row(cursor, sql.ROOM_TO_DELETE, rid)
+    if found is None:
         return False
-    for statement in sql.EMPTY_ROOM:
-        cursor.execute(statement, key)
+    key, somebody_is_in = found
+    if somebody_is_in:
+        raise occupied(rid)
+    for statement in sql.BURY_ROOM:
+        cursor.execute(statement, (key,))
     cursor.execute(sql.SKIP_AN_ID)
     return True
 
@@ -238,10 +254,4 @@ def _drop_tokens(cursor: Any, mid: str) -> int:
 def _put_token(cursor: Any, token: Token, keep: int) -> None:
     cursor.execute(sql.ADD_MEMBER, (token.mid,))
     cursor.execute(sql.PUT_TOKEN, (token.digest, token.mid, token.expires))
-    cursor.execute(sql.KEEP_TOKENS, (token.mid, keep))
-
-
-def _sweep(cursor: Any, now: int, last_moved: int, devices: int) -> None:
-    cursor.execute(sql.DROP_EXPIRED_TOKENS, (now,))
-    cursor.execute(sql.DROP_IDLE_DEVICES, (last_moved,))
-    cursor.execute(sql.DROP_SURPLUS_DEVICES, (devices,))
+    cursor.execute(sql.KEEP_TOKENS, (token.mid, token.digest, keep - 1))

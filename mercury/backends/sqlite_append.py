@@ -24,6 +24,7 @@ _firsts = Decoder(list[Entry])
 _counts = Decoder(dict[str, int])
 
 KNOWN_ROOMS = 20_000  # are kept
+KNOWN_MEMBERS = 200_000  # of all of them together
 INSIDE = Membership(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know of them
 
 
@@ -34,6 +35,7 @@ class Appender:
         self._last_id = 0
         self._keys: dict[str, int] = {}
         self._rooms: dict[str, RoomState] = {}
+        self._members = 0  # that became known since nothing was, each time; who left is counted, too
 
     def append(self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> list[Outcome | MercuryError]:
         """Decide and store a batch within the caller's transaction. `limit`: rooms a member may be in, 0 for any."""
@@ -45,7 +47,7 @@ class Appender:
 
     def _append(self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> list[Outcome | MercuryError]:
         last_id, last_key = cursor.execute(sql.LAST).fetchone()
-        if last_id != self._last_id or len(self._rooms) > KNOWN_ROOMS:
+        if last_id != self._last_id:
             self._forget()
         batch = Batch(self._rooms, last_id, ctime, limit, self._load(cursor, drafts, limit))
         answers = batch.decide(drafts)
@@ -54,12 +56,17 @@ class Appender:
                 last_key += 1
                 self._keys[rid] = last_key
         _save(cursor, batch, self._keys)
+        self._members += len(batch.joined)
+        for rid in {draft.rid for draft in drafts if draft.cid is not None} & self._rooms.keys():
+            self._rooms[rid].firsts.clear()  # whole texts, and they are asked for anew in any case
         self._last_id = batch.last_id
-        if batch.last_id == last_id:  # without a new id there would be no telling whether this was rolled back
+        # Without a new id there would be no telling whether this was rolled back.
+        if batch.last_id == last_id or len(self._rooms) > KNOWN_ROOMS or self._members > KNOWN_MEMBERS:
             self._forget()
         return answers
 
     def _forget(self) -> None:
+        self._members = 0
         self._rooms.clear()
         self._keys.clear()
 
@@ -90,11 +97,11 @@ class Appender:
         for key, found in _rooms.decode(rooms_found):
             self._keys[found.rid] = key
             rooms.setdefault(found.rid, found)
-        for room_at, member_at in _places_in_lists.decode(members_found):
+        places_in_lists = _places_in_lists.decode(members_found)
+        self._members += len(places_in_lists)
+        for room_at, member_at in places_in_lists:
             rid, mids = asked[room_at]
             rooms[rid].members.setdefault(mids[member_at], INSIDE)
-        for rid in {rid for rid, _, _ in cids} & rooms.keys():
-            rooms[rid].firsts.clear()  # else they would gather without end
         for first in _firsts.decode(firsts_found):
             rooms[first.rid].firsts[first.mid, first.cid] = first
         places: dict[str, int] = _counts.decode(places_found)

@@ -5,6 +5,7 @@ Names compare byte for byte (SQLite's BINARY collation); times are microseconds 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from contextlib import suppress
@@ -22,7 +23,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
     (
         "CREATE TABLE store (epoch TEXT NOT NULL)",
         "INSERT INTO store VALUES (lower(hex(randomblob(8))))",
-        # A deleted room keeps its row, for the head, and so nothing else ever gets its key.
+        # A deleted room keeps its row, for the head, so there is always one with the highest key that was ever given.
         """CREATE TABLE room (
             key INTEGER PRIMARY KEY,
             rid TEXT NOT NULL UNIQUE,
@@ -70,6 +71,8 @@ MIGRATIONS: list[tuple[str, ...]] = [
         "CREATE INDEX token_mid ON token (mid, expires)",
         "CREATE INDEX token_expires ON token (expires)",
     ),
+    # The keys that deleted rooms had: their entries are dropped bit by bit. What is left of the room has a new key.
+    ("CREATE TABLE grave (room INTEGER PRIMARY KEY)",),
 ]
 
 
@@ -85,6 +88,27 @@ def make_file(path: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise MercuryError("unavailable", f"the database file {path} cannot be opened: {reason}") from None
+
+
+def claim(path: str) -> int:
+    """Take the database file for this process, until the descriptor returned is closed or the process ends.
+
+    Not by a lock on the file itself: SQLite's own locks would go when this descriptor is closed. The file beside it
+    stays when it is of no more use: who removed it could be taking it away from somebody who just opened it.
+    """
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if not isinstance(error, BlockingIOError):
+            raise
+        raise MercuryError(
+            "unavailable",
+            "another Mercury uses it; stop that one, or give this one another file. "
+            "For several nodes take MySQL or Redis as the store",
+        ) from None
+    return lock
 
 
 def connections(path: str, threads: int, *, read_only: bool) -> ConnectionPool:

@@ -121,8 +121,14 @@ SELECT json_group_array(json_object('rid', r.rid, 'head', r.head, 'joined', m.jo
   WHERE m.mid = ?1
 """
 IS_MEMBER = "SELECT 1 FROM member WHERE mid = ?1"
-BURY_ROOM = "UPDATE room SET floor = head, messages = 0, deleted = 1 WHERE rid = ?1 AND NOT deleted RETURNING key"
-EMPTY_ROOM = [f"DELETE FROM {table} WHERE room = ?1" for table in ("entry", "membership", "cursor")]
+#: The room's key, and whether somebody is in.
+ROOM_TO_DELETE = """
+SELECT key, EXISTS (SELECT 1 FROM membership WHERE room = key) FROM room WHERE rid = ?1 AND NOT deleted
+"""
+BURY_ROOM = [
+    "INSERT INTO grave VALUES (?1)",
+    "UPDATE room SET key = (SELECT max(key) + 1 FROM room), floor = head, messages = 0, deleted = 1 WHERE key = ?1",
+]
 #: Uses up an id, so that whoever has given out the last one sees that something has happened.
 SKIP_AN_ID = "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'entry'"
 
@@ -154,25 +160,26 @@ TOKEN = "SELECT digest, mid, expires FROM token WHERE digest = ?1"
 ADD_MEMBER = "INSERT OR IGNORE INTO member VALUES (?1)"
 PUT_TOKEN = "INSERT OR REPLACE INTO token VALUES (?1, ?2, ?3)"
 KEEP_TOKENS = """
-DELETE FROM token WHERE mid = ?1 AND digest NOT IN
-  (SELECT digest FROM token WHERE mid = ?1 ORDER BY expires DESC, digest DESC LIMIT ?2)
+DELETE FROM token WHERE digest IN
+  (SELECT digest FROM token WHERE mid = ?1 AND digest <> ?2 ORDER BY expires DESC, digest DESC LIMIT -1 OFFSET ?3)
 """
 DROP_TOKEN = "DELETE FROM token WHERE digest = ?1 RETURNING digest, mid, expires"
 DROP_TOKENS = "DELETE FROM token WHERE mid = ?1"
-DROP_EXPIRED_TOKENS = "DELETE FROM token WHERE expires <= ?1"
 
-# Cursors grow old
+# What sweep() does, a piece at a time
 
-DROP_IDLE_DEVICES = """
-DELETE FROM cursor WHERE (mid, device) IN
-  (SELECT mid, device FROM cursor GROUP BY mid, device HAVING max(moved) <= ?)
-"""
-DROP_SURPLUS_DEVICES = """
+DROP_EXPIRED_TOKENS = "DELETE FROM token WHERE digest IN (SELECT digest FROM token WHERE expires <= ?1 LIMIT ?2)"
+LAST_OF_NEXT = "SELECT max(mid) FROM (SELECT mid FROM cursor WHERE mid > ?1 ORDER BY mid LIMIT ?2)"
+#: Of the members above ?1 up to ?2: devices that last moved at ?3 or before, and all but the ?4 that moved last.
+DROP_DEVICES = """
 DELETE FROM cursor WHERE (mid, device) IN (SELECT mid, device FROM (
-    SELECT mid, device, row_number() OVER (PARTITION BY mid ORDER BY max(moved) DESC) AS nth
-      FROM cursor GROUP BY mid, device)
-  WHERE nth > ?)
+    SELECT mid, device, max(moved) AS moved, row_number() OVER (PARTITION BY mid ORDER BY max(moved) DESC) AS nth
+      FROM cursor WHERE mid > ?1 AND mid <= ?2 GROUP BY mid, device)
+  WHERE moved <= ?3 OR nth > ?4)
 """
+GRAVE = "SELECT room FROM grave LIMIT 1"
+EMPTY_GRAVE = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE room = ?1 LIMIT ?2)"
+DROP_GRAVE = "DELETE FROM grave WHERE room = ?1"
 
 ROWS: Final = 250  # in one INSERT: SQLite allows 32,766 parameters, and prepared ones of many sizes stay in memory
 

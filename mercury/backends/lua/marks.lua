@@ -65,7 +65,8 @@ function calls.sweep(a)
   end
   local crowds = redis.call('ZRANGEBYSCORE', CROWDS, '(' .. a.devices, '+inf', 'LIMIT', 0, a.count)
   for _, mid in ipairs(crowds) do
-    for _, device in ipairs(redis.call('ZREVRANGE', devices_of(mid), a.devices, -1)) do
+    if done >= a.count then break end
+    for _, device in ipairs(redis.call('ZREVRANGE', devices_of(mid), a.devices, a.devices + a.count - 1)) do
       note_device(mid, device, nil)
       done = done + 1
     end

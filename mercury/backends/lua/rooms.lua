@@ -28,11 +28,12 @@ function calls.members(a)
 end
 
 -- The log becomes a grave, which calls.bury empties bit by bit; an empty one with the old head takes its place.
+-- false: there was no room; nil: somebody is in.
 function calls.delete_room(a)
   local rid = a.rid
   if not is_room(rid) then return pack(false) end
+  if redis.call('EXISTS', members_of(rid)) == 1 then return pack(nil) end
   local log, head = log_of(rid), tail(rid)
-  for _, mid in ipairs(redis.call('ZRANGE', members_of(rid), 0, -1)) do drop_place(rid, mid) end
   redis.call('HDEL', BORN, rid)
   redis.call('ZREM', ROOMS, rid)
   redis.call('UNLINK', cids_of(rid))

@@ -3,11 +3,11 @@
 -- a: digest, mid, expires, keep
 function calls.put_token(a)
   drop_token(a.digest)
+  for _, digest in ipairs(redis.call('ZRANGE', tokens_of(a.mid), 0, -a.keep)) do drop_token(digest) end
   redis.call('SADD', PEOPLE, a.mid)
   redis.call('HSET', token_of(a.digest), 'mid', a.mid, 'expires', a.expires)
   redis.call('ZADD', tokens_of(a.mid), a.expires, a.digest)
   redis.call('ZADD', EXPIRY, a.expires, a.digest)
-  for _, digest in ipairs(redis.call('ZRANGE', tokens_of(a.mid), 0, -1 - a.keep)) do drop_token(digest) end
   return pack(nil)
 end
 

@@ -1,0 +1,52 @@
+"""IStore.sweep on SQLite: many short transactions, so that what is sent meanwhile never waits for long.
+
+Between two of them the one thread that writes takes whatever else is waiting for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+
+from mercury.backends import sqlite_sql as sql
+
+PIECE: Final = 2000  # rows that one transaction drops, or cursors that it looks at and those of one member
+
+Write = Callable[..., Deferred[Any]]
+
+
+async def sweep(write: Write, now: int, last_moved: int, devices: int) -> None:
+    """`write(work, ...)` calls work(cursor, ...) in a transaction. What is broken off is taken up by the next sweep."""
+    while await write(_drop_tokens, now) == PIECE:
+        pass
+    after: str | None = ""
+    while after is not None:
+        after = await write(_drop_devices, after, last_moved, devices)
+    while await write(_empty_grave):
+        pass
+
+
+def _drop_tokens(cursor: Any, now: int) -> int:
+    count: int = cursor.execute(sql.DROP_EXPIRED_TOKENS, (now, PIECE)).rowcount
+    return count
+
+
+def _drop_devices(cursor: Any, after: str, last_moved: int, devices: int) -> str | None:
+    """Look at the devices of the next few members that have any; the last of these, or None if there are no more."""
+    last: str | None
+    (last,) = cursor.execute(sql.LAST_OF_NEXT, (after, PIECE)).fetchone()
+    if last is not None:
+        cursor.execute(sql.DROP_DEVICES, (after, last, last_moved, devices))
+    return last
+
+
+def _empty_grave(cursor: Any) -> bool:
+    """Drop a piece of a deleted room's log; False if there is nothing more."""
+    grave = cursor.execute(sql.GRAVE).fetchone()
+    if grave is None:
+        return False
+    if cursor.execute(sql.EMPTY_GRAVE, (*grave, PIECE)).rowcount < PIECE:
+        cursor.execute(sql.DROP_GRAVE, grave)
+    return True
