@@ -268,6 +268,7 @@ async def test_of_a_long_log_only_the_last_entries_are_kept(start: Start) -> Non
     assert await store.locate(ids[0], "r") == ("r", found.floor + 1)
     (again, kept) = await put(store, message("r", "a", "0-0", "0-0"), message("r", "a", "39-9", "39-9"))
     assert not again.duplicate  # its cid went with it
+    assert int(engine.ask("HLEN", "mercury:cids:r")[1:]) <= 50 + 100
     assert kept.duplicate
     assert await store.move_reads([ReadMark("r", "b", 5), ReadMark("r", "b", 400)]) == [5, 400]
     assert (await place_of(store, "b", "r")).unread == 2

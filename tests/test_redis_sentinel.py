@@ -11,12 +11,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
 from contract_store_tools import NOW, entry_of, joined, log_of, message, put
 from engine_redis import RedisEngine, free_port, redis_or_skip
 from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from mercury.backends.redis import RedisStore
@@ -108,6 +110,27 @@ async def test_what_the_sentinels_do_not_know_is_said(
         with pytest.raises(MercuryError, match=words) as caught:
             await RedisStore(reactor, server).open()
         assert caught.value.code == "unavailable"
+
+
+class Outdated(Protocol):
+    """A sentinel that takes a replica for the master, whatever it is asked."""
+
+    def dataReceived(self, data: bytes) -> None:
+        port = str(self.factory.named).encode()
+        self.transport.write(b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port))  # type: ignore[union-attr]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replica_is_not_taken_for_the_master(pair: tuple[RedisEngine, RedisEngine]) -> None:
+    await until_replicated(pair[0])
+    factory: Any = Factory.forProtocol(Outdated)
+    factory.named = pair[1].port
+    listening = cast(Any, reactor).listenTCP(0, factory, interface="127.0.0.1")
+    server = RedisServer(sentinels=(("127.0.0.1", listening.getHost().port),), service=SERVICE)
+    with pytest.raises(MercuryError, match="is not the master yet") as caught:
+        await RedisStore(reactor, server).open()
+    assert caught.value.code == "unavailable"
+    await listening.stopListening()
 
 
 @pytest_twisted.ensureDeferred
