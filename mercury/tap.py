@@ -115,7 +115,7 @@ def make_chat(clock: Any, store: IStore, config: Config) -> Chat:
         hub=hub,
         rooms=rooms,
         tokens=tokens,
-        catch_up=CatchUp(clock, store, hub.outbox),
+        catch_up=CatchUp(clock, store, hub),
         heartbeat=Heartbeat(clock, limits.ping_seconds),
         handshake_seconds=limits.handshake_seconds,
         drain_seconds=limits.drain_seconds,

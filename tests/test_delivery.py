@@ -275,6 +275,22 @@ def test_a_page_read_for_somebody_who_left_meanwhile_is_not_shown(node: Clockwor
     assert ann.texts() == []
 
 
+def test_a_leave_that_is_read_before_it_is_told_ends_the_reading(node: Clockwork) -> None:
+    """The log may hold a leave, and more, that the hub was not told of; only a later joining makes it history."""
+    ann, bob = node.device(), node.device("bob")
+    left, secret = Draft(rid="r", kind="left", members=("ann",)), Draft(rid="r", mid="bob", text="secret")
+    stored(node, Draft(rid="r", mid="bob", text="one"), left, secret)
+    node.post("r", "later", member="bob")
+    assert bob.texts() == ["one", "secret", "later"]
+    assert ann.texts() == ["one"]
+    assert ann.of("left")[-1]["members"] == ["ann"]
+    assert not ann.session.rooms
+    node.join("r", "ann")
+    stored(node, left, secret, Draft(rid="r", kind="joined", members=("ann",)))
+    node.post("r", "welcome", member="bob")
+    assert ann.texts() == ["one", "secret", "welcome"], "who is in again may read what was said meanwhile"
+
+
 def test_a_deleted_room_is_left_by_all(node: Clockwork) -> None:
     """And when there is one of that name again, who resumes is told to drop the old one."""
     ann = node.device()

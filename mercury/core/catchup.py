@@ -13,11 +13,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mercury import events
+from mercury.core.hub import Hub
 from mercury.core.live import Listener, LiveRoom
-from mercury.core.outbox import Outbox
 from mercury.core.pages import within
 from mercury.errors import MercuryError
-from mercury.model import Slice
+from mercury.model import Entry, Slice
 from mercury.ports import IStore, IWire
 
 PAGE = 64  # entries, and no more than pages.PAGE_BYTES of them
@@ -72,10 +72,12 @@ class CatchUp:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, store: IStore, outbox: Outbox) -> None:
+    def __init__(self, clock: IReactorTime, store: IStore, hub: Hub) -> None:
         self._clock = clock
+        self._store = store
         self._reader = Reader(store)
-        self._outbox = outbox
+        self._hub = hub
+        self._outbox = hub.outbox
         self._running: set[Listener] = set()
 
     def start(self, session: Listener) -> None:
@@ -116,11 +118,27 @@ class CatchUp:
             if next_seq > room.head + 1:  # read before it was told here: it is being delivered at this moment
                 return
             page = await self._reader.read(room.rid, next_seq - 1)
-            if _stands_at(session, room, next_seq):
-                self._deliver(session, room, next_seq, page)
+            if not _stands_at(session, room, next_seq):
+                continue
+            left = next(
+                (entry for entry in page.entries if session.mid in entry.members and entry.kind == "left"), None
+            )
+            self._deliver(session, room, next_seq, page, left)
+            if left is not None and not await self._is_in(session, room, left):
+                self._hub.unlisten(session, room)
 
-    def _deliver(self, session: Listener, room: LiveRoom, next_seq: int, page: Page) -> None:
-        entries = page.entries
+    async def _is_in(self, session: Listener, room: LiveRoom, left: Entry) -> bool:
+        """Whether the member has come back since they left: the log is read faster than joins and leaves are told."""
+        places = await self._store.places(session.mid, session.device)
+        return any(place.rid == room.rid and place.joined > left.seq for place in places)
+
+    def _deliver(self, session: Listener, room: LiveRoom, next_seq: int, page: Page, left: Entry | None) -> None:
+        """Write a page; of one in which the member leaves, no more than up to that."""
+        if left is None:
+            entries, frames = page.entries, page.frames(session.wire)
+        else:
+            entries = [entry for entry in page.entries if entry.seq <= left.seq]
+            frames = session.wire.entries(entries)
         self._outbox.hold()
         try:
             if page.slice.floor >= next_seq:
@@ -128,7 +146,7 @@ class CatchUp:
                 self._outbox.put((session,), session.wire.event(events.Reset(room.rid, page.slice.floor)))
             if entries:
                 next_seq = entries[-1].seq + 1
-                self._outbox.put((session,), page.frames(session.wire))
+                self._outbox.put((session,), frames)
             elif next_seq <= room.head:  # the log is shorter than we were told: it was deleted
                 next_seq = room.head + 1
             room.behind[session] = next_seq
