@@ -114,6 +114,7 @@ class MercuryService(Service):
         for warning in self._warnings:
             self.log.warn("{warning}", warning=warning)
         await self._chat.store.open()
+        await self._chat.nodes.open()
         self._chat.heartbeat.start()
         self._sweeping.start(SWEEP_SECONDS)
         self.ready = True
@@ -182,6 +183,7 @@ class MercuryService(Service):
             await deferLater(self._reactor, GOODBYE_SECONDS)
         chat.heartbeat.stop()
         await chat.rooms.marks.stop()
+        await chat.nodes.close()
         await chat.store.close()
         self._reactor._exitSignal = None  # a stop that was asked for and is done is success: twistd exits with 0
         self.log.info("stopped; {count} sessions were told to come back", count=count)

@@ -24,4 +24,25 @@ class Revoke(Struct, tag="revoke", frozen=True):
     token: bytes | None = None
 
 
-Signal = Typing | Presence | Read | Kick | Revoke
+class Came(Struct, tag="came", frozen=True):
+    """These members were put into the room by the entry `seq`: nodes that do not listen to it may have them."""
+
+    rid: str
+    seq: int
+    members: tuple[str, ...]
+
+
+class Who(Struct, tag="who", frozen=True):
+    """Who of the room is connected at the other nodes? Asked when a node begins to listen to a room."""
+
+    rid: str
+
+
+class Here(Struct, tag="here", frozen=True):
+    """The answer: these members of the room are connected at the node that says so."""
+
+    rid: str
+    members: list[str]
+
+
+Signal = Typing | Presence | Read | Kick | Revoke | Came | Who | Here

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import IService
 from twisted.internet.interfaces import IProtocolFactory
 
+from mercury.backends.bus_local import LocalBus
 from mercury.config import Api, Config, ConfigError, Mysql, Redis, Ws, addresses, networks, origins, storage_type
 from mercury.core.catchup import CatchUp
 from mercury.core.chat import Chat
 from mercury.core.heartbeat import Heartbeat
 from mercury.core.hub import Hub
+from mercury.core.nodes import Nodes
 from mercury.core.rooms import Rooms
 from mercury.core.tokens import Tokens
 from mercury.options import Options as Options  # twistd looks for it here
-from mercury.ports import IStore
+from mercury.ports import IBus, IStore
 from mercury.service import Listening, MercuryService
 from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.filtering import AddressFilter
@@ -51,12 +53,24 @@ def make_store(config: Config) -> IStore:
     if kind == "redis":
         from twisted.internet import reactor
 
+        from mercury.backends.bus_redis import room_channels
         from mercury.backends.redis import RedisStore
 
-        return RedisStore(reactor, redis_server(config.redis), rooms, keep=config.retention.entries)
+        server = redis_server(config.redis)
+        return RedisStore(reactor, server, rooms, keep=config.retention.entries, channel=room_channels(server))
     from mercury.backends.mysql import MysqlStore
 
     return MysqlStore(mysql_server(config.mysql), config.mysql.connections, rooms)
+
+
+def make_bus(reactor: Any, config: Config) -> IBus:
+    """How this node hears of others: through Redis where it is set and they can share the store, else not at all."""
+    kind = storage_type(config)
+    if kind not in ("mysql", "redis") or not (config.redis.host or config.redis.sentinels):
+        return LocalBus()
+    from mercury.backends.bus_redis import RedisBus
+
+    return RedisBus(reactor, redis_server(config.redis), store_publishes=kind == "redis")
 
 
 def redis_server(redis: Redis) -> RedisServer:
@@ -95,8 +109,8 @@ def mysql_server(mysql: Mysql) -> Server:
     )
 
 
-def make_chat(clock: Any, store: IStore, config: Config) -> Chat:
-    """The core, with the limits that the settings give it."""
+def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None) -> Chat:
+    """The core, with the limits that the settings give it; without a bus, for a node that is alone."""
     limits = config.limits
     hub = Hub(clock, store, connections_per_member=limits.connections_per_member, signals_room=limits.signals_room)
     rooms = Rooms(
@@ -108,11 +122,13 @@ def make_chat(clock: Any, store: IStore, config: Config) -> Chat:
         rate=limits.messages_per_second,
         burst=limits.burst,
     )
-    tokens = Tokens(store, hub, ttl=config.token.ttl, keep=limits.tokens_per_member)
+    nodes = Nodes(clock, hub, bus or LocalBus())
+    tokens = Tokens(store, nodes, ttl=config.token.ttl, keep=limits.tokens_per_member)
     return Chat(
         clock=clock,
         store=store,
         hub=hub,
+        nodes=nodes,
         rooms=rooms,
         tokens=tokens,
         catch_up=CatchUp(clock, store, hub),
@@ -178,7 +194,7 @@ def makeService(options: Options) -> IService:
         store = make_store(config)
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
-    chat = make_chat(reactor, store, config)
+    chat = make_chat(reactor, store, config, make_bus(reactor, config))
     service = MercuryService(reactor, chat, config, options.warnings, options.parent)
     service.listenings = [
         Listening("server.api", endpoint_of(config.server.api), make_rest(reactor, chat, config, service)),

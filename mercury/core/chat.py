@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from mercury.core.catchup import CatchUp
 from mercury.core.heartbeat import Heartbeat
 from mercury.core.hub import Hub
+from mercury.core.nodes import Nodes
 from mercury.core.rooms import Rooms
 from mercury.core.tokens import Tokens
 from mercury.ports import IStore
@@ -21,6 +22,7 @@ class Chat:
     clock: IReactorTime
     store: IStore
     hub: Hub
+    nodes: Nodes
     rooms: Rooms
     tokens: Tokens
     catch_up: CatchUp

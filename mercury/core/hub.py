@@ -8,6 +8,7 @@ something, is cold: its head is looked up in the store, and whoever is behind it
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,13 +23,39 @@ from mercury.errors import MercuryError
 from mercury.model import Draft, Entry
 from mercury.ports import IStore
 
+HOLE = 0.02  # seconds that entries wait for others which should come before them
+EARLY = 1000  # entries of a room that wait so
 RETRY = 1.0  # seconds until the heads are looked up again when the store was away
 AWAY = 1.0  # seconds without a connection after which a member is told to be offline: who reconnects was never away
 REMEMBERED = 60.0  # seconds that a revocation is remembered, for connections that were just logging in
 
 
+def _note(session: Listener, rid: str, seq: int, is_in: bool) -> None:
+    """Remember for a session whose member's places are being read what happened last in a room."""
+    if session.opening is not None and session.opening.get(rid, (0, False))[0] < seq:
+        session.opening[rid] = (seq, is_in)
+
+
+class Others(Protocol):
+    """What the hub asks of, and tells to, this node's side of the bus (nodes.py)."""
+
+    def committed(self, entries: Sequence[Entry]) -> None:
+        """This node has stored entries, of each room in the order of seq."""
+
+    def listen(self, rid: str) -> Deferred[None]:
+        """A room has its first session here; fires when entries of other nodes surely come."""
+
+    def unlisten(self, rid: str) -> None:
+        """A room has no session here any more."""
+
+    def presence(self, rid: str, mid: str, online: bool, but: Listener | None = None) -> None:
+        """A member's first connection to this node came, or the last one went."""
+
+
 class Hub:
     """All sessions of this node."""
+
+    others: Others
 
     log = Logger()
 
@@ -46,6 +73,8 @@ class Hub:
         self._warming = False
         self._revoked: dict[tuple[str, bytes | None], float] = {}
         self._leaving: dict[str, IDelayedCall] = {}
+        self._unsure: set[str] = set()
+        self._placing = False
 
     # Sessions
 
@@ -89,7 +118,7 @@ class Hub:
     def _gone(self, mid: str, rids: Sequence[str]) -> None:
         del self._leaving[mid]
         for rid in rids:
-            self.signal(rid, events.Presence(rid, mid, False))
+            self.others.presence(rid, mid, False)
 
     def everybody(self) -> list[Listener]:
         """All sessions here."""
@@ -118,7 +147,7 @@ class Hub:
         room = self.rooms.get(rid)
         if room is None:
             room = self.rooms[rid] = LiveRoom(rid)
-            self.warm((rid,))
+            self.others.listen(rid).addCallback(lambda _: self.warm((rid,)))
         session.rooms[room] = next_seq - 1
         room.place(session, next_seq)
 
@@ -138,6 +167,7 @@ class Hub:
     def _drop_empty(self, room: LiveRoom) -> None:
         if not len(room) and self.rooms.get(room.rid) is room:
             del self.rooms[room.rid]
+            self.others.unlisten(room.rid)
 
     # Entries
 
@@ -154,6 +184,9 @@ class Hub:
             self.outbox.release()
 
     def _deliver(self, rid: str, run: list[Entry]) -> None:
+        room = self.rooms.get(rid)
+        if room is not None:
+            run = self._in_turn(room, run)
         start = 0
         for position, entry in enumerate(run):
             if entry.kind != "message":  # who listens changes here
@@ -162,44 +195,69 @@ class Hub:
                 start = position + 1
         self._tell(rid, run[start:])
 
+    def _in_turn(self, room: LiveRoom, run: list[Entry]) -> list[Entry]:
+        """Those whose turn has come: entries of two nodes may cross on the bus, and some come twice.
+
+        What is missing will be here in a moment, or is read from the log.
+        """
+        come = {entry.seq: entry for entry in (*room.early, *run) if entry.seq > room.head}
+        room.early = []
+        if room.cold:  # nobody is live: all will be read
+            return [come[seq] for seq in sorted(come)]
+        ready: list[Entry] = []
+        while (entry := come.pop(room.head + 1 + len(ready), None)) is not None:
+            ready.append(entry)
+        if come:
+            room.early = [come[seq] for seq in sorted(come)][:EARLY]
+            self._clock.callLater(HOLE, self._fill_hole, room, room.early[0].seq)
+        return ready
+
+    def _fill_hole(self, room: LiveRoom, seq: int) -> None:
+        if room.early and room.early[0].seq == seq and not room.cold:
+            early, room.early = room.early, []
+            room.chill()
+            for entry in early:
+                if entry.kind == "joined":
+                    self.admit(entry.rid, entry.seq, entry.members)
+            self.warm((room.rid,))
+
     def _change(self, entry: Entry) -> None:
         if entry.kind == "joined":
-            for session in self._of_members(entry):
-                if session.opening is not None:
-                    session.opening[entry.rid] = entry.seq
-                elif (room := self.rooms.get(entry.rid)) is None or room not in session.rooms:
-                    self.listen(session, entry.rid, entry.seq)
+            self.admit(entry.rid, entry.seq, entry.members)
             self._tell(entry.rid, [entry])
-            return
-        self._tell(entry.rid, [entry])
-        self.forget(entry.rid, entry.members)
-        for session in self._of_members(entry):
+        elif entry.kind == "left":
+            self._tell(entry.rid, [entry])
+            self._expel(entry)
+
+    def admit(self, rid: str, seq: int, members: Collection[str]) -> None:
+        """These members were put into the room by the entry `seq`: their sessions here listen to it from there on."""
+        for session in self._of_members(members):
             if session.opening is not None:
-                session.opening[entry.rid] = None
+                _note(session, rid, seq, True)
+            elif (room := self.rooms.get(rid)) is None or room not in session.rooms:
+                self.listen(session, rid, seq)
+
+    def _expel(self, entry: Entry) -> None:
+        self.forget(entry.rid, entry.members)
+        for session in self._of_members(entry.members):
+            if session.opening is not None:
+                _note(session, entry.rid, entry.seq, False)
             elif (room := self.rooms.get(entry.rid)) is not None and room in session.rooms:
                 if room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
                     self.outbox.put((session,), session.wire.entries((entry,)))
                 self.unlisten(session, room)
 
-    def _of_members(self, entry: Entry) -> list[Listener]:
-        return [session for mid in entry.members for session in self.sessions.get(mid, ())]
+    def _of_members(self, members: Collection[str]) -> list[Listener]:
+        return [session for mid in members for session in self.sessions.get(mid, ())]
 
     def _tell(self, rid: str, entries: Sequence[Entry]) -> None:
         room = self.rooms.get(rid)
         if room is None or not entries:
             return
-        first, last = entries[0].seq, entries[-1].seq
-        if first > room.head + 1 and not room.cold:
-            room.chill()
-            room.head, room.cold = last, False
-            self._meet(room)
-            return
-        if first <= room.head:
-            entries = [entry for entry in entries if entry.seq > room.head]
         for wire, sessions in room.live.items():
             if data := wire.entries(entries):
                 self.outbox.put(sessions, data)
-        room.head = max(room.head, last)
+        room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
             self._meet(room)
 
@@ -216,15 +274,41 @@ class Hub:
     # Cold rooms
 
     def doubt(self, drafts: Sequence[Draft]) -> None:
-        """These may have been stored though nobody here was told. Whose rooms may have changed by them has to come
-        back, so that their places are read again: a session must not hear of a room that its member has left."""
-        for mid in {mid for draft in drafts for mid in draft.members}:
-            for session in tuple(self.sessions.get(mid, ())):
-                session.end(closing.BUSY)
-        known = {draft.rid for draft in drafts} & self.rooms.keys()
+        """These may have been stored though nobody here was told."""
+        self.look_again([draft.rid for draft in drafts], {mid for draft in drafts for mid in draft.members})
+
+    def look_again(self, rids: Iterable[str] | None, members: Iterable[str] | None = None) -> None:
+        """In these rooms (None: all that are served here) something may have been missed: see what their logs say.
+
+        Of these members (None: all who are here) the places are read again too, since nobody who is put into a room
+        would hear of it by reading the rooms that they are in.
+        """
+        known = list(self.rooms) if rids is None else [rid for rid in rids if rid in self.rooms]
         for rid in known:
             self.rooms[rid].chill()
         self.warm(known)
+        self._unsure.update(self.sessions if members is None else members)
+        if self._unsure and not self._placing:
+            self._placing = True
+            Deferred.fromCoroutine(self._place_again()).addErrback(self._place_failed)
+
+    def _place_failed(self, failure: Failure) -> None:
+        self.log.failure("reading places again failed", failure)
+        self._placing = False
+
+    async def _place_again(self) -> None:
+        while self._unsure:
+            mid = next(iter(self._unsure))
+            try:
+                places = await self._store.places(mid, "") if mid in self.sessions else []
+            except MercuryError:
+                break
+            self._unsure.discard(mid)
+            for place in places:
+                self.admit(place.rid, place.joined, (mid,))
+        self._placing = False
+        if self._unsure:
+            self._clock.callLater(RETRY, self.look_again, (), ())
 
     def warm(self, rids: Iterable[str]) -> None:
         """Look up the heads of these rooms; then whoever stands at the head is live and others catch up."""
@@ -264,10 +348,6 @@ class Hub:
         self._meet(room)
 
     # What is never stored
-
-    def online(self, room: LiveRoom) -> list[str]:
-        """The members of the room who are connected, by name."""
-        return sorted({session.mid for session in room})
 
     def signal(self, rid: str, event: events.Event, but: Listener | None = None) -> None:
         """Tell the live sessions of a room something that is not stored; of `but`'s, nothing to itself.

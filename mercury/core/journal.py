@@ -81,6 +81,8 @@ class Journal:
                 doubtful.append(draft)
         try:
             self._hub.deliver(entries)
+            if entries:
+                self._hub.others.committed(entries)
             if doubtful:  # it may have been stored all the same: look at the log when the store is back
                 self._hub.doubt(doubtful)
         finally:

@@ -12,21 +12,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from mercury.closing import Closing
+from mercury.model import Entry
 from mercury.ports import IConnection, IWire
 
 
 class LiveRoom:
     """A room with at least one session here.
 
+    `early`: entries that came before others which they follow.
     `head`: the last seq this node knows of. `cold`: the head is not known to be the log's own head yet, so nobody can
     be live. `live`: the sessions whose next_seq is head + 1. `behind`: the others, with their next_seq.
     """
 
-    __slots__ = ("behind", "cold", "head", "live", "rid")
+    __slots__ = ("behind", "cold", "early", "head", "live", "rid")
 
     def __init__(self, rid: str) -> None:
         self.rid = rid
         self.head = 0
+        self.early: list[Entry] = []
         self.cold = True
         self.live: dict[IWire, set[Listener]] = {}
         self.behind: dict[Listener, int] = {}
@@ -83,8 +86,8 @@ class Listener(ABC):
 
     `mid`, `device`: whose it is; mid is empty until it is logged in. `token`: the digest of what it logged in with.
     `out`: frames that the outbox gathers. `rooms`: where it listens, each with the seq up to which delivery is proved.
-    `opening`: None, or while the member's places are being read, what changed meanwhile: the seq of a join, or None for
-    a leave. `is_slow`: its socket is full, so nothing live is written to it.
+    `opening`: None, or while the member's places are being read, what changed meanwhile: for a room the seq of the last
+    join or leave, and whether it was a join. `is_slow`: its socket is full, so nothing live is written to it.
     """
 
     __slots__ = ("connection", "device", "is_slow", "mid", "opening", "out", "rooms", "token", "wire")
@@ -97,7 +100,7 @@ class Listener(ABC):
         self.token = b""
         self.out: list[bytes] = []
         self.rooms: dict[LiveRoom, int] = {}
-        self.opening: dict[str, int | None] | None = None
+        self.opening: dict[str, tuple[int, bool]] | None = None
         self.is_slow = False
 
     @abstractmethod

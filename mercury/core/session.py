@@ -106,22 +106,22 @@ class Session(Listener):
             self._chat.hub.outbox.release()
         if first:
             for room in self.rooms:
-                self._chat.hub.signal(room.rid, events.Presence(room.rid, self.mid, True), but=self)
+                self._chat.nodes.presence(room.rid, self.mid, True, but=self)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
 
-    def _begin(self, places: list[Place], changed: dict[str, int | None], resume: commands.Resume | None) -> None:
+    def _begin(self, places: list[Place], changed: dict[str, tuple[int, bool]], resume: commands.Resume | None) -> None:
         hub, epoch = self._chat.hub, self._chat.store.epoch
         states = [events.room_state(place) for place in places]
         heartbeat = self._chat.heartbeat.interval
         self._tell(events.Hello(self.mid, self.device, epoch, heartbeat, states))
         for place in places:
             hub.listen(self, place.rid, self._resume_at(place, resume, epoch))
-        for rid, joined in changed.items():
-            if joined is not None:
+        for rid, (joined, is_in) in changed.items():
+            if is_in:
                 if resume is not None and rid in resume.rooms:  # left and joined again meanwhile
                     self._tell(events.Reset(rid, joined - 1))
                 hub.listen(self, rid, joined)

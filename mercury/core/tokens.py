@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from mercury.core.hub import Hub
+from mercury.core.nodes import Nodes
 from mercury.errors import MercuryError
 from mercury.model import Token, check_name
 from mercury.ports import IStore
@@ -28,10 +28,10 @@ class Tokens:
     """Makes, checks and revokes tokens."""
 
     def __init__(
-        self, store: IStore, hub: Hub, *, ttl: float, keep: int, wall: Callable[[], float] = time.time
+        self, store: IStore, nodes: Nodes, *, ttl: float, keep: int, wall: Callable[[], float] = time.time
     ) -> None:
         self._store = store
-        self._hub = hub
+        self._nodes = nodes
         self._ttl = ttl
         self._keep = keep
         self._wall = wall
@@ -59,11 +59,11 @@ class Tokens:
         """End one token and the connections made with it. False if there was none."""
         token = await self._store.drop_token(digest(secret))
         if token is not None:
-            self._hub.revoke(token.mid, token.digest)
+            self._nodes.revoke(token.mid, token.digest)
         return token is not None
 
     async def revoke_all(self, member: str) -> int:
         """End all tokens of a member and the connections made with them; how many tokens there were."""
         count = await self._store.drop_tokens(member)
-        self._hub.revoke(member, None)
+        self._nodes.revoke(member, None)
         return count

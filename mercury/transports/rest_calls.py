@@ -138,7 +138,7 @@ class Api:
         Their clients are told not to come back by themselves; their tokens stay valid.
         """
         await self._chat.rooms.check_member(member)
-        return rest.Closed(self._chat.hub.kick(member, None if query.device is UNSET else query.device))
+        return rest.Closed(self._chat.nodes.kick(member, None if query.device is UNSET else query.device))
 
     def _sessions(self, member: str) -> Sequence[Session]:
         return [session for session in self._chat.hub.sessions.get(member, ()) if isinstance(session, Session)]

@@ -19,7 +19,7 @@ from mercury.config import Config, Limits
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.errors import MercuryError
-from mercury.ports import IConnection
+from mercury.ports import IBus, IConnection
 from mercury.tap import make_chat
 
 T = TypeVar("T")
@@ -68,12 +68,16 @@ class Gate:
 class Clockwork:
     """The node. `settle()` lets everything happen that needs no time."""
 
-    def __init__(self, **limits: Any) -> None:
-        self.clock = Clock()
+    def __init__(self, bus: IBus | None = None, beside: Clockwork | None = None, **limits: Any) -> None:
+        """`beside`: another node, whose store and clock this one shares, and whom it hears of by `bus`."""
         rooms = limits.get("rooms_per_member", 0)
-        self.store = Gate(MemoryStore(rooms))
-        self.chat: Chat = make_chat(self.clock, self.store, Config(limits=Limits(**limits)))  # type: ignore[arg-type]
-        self.now(self.store.open())
+        self.clock = beside.clock if beside else Clock()
+        self.store = beside.store if beside else Gate(MemoryStore(rooms))
+        config = Config(limits=Limits(**limits))
+        self.chat: Chat = make_chat(self.clock, self.store, config, bus)  # type: ignore[arg-type]
+        if beside is None:
+            self.now(self.store.open())
+        self.now(self.chat.nodes.open())
         self.chat.heartbeat.start()
         self.wall = 1_000_000.0
         self.chat.tokens._wall = lambda: self.wall
