@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from contract_store_tools import NOW, entry_of, joined, left, log_of, message, opened, put
+from contract_store_tools import NOW, joined, left, log_of, message, opened, put
 from twisted.internet.defer import Deferred
 
 from mercury.backends import sqlite_append, sqlite_sweep
@@ -50,17 +50,28 @@ async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_message_does_not_wait_for_a_sweep(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is sent after a sweep was begun is stored when that has done a step."""
+async def test_messages_are_stored_between_the_steps_of_a_sweep(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = ""
+    empty_grave = sqlite_sweep._empty_grave
+
+    def step(cursor: Any) -> bool:
+        nonlocal order
+        order += "-"
+        return empty_grave(cursor)
+
     monkeypatch.setattr(sqlite_sweep, "PIECE", 7)
+    monkeypatch.setattr(sqlite_sweep, "_empty_grave", step)
     async with opened(lambda _: SqliteStore(path)) as store:
-        await put(store, joined("long"), *[message("long", "")] * 100, joined("r", "a"))
+        await put(store, joined("long"), *[message("long", "")] * 200, joined("r", "a"))
         await store.delete_room("long")
         sweeping: Deferred[None] = store.sweep(NOW, 2**60, 9)
-        assert entry_of((await put(store, message("r", "a")))[0]).seq == 2
-        assert (await counts(store))["entry"] > 90
+        while not sweeping.called:
+            await put(store, message("r", "a"))
+            order += "m"
         await sweeping
-        assert (await counts(store))["entry"] == 2
+        assert order.count("-") >= 200 / 7
+        assert "----" not in order
+        assert (await counts(store))["entry"] == 1 + order.count("m")
 
 
 @pytest_twisted.ensureDeferred
