@@ -193,27 +193,28 @@ async def test_a_text_that_the_server_does_not_take_is_refused_and_a_long_batch_
 
 
 @pytest_twisted.ensureDeferred
-async def test_sweep_takes_away_what_a_deleted_room_has_left(
+async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
     mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mysql_sweep, "PIECE", 7)
     async with opened(lambda _: MysqlStore(mysql)) as store:
         members = [f"m{n}" for n in range(20)]
         await put(store, *(joined(rid, *members) for rid in "rs"), *[message("r", "m1")] * 20)
-        await store.move_cursors([Cursor(rid, mid, "d", 1) for rid in "rs" for mid in members])
+        for device in ("old", "d"):
+            await store.move_cursors([Cursor(rid, mid, device, 1) for rid in "rs" for mid in members])
         await put(store, left("r", *members))
         await store.delete_room("r")
         await put(store, joined("r", "new"))
         for n in range(20):
             await store.put_token(Token(bytes([n]), "m1", n), 99)
-        await store.sweep(15, 2**60, 9)
+        await store.sweep(15, 2**60, 1)
         counts = {
             table: mariadb.query(f"SELECT COUNT(*) FROM {table}", database=mysql.database)[0][0]
             for table in ("room", "entry", "membership", "delivered", "token")
         }
         assert counts == {"room": 2, "entry": 2, "membership": 21, "delivered": 20, "token": 4}
         assert [entry.members for entry in await log_of(store, "r")] == [("new",)]
-        assert len(await store.places("m1", "d")) == 1
+        assert [(await store.places(mid, "d"))[0].delivered for mid in members] == [1] * 20
 
 
 @pytest_twisted.ensureDeferred

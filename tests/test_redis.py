@@ -295,6 +295,30 @@ async def test_what_is_deleted_leaves_nothing_but_a_head(start: Start) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mercury.backends.redis.CHUNK", 7)
+    engine = start()
+    store = store_on(engine)
+    await store.open()
+    members = [f"m{n}" for n in range(20)]
+    await put(store, joined("r", *members), joined("gone"), *[message("gone", "")] * 20)
+    for n in range(12):
+        await store.move_cursors([Cursor("r", mid, f"d{n}", 1) for mid in members])
+        await some_time()
+    for n in range(20):
+        await store.put_token(Token(bytes([n]), "m1", n), 99)
+    await store.delete_room("gone")
+    await store.sweep(15, 2**50, 2)
+    devices = [[(await store.places(mid, f"d{n}"))[0].delivered for n in range(12)] for mid in members]
+    assert devices == [[None] * 10 + [1, 1]] * 20
+    assert engine.ask("ZCARD", "mercury:expiry") == b":4\r\n"
+    assert engine.ask("EXISTS", "mercury:graves") == b":0\r\n"
+    await store.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_id_is_never_below_one_in_the_log(start: Start) -> None:
     engine = start()
     store = store_on(engine)

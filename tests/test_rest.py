@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 from rig import Node, listen, until
+from twisted.internet.defer import Deferred
 
 from mercury import closing
+from mercury.backends.memory import MemoryStore
+from mercury.core.rooms import Rooms
 from mercury.errors import MercuryError
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -81,6 +84,47 @@ async def test_a_room_comes_into_being_with_its_members_and_goes_with_them() -> 
         assert ann.said("left")[0]["members"] == ["ann", "bob"]
         assert problem(await node.ask("GET", "/api/rooms/lobby")) == (404, "not_found")
         assert problem(await node.ask("DELETE", "/api/rooms/lobby")) == (404, "not_found")
+
+
+class Contested(MemoryStore):
+    """A store in which others are put into a room at the last moment before it is deleted, `times` times."""
+
+    way_in: Rooms
+    times = 3
+
+    def delete_room(self, rid: str) -> Deferred[bool]:
+        if not self.times:
+            return super().delete_room(rid)
+        self.times -= 1
+        joining = Deferred.fromCoroutine(self.way_in.join(rid, [f"late{self.times}"]))
+        return joining.addCallback(lambda _: super(Contested, self).delete_room(rid))
+
+
+@ensureDeferred
+async def test_whoever_is_put_in_while_a_room_is_deleted_leaves_it_by_the_log() -> None:
+    store = Contested()
+    async with Node(store) as node:
+        store.way_in = node.chat.rooms
+        await node.chat.rooms.join("lobby", ["ann"])
+        ear = await listen(node, "late0")
+        assert (await node.ask("DELETE", "/api/rooms/lobby")).json == {"status": "ok"}
+        assert problem(await node.ask("GET", "/api/rooms/lobby")) == (404, "not_found")
+        await until(lambda: ear.said("left"))
+        assert ear.said("left")[0]["members"] == ["late0"]
+        await node.chat.rooms.join("lobby", ["ann"])
+        await node.chat.rooms.post("ann", "lobby", "among ourselves")
+        assert not ear.said("message")
+
+
+@ensureDeferred
+async def test_a_room_that_others_are_put_into_all_the_while_is_not_deleted() -> None:
+    store = Contested()
+    store.times = 10**6
+    async with Node(store) as node:
+        store.way_in = node.chat.rooms
+        await node.chat.rooms.join("lobby", ["ann"])
+        assert problem(await node.ask("DELETE", "/api/rooms/lobby")) == (409, "conflict")
+        assert len(await store.members("lobby", "", 9)) == 1
 
 
 @ensureDeferred

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sqlite3
 import stat
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -76,7 +78,7 @@ async def test_the_folder_is_made_and_both_are_for_this_user_only(tmp_path: Path
     path = tmp_path / "new" / "folder" / "mercury.db"
     async with opened(lambda _: SqliteStore(str(path))) as store:
         await put(store, joined("r", "a"))
-        for file in (path, path.with_name("mercury.db-wal")):
+        for file in (path, path.with_name("mercury.db-wal"), path.with_name("mercury.db.lock")):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -111,6 +113,38 @@ async def test_a_path_that_cannot_be_used_is_named_with_the_reason(tmp_path: Pat
         assert caught.value.code == "unavailable"
         assert str(path) in caught.value.reason
         assert reason in caught.value.reason
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_belongs_to_one_process_until_that_closes_it_or_dies(path: str) -> None:
+    with writing(path) as process:
+        process.stdout.readline()
+        for _ in range(2):
+            with pytest.raises(MercuryError) as caught:
+                await SqliteStore(path).open()
+            assert caught.value.code == "unavailable"
+            assert f"{path} cannot be used: another Mercury uses it" in caught.value.reason
+        process.stdout.readline()  # it is none the worse for it
+        process.kill()
+    async with opened(lambda _: SqliteStore(path)):
+        with pytest.raises(MercuryError, match="another Mercury uses it"):
+            await SqliteStore(path).open()
+    async with opened(lambda _: SqliteStore(path)) as store:
+        assert len(await log_of(store, "r")) > 7
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_could_not_be_opened_is_nobodys(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkdir(f"{path}.lock")
+    with pytest.raises(MercuryError, match=f"{path} cannot be used: its lock: .*Is a directory"):
+        await SqliteStore(path).open()
+    os.rmdir(f"{path}.lock")
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_schema, "MIGRATIONS", [("CREATE nonsense",)])
+        with pytest.raises(MercuryError, match="nonsense"):
+            await SqliteStore(path).open()
+    async with opened(lambda _: SqliteStore(path)) as store:
+        await store.ping()
 
 
 # Migrations
@@ -246,10 +280,19 @@ reactor.run()
 """
 
 
-def write_and_be_killed(path: str, commits: int) -> list[int]:
-    """Let a process append batches of seven messages, kill it after that many; the last seqs that it acknowledged."""
+@contextmanager
+def writing(path: str) -> Iterator[Any]:
+    """A process that appends batches of seven messages, and says the last seq that it got acknowledged."""
     with subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def write_and_be_killed(path: str, commits: int) -> list[int]:
+    """Let a process write, kill it after that many batches; the last seqs that it acknowledged."""
+    with writing(path) as process:
         acknowledged = [int(process.stdout.readline()) for _ in range(commits)]
         process.kill()
         return acknowledged + [int(line) for line in process.stdout if line.endswith("\n")]

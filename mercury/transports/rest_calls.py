@@ -70,7 +70,7 @@ class Api:
         """Look at a room."""
         return rest.room_info(await self._chat.rooms.room(room))
 
-    @call("DELETE", "/api/rooms/{room}", "not_found", "busy")
+    @call("DELETE", "/api/rooms/{room}", "not_found", "conflict", "busy")
     async def delete_room(self, room: str) -> None:
         """Delete a room: everybody leaves, then its messages are gone."""
         await self._chat.rooms.delete(room)
