@@ -71,8 +71,8 @@ class Clockwork:
     def __init__(self, bus: IBus | None = None, beside: Clockwork | None = None, **limits: Any) -> None:
         """`beside`: another node, whose store and clock this one shares, and whom it hears of by `bus`."""
         rooms = limits.get("rooms_per_member", 0)
-        self.clock = beside.clock if beside else Clock()
-        self.store = beside.store if beside else Gate(MemoryStore(rooms))
+        self.clock: Clock = beside.clock if beside else Clock()
+        self.store: Gate = beside.store if beside else Gate(MemoryStore(rooms))
         config = Config(limits=Limits(**limits))
         self.chat: Chat = make_chat(self.clock, self.store, config, bus)  # type: ignore[arg-type]
         if beside is None:
