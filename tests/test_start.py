@@ -108,3 +108,15 @@ def test_a_start_prints_the_addresses_and_a_stop_ends_well(tmp_path: Path) -> No
     finally:
         server.kill()
         server.communicate()
+
+
+def test_timers_run_on_a_monotonic_clock() -> None:
+    """Twisted's own go by the wall clock: set back by an hour, it would stop every heartbeat for an hour."""
+    script = (
+        "import time; from twisted.internet import reactor; from mercury.tap import prepare_process\n"
+        "prepare_process(reactor); fired = []; began = time.monotonic()\n"
+        "reactor.callLater(0.1, fired.append, 1); time.time = lambda: 0.0\n"
+        "while not fired and time.monotonic() < began + 20: reactor.iterate(0.01)\n"
+        "assert fired and abs(reactor.seconds() - time.monotonic()) < 1"
+    )
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
