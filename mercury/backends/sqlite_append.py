@@ -1,8 +1,8 @@
 """IStore.append on SQLite: load what the drafts concern, let a Batch decide, store what has changed.
 
-Five statements for a batch of messages, with BEGIN and COMMIT, whatever its size up to 250; a few more if members come
-or go. What was loaded is kept for the batches to come, so that most need not ask for more than the last id: as long as
-that is the one we gave out, nothing was rolled back, nobody else has written, and what we know is true.
+A handful of statements for a batch of messages, whatever its size; a few more if members come or go. What was loaded is
+kept for the batches to come, so that most need not ask for more than the last id: as long as that is the one we gave
+out, nothing was rolled back, nobody else has written, and what we know is true.
 """
 
 from __future__ import annotations
@@ -111,27 +111,20 @@ class Appender:
 def _save(cursor: Any, batch: Batch, keys: dict[str, int]) -> None:
     rooms = [(keys[r.rid], r.rid, r.head, r.floor, r.messages, r.ctime, 0) for r in batch.changed.values()]
     insert(cursor, sql.SET_ROOMS, rooms, sql.SET_ROOMS_OF)
-    entries = [
-        (
-            e.id,
-            keys[e.rid],
-            e.seq,
-            nth,
-            e.kind,
-            e.ctime,
-            e.mid,
-            e.text,
-            e.cid,
-            to_json(e.members) if e.members else "[]",
-        )
-        for _, e, nth in batch.entries
-    ]
-    insert(cursor, sql.ADD_ENTRIES, entries)
+    messages, others = [], []
+    for _, e, nth in batch.entries:
+        row = (e.id, keys[e.rid], e.seq, nth, e.ctime, e.mid, e.text)
+        if e.cid is None and e.kind == "message":
+            messages.append(row)
+        else:
+            others.append((*row, e.kind, e.cid, to_json(e.members)))
+    insert(cursor, sql.ADD_MESSAGES, messages)
+    insert(cursor, sql.ADD_ENTRIES, others)
     if batch.left:
         gone = to_json([(keys[room.rid], mid) for room, mid in batch.left])
         for statement in sql.DROP_PLACES:
             cursor.execute(statement, (gone,))
     if batch.joined:
-        insert(cursor, sql.ADD_MEMBERS, {(mid,) for _, mid in batch.joined})
+        insert(cursor, sql.ADD_MEMBERS, [(mid,) for _, mid in batch.joined])
         inside = {(keys[room.rid], mid): room.members[mid] for room, mid in batch.joined if mid in room.members}
         insert(cursor, sql.ADD_PLACES, [(*place, m.joined, m.read, m.read_nth) for place, m in inside.items()])

@@ -39,12 +39,12 @@ MIGRATIONS: list[tuple[str, ...]] = [
             room INTEGER NOT NULL,
             seq INTEGER NOT NULL,
             nth INTEGER NOT NULL,  -- how many messages the room had up to and with this entry: unread is a difference
-            kind TEXT NOT NULL,
+            kind TEXT NOT NULL DEFAULT 'message',
             ctime INTEGER NOT NULL,
             mid TEXT NOT NULL,
             text TEXT NOT NULL,
             cid TEXT,
-            members TEXT NOT NULL  -- a JSON array
+            members TEXT NOT NULL DEFAULT '[]'  -- a JSON array
         )""",
         "CREATE UNIQUE INDEX entry_seq ON entry (room, seq)",
         "CREATE UNIQUE INDEX entry_cid ON entry (room, mid, cid) WHERE cid IS NOT NULL",

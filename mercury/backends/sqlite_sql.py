@@ -8,8 +8,9 @@ go in as JSON arrays, ?1 mostly, which json_each() makes a table of; CROSS JOIN 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain, islice
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -59,7 +60,8 @@ SET_ROOMS_OF = (
     "ON CONFLICT (key) DO UPDATE SET head = excluded.head, floor = excluded.floor, messages = excluded.messages, "
     "ctime = excluded.ctime, deleted = 0"
 )
-ADD_ENTRIES = "INSERT INTO entry (id, room, seq, nth, kind, ctime, mid, text, cid, members)"
+ADD_ENTRIES = "INSERT INTO entry (id, room, seq, nth, ctime, mid, text, kind, cid, members)"
+ADD_MESSAGES = "INSERT INTO entry (id, room, seq, nth, ctime, mid, text)"  # the rest is as by default
 DROP_PLACES = [
     f"DELETE FROM {table} WHERE (room, mid) IN "
     "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))"
@@ -181,7 +183,7 @@ GRAVE = "SELECT room FROM grave LIMIT 1"
 EMPTY_GRAVE = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE room = ?1 LIMIT ?2)"
 DROP_GRAVE = "DELETE FROM grave WHERE room = ?1"
 
-ROWS: Final = 250  # in one INSERT: SQLite allows 32,766 parameters, and prepared ones of many sizes stay in memory
+ROWS: Final = 256  # in one INSERT: SQLite allows 32,766 parameters
 
 
 def to_json(value: object) -> str:
@@ -189,10 +191,21 @@ def to_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def insert(cursor: Any, how: str, rows: Iterable[Sequence[object]], conflict: str = "") -> None:
-    """INSERT rows of equal length in as few steps as can be. `how` goes before VALUES, `conflict` after them."""
-    rest = iter(rows)
-    while part := list(islice(rest, ROWS)):
-        row = f"({','.join('?' * len(part[0]))})"
-        values = ",".join([row] * len(part))
-        cursor.execute(f"{how} VALUES {values} {conflict}", list(chain.from_iterable(part)))
+def insert(cursor: Any, how: str, rows: Sequence[Sequence[object]], conflict: str = "") -> None:
+    """INSERT rows of equal length in few steps. `how` goes before VALUES, `conflict` after them.
+
+    The rows of a step are a power of two, so that a handful of statements serves for every number of rows: preparing
+    one takes longer than running it, and SQLite's connection keeps the last hundred.
+    """
+    start = 0
+    while left := len(rows) - start:
+        count = min(ROWS, 1 << (left.bit_length() - 1))
+        part = rows[start : start + count]
+        cursor.execute(_insert(how, len(part[0]), count, conflict), list(chain.from_iterable(part)))
+        start += count
+
+
+@cache
+def _insert(how: str, columns: int, rows: int, conflict: str) -> str:
+    row = f"({','.join('?' * columns)})"
+    return f"{how} VALUES {','.join([row] * rows)} {conflict}"
