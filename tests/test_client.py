@@ -10,10 +10,13 @@ import pytest
 import pytest_twisted
 from fake_server import CTIME, FakeServer, Session
 from person import ROOM, Person, until
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
-from twisted.internet.task import Clock
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
 
-from mercury.client.connection import Backoff, Waiting
+from mercury.client.connection import Backoff, Client, Waiting
+from mercury.client.rest import Server
 from mercury.commands import History
 from mercury.errors import MercuryError
 from mercury.events import CaughtUp, Error, Hello, HistoryOk, Left, Reset, SendOk
@@ -427,3 +430,17 @@ async def test_a_stable_connection_resets_the_backoff_and_a_short_one_does_not(s
         clock.advance(0)
     assert resets == [30.0]
     await someone.client.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_can_be_stopped_while_a_server_lets_it_wait() -> None:
+    """Whatever it is waiting for: here for the answer to its first REST call, which never comes."""
+    listening: Any = reactor
+    deaf: Any = listening.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+    someone = Client(reactor, "1", [ROOM], lambda event: None, server=Server("127.0.0.1", deaf.getHost().port, 1))
+    started = someone.start()
+    await deferLater(reactor, 0.05)
+    await someone.stop()
+    with pytest.raises(CancelledError):
+        await started.addTimeout(10, reactor)
+    await deaf.stopListening()

@@ -124,6 +124,7 @@ class Client:
         self._asked: dict[int, tuple[type[Any], Deferred[Any]]] = {}
         self._sending: Deferred[None] | None = None
         self._living: Deferred[None] | None = None
+        self._stopped = False
 
     def start(self) -> Deferred[None]:
         """Connect, and stay connected. Fails with MercuryError when the server will not have this client, and with
@@ -137,6 +138,7 @@ class Client:
 
         What was not acknowledged is in `unsent` and is not sent any more.
         """
+        self._stopped = True
         link, self._link, was_connected = self._link, None, self.connected
         for running in (self._living, self._sending):
             if running is not None:
@@ -186,6 +188,8 @@ class Client:
     async def _live(self) -> None:
         while True:
             waiting = await self._visit()
+            if self._stopped:  # what was cancelled may have made another error of that
+                raise CancelledError
             self._happened(waiting)
             await deferLater(self.clock, waiting.seconds)
 
