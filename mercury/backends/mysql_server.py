@@ -22,9 +22,11 @@ ENGINE_ERRORS: Final = (pymysql.err.OperationalError, pymysql.err.InterfaceError
 
 BEGIN: Final = "START TRANSACTION"
 LOCK_WAIT_SECONDS: Final = 2  # for a row that another node, or a person, has locked
+IDLE_SECONDS: Final = 3  # after which a transaction of a node that is frozen or cut off holds its locks no longer
 SET_UP: Final = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}",
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"
+    f" /*M!100300 , SESSION idle_transaction_timeout = {IDLE_SECONDS} */",  # MySQL has no such thing
 )
 TRIES: Final = 3
 PAUSE: Final = 0.02  # seconds, times a random number, before a transaction that met another one is tried again
