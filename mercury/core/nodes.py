@@ -8,8 +8,8 @@ here is remembered, and forgotten with the node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -111,8 +111,23 @@ class Nodes:
         self._hub.deliver(entries)
 
     def signal_came(self, node: str, signal: signals.Signal) -> None:
-        take: Callable[[str, Any], None] = getattr(self, f"_{type(signal).__name__.lower()}_came")
-        take(node, signal)
+        match signal:
+            case events.Typing() | events.Read():
+                self._hub.signal(signal.rid, signal)
+            case events.Presence():
+                self._is_online(node, signal.rid, signal.mid, signal.online)
+            case signals.Here():
+                for mid in signal.members:
+                    self._is_online(node, signal.rid, mid, True)
+            case signals.Who():
+                if (room := self._hub.rooms.get(signal.rid)) is not None:
+                    self._here(room)
+            case signals.Came():
+                self._hub.admit(signal.rid, signal.seq, signal.members)
+            case signals.Kick():
+                self._hub.kick(signal.mid, signal.device)
+            case signals.Revoke():
+                self._hub.revoke(signal.mid, signal.token)
 
     def doubt(self, rids: Sequence[str] | None) -> None:
         self._hub.look_again(rids)
@@ -126,37 +141,11 @@ class Nodes:
             for mid in [mid for mid, nodes in members.items() if node in nodes]:
                 self._is_online(node, rid, mid, False)
 
-    # Signals
-
-    def _typing_came(self, node: str, typing: events.Typing) -> None:
-        self._hub.signal(typing.rid, typing)
-
-    def _read_came(self, node: str, read: events.Read) -> None:
-        self._hub.signal(read.rid, read)
-
-    def _kick_came(self, node: str, kick: signals.Kick) -> None:
-        self._hub.kick(kick.mid, kick.device)
-
-    def _revoke_came(self, node: str, revoke: signals.Revoke) -> None:
-        self._hub.revoke(revoke.mid, revoke.token)
-
-    def _came_came(self, node: str, came: signals.Came) -> None:
-        self._hub.admit(came.rid, came.seq, came.members)
-
-    def _who_came(self, node: str, who: signals.Who) -> None:
-        if (room := self._hub.rooms.get(who.rid)) is not None:
-            self._here(room)
+    # Who is where
 
     def _here(self, room: LiveRoom) -> None:
         if members := sorted({session.mid for session in room}):
             self._bus.publish_signal(room.rid, signals.Here(room.rid, members))
-
-    def _here_came(self, node: str, here: signals.Here) -> None:
-        for mid in here.members:
-            self._is_online(node, here.rid, mid, True)
-
-    def _presence_came(self, node: str, presence: events.Presence) -> None:
-        self._is_online(node, presence.rid, presence.mid, presence.online)
 
     def _is_online(self, node: str, rid: str, mid: str, online: bool) -> None:
         """Remember it, and tell our sessions if that makes a difference to them."""
