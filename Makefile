@@ -16,7 +16,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run client test check format bench conformance pins clean test-packages bench-packages
+.PHONY: help run client test check format bench conformance faults pins clean test-packages bench-packages
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -50,6 +50,10 @@ bench: build/bench/load build/bench/floor ## measure: deliveries/s, messages/s, 
 conformance: ## the WebSocket conformance cases, against Mercury's own protocol class
 	$(INSTALL) .venv/test
 	$(BIN)/python -m tests.conformance $(ARGS)
+
+faults: test-packages ## kill, freeze and cut off nodes, MariaDB and Redis, twenty times each, and check what clients saw
+	$(INSTALL) .venv/test
+	@PYTHONPATH=tests $(BIN)/python -m promises.faults $(ARGS)
 
 pins: ## resolve setup.py's requirements anew and write them to requirements/
 	tools/pins $(PYTHON)

@@ -53,6 +53,18 @@ def test_nothing_is_wrong_with_a_good_record() -> None:
     assert violations(record) == []
 
 
+def test_who_sends_again_overtakes_itself() -> None:
+    """A message sent again after `unavailable`, and one left behind with a connection, may stand after later ones."""
+    record = good()
+    own_order(record)
+    assert violations(record)
+    record.asks[0].code, record.asks[0].tries = "unavailable", 2
+    assert violations(record) == []
+    record = good()
+    record.asks.insert(0, record.asks.pop(1))
+    assert violations(record) == []
+
+
 def lost(record: Record) -> None:
     record.connections[2].seen.clear()
 

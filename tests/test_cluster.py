@@ -20,7 +20,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 
 NODES = 3
-SEEDS = (1,)
+SEEDS = (1, 2)
 
 
 class Cluster(Scenario):

@@ -153,10 +153,16 @@ def _own_order(record: Record, log: Log) -> Iterator[str]:
     last: dict[tuple[str, str], int] = {}
     for ask in record.asks:
         seq = place.get((ask.rid, ask.mid, ask.text))
-        if seq is not None:
+        if seq is not None and not _out_of_turn(ask):
             if seq < last.get((ask.device, ask.rid), 0):
                 yield f"I3 {ask.device} asked {ask.text[:40]!r} later than what stands behind it in {ask.rid} ({seq})"
             last[ask.device, ask.rid] = seq
+
+
+def _out_of_turn(ask: Ask) -> bool:
+    """Whether the sender itself went on without it: sent it again after `unavailable`, or left with the connection on
+    which it was asked, while a frozen node may still have had it in its hands."""
+    return (bool(ask.code) and ask.tries > 1) or (ask.outcome == "info" and ask.cid is None)
 
 
 def _between(entries: dict[int, Seen], first: int, end: int, everything: bool) -> list[Seen]:

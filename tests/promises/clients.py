@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
+from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -185,9 +187,10 @@ class Client(ABC):
     # Speaking and hearing
 
     def write(self, **frame: Any) -> None:
-        """Send one frame."""
+        """Send one frame. On a connection that is closing it is lost."""
         if self.link is not None:
-            self.link.sendMessage(_encode(frame))  # type: ignore[no-untyped-call]
+            with suppress(Disconnected):
+                self.link.sendMessage(_encode(frame))  # type: ignore[no-untyped-call]
 
     def text(self, tail: str = "") -> str:
         """A text that nobody else sends."""
@@ -207,7 +210,8 @@ class Client(ABC):
 
     def saw(self, seen: Seen) -> None:
         """An entry was shown."""
-        self.connection.seen.setdefault(seen.rid, []).append(seen)
+        if seen.rid not in self.record.closed:
+            self.connection.seen.setdefault(seen.rid, []).append(seen)
         self.has[seen.rid] = seen.seq
 
 
@@ -236,10 +240,14 @@ class SeedClient(Client):
     def hear(self, frame: dict[str, Any]) -> None:
         if frame.get("type") == 0:
             self.errors.append(frame)
+            if self.pages is not None:  # the end of a page
+                return
             if len(self.waiting) == 1:  # then it is clear which
                 ask = self.waiting.popitem()[1]
                 ask.code = frame["code"]
                 ask.outcome = "info" if ask.code in UNSURE else "fail"
+            elif self.waiting:  # else it is not, and all of them remain unknown
+                self.waiting.pop(next(iter(self.waiting)))
             return
         seen = shown(frame)
         if self.pages is not None:
@@ -313,7 +321,7 @@ class V2Client(Client):
             ask.answers.append((frame["seq"], frame["id"], frame["duplicate"]))
         elif ask.outcome == "info":
             ask.code = frame["code"]
-            ask.outcome = "info" if ask.code in UNSURE else "fail"
+            ask.outcome = "info" if ask.code in UNSURE or ask.tries > 1 else "fail"
 
     def say(self, rid: str, text: str, cid: str | None = None) -> Ask:
         ask = Ask(self.name, self.member, rid, text, cid)
@@ -325,6 +333,7 @@ class V2Client(Client):
         """Send it (again)."""
         ref = next(self.refs)
         self.waiting[ref] = ask
+        ask.tries += 1
         frame = {"type": "send", "rid": ask.rid, "text": ask.text, "ref": ref}
         self.write(**frame, **({"cid": ask.cid} if ask.cid else {}))
 

@@ -28,8 +28,9 @@ class Seen(NamedTuple):
 class Ask:
     """A message that a client asked for, once or, with a cid, more than once.
 
-    `outcome`: ok when it was acknowledged, fail when it was refused, info as long as there is no answer. `answers`: the
-    (seq, id, duplicate) of every acknowledgement, where id and duplicate are None if the protocol does not say.
+    `outcome`: ok when it was acknowledged, fail when it was refused, info as long as there is no answer, or one that
+    says that nobody knows (its `code` is unavailable). `tries`: how often it was sent. `answers`: the (seq, id,
+    duplicate) of every acknowledgement, where id and duplicate are None if the protocol does not say.
     """
 
     device: str
@@ -40,6 +41,7 @@ class Ask:
     outcome: Outcome = "info"
     code: str = ""
     answers: list[tuple[int, int | None, bool | None]] = field(default_factory=list)
+    tries: int = 0
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Record:
     """All of it. `devices`: device -> member. `members`: room -> those who are in it from the beginning to the end.
 
     `pages`: history as clients read it on the way, each page without holes; `histories`: where it was read from ->
-    room -> all its messages, at the end.
+    room -> all its messages, at the end. `closed`: rooms of which nothing is written down any more.
     """
 
     members: dict[str, set[str]] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class Record:
     connections: list[Connection] = field(default_factory=list)
     pages: list[list[Seen]] = field(default_factory=list)
     histories: dict[str, dict[str, list[Seen]]] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
 
     def of(self, device: str) -> list[Connection]:
         """A device's connections, the oldest first."""

@@ -1,0 +1,285 @@
+"""Three nodes on MariaDB with Redis, or on Redis alone, and members of both protocols who talk while harm is done.
+
+Each round has rooms of its own and a record of its own, so each is judged by itself. The harm is in faults.py. Whoever
+loses the connection goes to a node that is up, at once and as often as it takes; what got no answer, or `unavailable`,
+is sent again by those who can (with its cid).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from engine_redis import RedisEngine
+from engines import MariaDb, free_port
+from twisted.internet import defer
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.python.failure import Failure
+
+from promises.checker import violations
+from promises.clients import Client, RefusedError, SeedClient, V2Client, until
+from promises.recorder import Ask, Record
+from promises.scenario import ROOMS, WINDOW, Scenario
+from promises.server import Server
+from promises.way import Way
+
+reactor: Any = installed
+
+NODES: Final = 3
+MEMBERS: Final = 8
+EVERYWHERE: Final = "m3"  # has two devices more on each node
+KEEP: Final = 0.05  # seconds between looks for clients that are not connected
+LOAD: Final = 2  # messages that a client sends at once at most while something is broken
+
+Strike = Callable[["Cluster"], Awaitable[None]]
+
+
+async def pause(seconds: float) -> None:
+    """Let time pass."""
+    await deferLater(reactor, seconds)
+
+
+class Engines:
+    """What the nodes of a run share. `kind`: mysql (then Redis is the bus and keeps nothing) or redis (durable)."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.kind = kind
+        self.redis = RedisEngine(folder / "redis", free_port(), durable=kind == "redis")
+        self.mariadb: MariaDb | None = None
+        if kind == "mysql":
+            (folder / "mariadb").mkdir()
+            self.mariadb = MariaDb(folder / "mariadb")
+            self.mariadb.start()
+
+    def ports(self) -> dict[str, int]:
+        """Where they listen."""
+        return {"redis": self.redis.port, **({"mysql": self.mariadb.port} if self.mariadb else {})}
+
+    def stop(self) -> None:
+        """Stop them."""
+        self.redis.stop()
+        if self.mariadb:
+            self.mariadb.kill()
+
+
+def flags(ports: dict[str, int]) -> list[str]:
+    """A node's settings. It gives up sooner than usual, so that a round does not last for minutes."""
+    redis = ["--redis.host=127.0.0.1", f"--redis.port={ports['redis']}"]
+    redis += ["--redis.connect-seconds=1", "--redis.command-seconds=2"]
+    if "mysql" not in ports:
+        return ["--storage.type=redis", *redis]
+    mysql = ["--storage.type=mysql", "--mysql.host=127.0.0.1", f"--mysql.port={ports['mysql']}"]
+    patience = ["--mysql.connect-seconds=1", "--mysql.write-seconds=1", "--mysql.read-seconds=3"]
+    return [*mysql, "--mysql.database=cluster", *patience, *redis]
+
+
+class Cluster(Scenario):
+    """One run of one fault. `up`: the nodes that clients go to. `wrong`: what was seen to be wrong at once.
+
+    `ways`: each node's ways to its engines, by the engine's kind; empty unless `proxied`.
+    """
+
+    def __init__(self, folder: Path, kind: str, seed: int, *, proxied: bool = False) -> None:
+        self.engines = Engines(folder, kind)
+        self.ways: list[dict[str, Way]] = []
+        self.servers: list[Server] = []
+        for _ in range(NODES):
+            ports = self.engines.ports()
+            if proxied:
+                self.ways.append({name: Way(port) for name, port in ports.items()})
+                ports = {name: way.outer for name, way in self.ways[-1].items()}
+            self.servers.append(Server(folder, (free_port(), free_port()), *flags(ports)))
+        super().__init__(self.servers[0], seed)
+        self.up = list(self.servers)
+        self.wrong: list[str] = []
+        self._seed = seed
+        self._returning: set[str] = set()
+        self._talking = False
+        self._keeping = LoopingCall(self._keep)
+
+    # From the beginning to the end
+
+    async def begin(self) -> None:
+        """Start the nodes, and connect everybody."""
+        await gatherResults([Deferred.fromCoroutine(server.start()) for server in self.servers])
+        await self._make_rooms("start")
+        devices = [(f"m{n}", "", n % NODES) for n in range(MEMBERS)]
+        devices += [(EVERYWHERE, f"d{n}", n % NODES) for n in range(2 * NODES)]
+        for member, device, node in devices:
+            kind = SeedClient if member in ("m0", "m1", "m5") else V2Client
+            token = await self.server.token(member)
+            self.clients.append(kind(self.record, self.servers[node].where, member, token, device))
+        self._keeping.start(KEEP).addErrback(self._broken)
+        await self.all_open()
+
+    async def close(self) -> None:
+        """End all that was started."""
+        if self._keeping.running:
+            self._keeping.stop()
+        self.end()
+        for server in self.servers:
+            if server.processes and not server.processes[-1].ended.called:
+                await server.kill()
+        for way in [way for ways in self.ways for way in ways.values()]:
+            await way.close()
+        self.engines.stop()
+
+    async def round(self, number: int, strike: Strike) -> list[str]:
+        """Do harm once while all talk. What is wrong with what came of it; `figures` has what was measured."""
+        self.rng = random.Random(f"{self._seed} {number}")
+        self.figures, self.wrong = {}, []
+        await self._new_rooms(number)
+        await self._burst(self.rng.uniform(0.1, 0.4))
+        await self.all_quiet()
+        self._talking = True
+        talk = Deferred.fromCoroutine(self._talk_on())
+        try:
+            await strike(self)
+            await self._healed()
+        finally:
+            self._talking = False
+            await talk
+        await self._ask_again()
+        await self._recovered()  # nobody is connected anew for this: what was missed has to come by itself
+        await self._histories()
+        self.figures["resident_mb"] = max(server.resident_kb() for server in self.servers) / 1024
+        self.figures["descriptors"] = max(server.descriptors() for server in self.servers)
+        return self.wrong + violations(self.record)
+
+    async def _make_rooms(self, of: str) -> None:
+        """A new record, and rooms for it."""
+        before, self.record = self.record, Record()
+        self.record.closed = before.closed | before.members.keys()
+        for name, numbers in ROOMS.items():
+            members = [f"m{n}" for n in numbers]
+            self.record.members[f"{name}-{of}"] = set(members)
+            await self.server.ok("POST", f"/api/rooms/{name}-{of}/members", {"members": members})
+
+    async def _new_rooms(self, number: int) -> None:
+        await self._make_rooms(str(number))
+        for client in self.clients:
+            client.record = self.record
+            self.record.devices[client.name] = client.member
+            client.begin(None)
+        fluent = [client for client in self.clients if isinstance(client, V2Client)]
+        await until(lambda: all(set(self._rooms(c)) <= c.has.keys() for c in fluent), "the joining of all members")
+
+    # Coming back
+
+    def _keep(self) -> None:
+        for client in self.clients:
+            if not client.open and client.name not in self._returning and self.up:
+                self._returning.add(client.name)
+                back = Deferred.fromCoroutine(self._come_back(client))
+                back.addErrback(self._broken)
+
+    async def _come_back(self, client: Client) -> None:
+        if client.where not in [server.where for server in self.up] or self.rng.random() < 0.3:
+            client.where = self.rng.choice(self.up).where
+        if isinstance(client, SeedClient):
+            client.waiting.clear()  # what was not answered on the last connection is not waited for
+        try:
+            await self._return(client)
+        except (RefusedError, defer.TimeoutError):
+            await pause(KEEP)
+        finally:
+            self._returning.discard(client.name)
+
+    def _broken(self, failure: Failure) -> None:
+        self.wrong.append(f"the test itself failed: {failure.getTraceback()}")
+
+    def _cut(self, client: Client, link: object) -> None:
+        if client.link is link:
+            client.abort()
+
+    async def all_open(self) -> None:
+        """Until everybody is connected."""
+        await until(
+            lambda: all(client.open and client.reading for client in self.clients) and not self._returning,
+            lambda: f"the return of {[client.name for client in self.clients if not client.open]}",
+        )
+
+    async def all_quiet(self) -> None:
+        """Until everybody is connected and, as far as the protocol shows that, has got their answers."""
+        await self.all_open()
+        fluent = [client for client in self.clients if isinstance(client, V2Client)]
+        await until(
+            lambda: not any(client.waiting for client in fluent),
+            lambda: f"answers to {[(client.name, *client.waiting.values()) for client in fluent if client.waiting]}",
+        )
+
+    # Talking
+
+    async def _talk_on(self) -> None:
+        """Everybody says something now and then, until it is over."""
+        while self._talking:
+            for client in self.clients:
+                if client.open and client.reading and self.rng.random() < 0.3:
+                    self._say_some(client)
+            await pause(self.rng.uniform(0, 0.04))
+
+    def _say_some(self, client: Client) -> None:
+        for _ in range(min(LOAD, WINDOW - len(client.waiting))):
+            text = client.text("." * self.rng.choice((0, 10, 800)))
+            client.say(self.rng.choice(self._rooms(client)), text, cid=text.rstrip("."))
+
+    async def _ask_again(self) -> None:
+        """Whoever was told `unavailable` cannot know whether it was stored: those with a cid send it once more."""
+        fluent = {client.name: client for client in self.clients if isinstance(client, V2Client)}
+        unsure = [ask for ask in self.record.asks if ask.outcome == "info" and ask.code and ask.device in fluent]
+        for ask in unsure:
+            fluent[ask.device].repeat(ask)
+        self.figures["asked_again"] = len(unsure)
+        await self.all_quiet()
+        left = [ask for ask in unsure if ask.outcome == "info"]
+        self.note(not left, f"{len(left)} of {len(unsure)} messages could not be sent again, {left[:1]}")
+
+    # What a fault may ask
+
+    def note(self, holds: object, otherwise: str) -> None:
+        """Something has to hold at this moment."""
+        if not holds:
+            self.wrong.append(otherwise)
+
+    def pick(self) -> tuple[Server, dict[str, Way]]:
+        """A node that has clients, and its ways."""
+        where = self.rng.choice([client for client in self.clients if isinstance(client, V2Client)]).where
+        number = [server.where for server in self.servers].index(where)
+        return self.servers[number], self.ways[number] if self.ways else {}
+
+    def at(self, server: Server) -> list[Client]:
+        """The clients of a node."""
+        return [client for client in self.clients if client.where == server.where]
+
+    def asked_since(self, position: int, clients: list[Client]) -> list[Ask]:
+        """What these have asked since there were so many asks."""
+        names = {client.name for client in clients}
+        return [ask for ask in self.record.asks[position:] if ask.device in names]
+
+    def ends(self) -> int:
+        """How many connections have ended otherwise than by the client."""
+        return sum(len(client.closes) for client in self.clients)
+
+    async def _healed(self) -> None:
+        """Until each node that has clients has acknowledged something new, and then until all have resumed."""
+        began, asked = time.monotonic(), len(self.record.asks)
+
+        def served(server: Server) -> bool:
+            here = self.at(server)
+            return not here or any(ask.outcome == "ok" for ask in self.asked_since(asked, here))
+
+        await until(
+            lambda: all(map(served, self.servers)),
+            lambda: (
+                f"I6: an ok after healing for {[c.name for s in self.servers if not served(s) for c in self.at(s)]}"
+            ),
+        )
+        self.figures["first_ok_s"] = time.monotonic() - began
+        self._talking = False
+        await self.all_quiet()
+        self.figures["resumed_s"] = time.monotonic() - began

@@ -1,0 +1,299 @@
+"""The faults, each done to a cluster of three nodes while everybody talks: make faults, or python -m promises.faults
+
+A fault returns when it is healed. What must hold while it lasts it notes itself; the rest is the checker's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from math import nan
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from twisted.internet.task import react
+from twisted.internet.threads import deferToThread
+
+from promises.checker import summary
+from promises.clients import Client, V2Client, until
+from promises.cluster import EVERYWHERE, Cluster, Strike, pause
+from promises.recorder import Ask
+from promises.server import Server
+
+FIGURES: Final = ("first_ok_s", "resumed_s", "resident_mb", "descriptors")
+LAST: Final = 2.0  # seconds at the end of a fault
+NOTICED: Final = 15.0  # seconds within which a bus that has fallen silent has to be noticed
+
+
+# Nodes
+
+
+async def node_killed(cluster: Cluster) -> None:
+    """SIGKILL, and a restart a moment later."""
+    victim, _ = cluster.pick()
+    async with away(cluster, victim):
+        await victim.kill()
+        await pause(cluster.rng.uniform(0.1, 0.5))
+        await victim.start()
+
+
+async def node_frozen(cluster: Cluster) -> None:
+    """SIGSTOP for some seconds. Some of its clients leave, others wait; the other nodes go on."""
+    victim, _ = cluster.pick()
+    async with away(cluster, victim):
+        victim.processes[-1].signal("STOP")
+        try:
+            for client in cluster.at(victim)[::2]:
+                client.abort()
+            await others_served(cluster, cluster.at(victim), cluster.rng.uniform(6, 8))
+        finally:
+            victim.processes[-1].signal("CONT")
+
+
+async def rolling_restart(cluster: Cluster) -> None:
+    """SIGTERM to all nodes in turn: clients see that their connection ends with 1012, and no other error."""
+    closes = {client.name: len(client.closes) for client in cluster.clients}
+    for server in cluster.servers:
+        await cluster.all_open()
+        async with away(cluster, server):
+            await server.stop()
+            await server.start()
+    ends = {end for client in cluster.clients for end in client.closes[closes[client.name] :]}
+    cluster.note({code for code, _ in ends} == {1012}, f"connections ended otherwise than with 1012: {ends}")
+    codes = {ask.code for ask in cluster.record.asks if ask.code}
+    cluster.note(codes <= {"unavailable"}, f"there were errors: {codes}")
+
+
+@asynccontextmanager
+async def away(cluster: Cluster, server: Server) -> AsyncIterator[None]:
+    """Nobody goes to this node meanwhile."""
+    cluster.up.remove(server)
+    try:
+        yield
+    finally:
+        cluster.up.append(server)
+
+
+# Engines
+
+
+async def mariadb_killed(cluster: Cluster) -> None:
+    """SIGKILL, and a restart some seconds later."""
+    mariadb: Any = cluster.engines.mariadb
+    async with store_away(cluster, "MariaDB was down", cluster.clients):
+        mariadb.kill()
+        await pause(cluster.rng.uniform(2, 5))
+    await deferToThread(mariadb.start)
+
+
+async def redis_killed(cluster: Cluster) -> None:
+    """SIGKILL. As the bus it comes back empty; as the store (appendfsync always) it has what was acknowledged."""
+    redis = cluster.engines.redis
+    if cluster.engines.kind == "mysql":
+        redis.kill()
+        await pause(cluster.rng.uniform(1, 3))
+    else:
+        async with store_away(cluster, "Redis was down", cluster.clients):
+            redis.kill()
+            await pause(cluster.rng.uniform(1, 3))
+    await deferToThread(redis.restart)
+
+
+@asynccontextmanager
+async def store_away(cluster: Cluster, when: str, clients: list[Client]) -> AsyncIterator[None]:
+    """These clients get no ok for what they ask from here to there, and stay connected."""
+    asked, ends = len(cluster.record.asks), cluster.ends()
+    yield
+    false = _ok(cluster.asked_since(asked, clients))
+    cluster.note(not false, f"I1 {len(false)} messages were acknowledged while {when}: {false[:1]}")
+    cluster.note(cluster.ends() == ends, f"connections ended while {when}")
+
+
+async def row_locked(cluster: Cluster) -> None:
+    """Another connection holds a room's row for some seconds."""
+    mariadb: Any = cluster.engines.mariadb
+    rid = cluster.rng.choice(list(cluster.record.members))
+    connection = mariadb.connect("cluster", autocommit=False)
+    try:
+        await deferToThread(connection.query, f"SELECT nr FROM room WHERE rid = '{rid}' FOR UPDATE")
+        await pause(cluster.rng.uniform(1, 4))
+    finally:
+        connection.close()
+
+
+# The ways between
+
+
+async def bus_silent(cluster: Cluster) -> None:
+    """What a node has subscribed to does not come any more, over a connection that looks well."""
+    node, ways = cluster.pick()
+    way = ways["redis"]
+    began, before = time.monotonic(), (_times(node, "down"), _times(node, "up"))
+    way.silent = True
+    await until(lambda: _times(node, "down") > before[0], "noticing that the bus is silent")
+    noticed = cluster.figures["noticed_s"] = time.monotonic() - began
+    cluster.note(noticed < NOTICED, f"the silent bus was noticed after {noticed:.1f} s only")
+    await pause(cluster.rng.uniform(1, 2))
+    way.silent = False
+    await until(lambda: _times(node, "up") > before[1], "the return of the bus")
+
+
+def _times(node: Server, state: str) -> int:
+    """How often the node's log says so of the bus."""
+    return node.written().count(f"the bus is {state}".encode())
+
+
+async def cut_off(cluster: Cluster) -> None:
+    """A node's way to its bus or store is a black hole for some seconds; its clients are told so and stay."""
+    node, ways = cluster.pick()
+    engine = cluster.rng.choice(sorted(ways))
+    way, clients = ways[engine], cluster.at(node)
+    if engine == "mysql":
+        way.hole_at = b"INSERT INTO entry"  # it has the room's lock by then
+        await until(lambda: way.hole, "a write")
+    way.hole = True
+    if engine == cluster.engines.kind:
+        async with store_away(cluster, "the node was cut off from its store", clients):
+            await others_served(cluster, clients, cluster.rng.uniform(6, 8))
+            said = cluster.asked_since(0, clients)
+            await until(lambda: any(ask.code == "unavailable" for ask in said), "telling clients of the outage")
+    else:
+        await others_served(cluster, clients, cluster.rng.uniform(6, 8))
+    way.hole = False
+
+
+async def others_served(cluster: Cluster, clients: list[Client], seconds: float) -> None:
+    """Let time pass, at the end of which those not among `clients` are served in every room, whoever had locked it."""
+    await pause(seconds - LAST)
+    asked, others = len(cluster.record.asks), [client for client in cluster.clients if client not in clients]
+    await pause(LAST)
+    served = {ask.rid for ask in _ok(cluster.asked_since(asked, others))}
+    missing = cluster.record.members.keys() - served
+    cluster.note(not missing, f"nobody else was served in {missing} while a node was away")
+
+
+async def reply_lost(cluster: Cluster) -> None:
+    """Some times, a node's write is committed, and the store's answer never comes."""
+    store = cluster.engines.kind
+    for _ in range(5):
+        way = cluster.pick()[1][store]
+        way.cut_at = b"COMMIT" if store == "mysql" else b"\r\nappend\r\n"
+        await until(lambda way=way: not way.cut_at, "a write")  # type: ignore[misc]
+        await pause(cluster.rng.uniform(0.1, 0.4))
+
+
+# Clients
+
+
+async def one_cid(cluster: Cluster) -> None:
+    """A member's devices send the same over all nodes at the same time: one message, and one answer for all."""
+    devices = [c for c in cluster.clients if c.member == EVERYWHERE and isinstance(c, V2Client)][:5]
+    for number in range(10):
+        ask = Ask(
+            "everywhere", EVERYWHERE, cluster.rng.choice(list(_rooms_of(cluster))), f"one {number}", f"one{number}"
+        )
+        cluster.record.asks.append(ask)
+        for device in devices:
+            device.repeat(ask)
+        await until(lambda ask=ask: len(ask.answers) == len(devices), lambda ask=ask: f"{len(devices)} answers: {ask}")  # type: ignore[misc]
+        cluster.note(len({answer[:2] for answer in ask.answers}) == 1, f"answers differ: {ask}")
+        cluster.note(sum(not answer[2] for answer in ask.answers) == 1, f"not one of them was the first: {ask}")
+
+
+def _rooms_of(cluster: Cluster) -> list[str]:
+    return [rid for rid, members in cluster.record.members.items() if EVERYWHERE in members]
+
+
+def _ok(asks: list[Ask]) -> list[Ask]:
+    return [ask for ask in asks if ask.outcome == "ok"]
+
+
+# All of them
+
+
+class Fault(NamedTuple):
+    """`kinds`: the stores to which it applies. `proxied`: whether it is done on the nodes' ways to their engines."""
+
+    strike: Strike
+    kinds: tuple[str, ...] = ("mysql", "redis")
+    proxied: bool = False
+
+
+FAULTS: Final = {
+    "node-killed": Fault(node_killed),
+    "mariadb-killed": Fault(mariadb_killed, ("mysql",)),
+    "redis-killed": Fault(redis_killed),
+    "node-frozen": Fault(node_frozen),
+    "rolling-restart": Fault(rolling_restart),
+    "one-cid": Fault(one_cid),
+    "bus-silent": Fault(bus_silent, ("redis",), proxied=True),
+    "row-locked": Fault(row_locked, ("mysql",)),
+    "cut-off": Fault(cut_off, proxied=True),
+    "reply-lost": Fault(reply_lost, proxied=True),
+}
+
+
+async def play(folder: Path, name: str, kind: str, rounds: int, seed: int) -> tuple[list[str], dict[str, float]]:
+    """Some rounds of a fault on a new cluster: what was wrong in any, and of each figure the greatest."""
+    fault = FAULTS[name]
+    cluster = Cluster(folder, kind, seed, proxied=fault.proxied)
+    found: list[str] = []
+    most: dict[str, float] = {}
+    try:
+        await cluster.begin()
+        for number in range(rounds):
+            wrong = await cluster.round(number, fault.strike)
+            shown = " ".join(f"{figure}={value:.4g}" for figure, value in cluster.figures.items())
+            print(f"{name} on {kind}, round {number}: {cluster.record.counts()}, {shown}, {summary(wrong)}", flush=True)
+            found += wrong
+            most = {f: max(value, most.get(f, 0.0)) for f, value in cluster.figures.items()}
+    except AssertionError as why:  # something never came, so it makes no sense to go on
+        found += [*cluster.wrong, str(why)]
+        print(f"{name} on {kind} broke off: {why}", flush=True)
+    finally:
+        await cluster.close()
+    return found, most
+
+
+# As a program
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m promises.faults", description=__doc__)
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"{', '.join(FAULTS)}; all if none is named")
+    parser.add_argument(
+        "--on", choices=("mysql", "redis"), help="MariaDB with Redis, or Redis alone; both if not given"
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="of each fault (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="another one is another run (%(default)s)")
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.faults) - FAULTS.keys():
+        parser.error(f"there is no fault {', '.join(sorted(unknown))}")
+    return chosen
+
+
+async def main(_: object, *arguments: str) -> None:
+    """Play what is chosen, print a table, and exit with 1 if anything was wrong."""
+    chosen = parse(arguments)
+    table = [f"{'':32}{'first ok (I6)':>16}{'all resumed':>14}{'memory (I5)':>14}{'descriptors':>13}{'violations':>12}"]
+    bad = 0
+    for name in chosen.faults or FAULTS:
+        for kind in [kind for kind in FAULTS[name].kinds if chosen.on in (None, kind)]:
+            with tempfile.TemporaryDirectory(prefix="mercury-faults-") as folder:
+                found, most = await play(Path(folder), name, kind, chosen.rounds, chosen.seed)
+            bad += len(found)
+            first, resumed, memory, descriptors = (most.get(figure, nan) for figure in FIGURES)
+            table.append(
+                f"{f'{name} on {kind}':32}{first:14.2f} s{resumed:12.2f} s{memory:11.0f} MB{descriptors:13.0f}"
+                f"{len(found):12}"
+            )
+    print("\nThe greatest of each, over the rounds:\n\n" + "\n".join(table))
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:])

@@ -1,0 +1,21 @@
+"""Two rounds of every fault that concerns stores, bus and nodes: I1 to I4 hold. `make faults` plays twenty of each.
+
+What is measured (I5, I6) is printed there and judged by people.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from promises.checker import summary
+from promises.faults import FAULTS, play
+from pytest_twisted import ensureDeferred
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, fault in FAULTS.items() for kind in fault.kinds])
+@ensureDeferred
+async def test_every_promise_is_kept_through(name: str, kind: str, tmp_path: Path) -> None:
+    found, figures = await play(tmp_path, name, kind, rounds=2, seed=1)
+    assert not found, summary(found)
+    assert figures["asked"] > 50  # there was something to see
