@@ -1,6 +1,8 @@
 """Redis servers of the tests' own: private processes on free ports of 127.0.0.1, which tests may kill.
 
 Each has its data in a folder of its own. A `durable` server writes every command to disk before it answers.
+
+The benchmark uses this file as well, without pytest, which knows the SkipTest of unittest.
 """
 
 from __future__ import annotations
@@ -11,25 +13,16 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-
-import pytest
+from unittest import SkipTest
 
 START_SECONDS = 30.0
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def redis_or_skip() -> str:
     """The redis-server program; where there is none the test is skipped, which CI takes for a failure."""
     found = shutil.which("redis-server")
     if found is None:
-        pytest.skip("redis-server is not installed: apt-get install redis-server (make test does it, as root)")
+        raise SkipTest("redis-server is not installed: apt-get install redis-server (make test does it, as root)")
     return found
 
 
