@@ -7,11 +7,11 @@ with a skipped (or expectedly failing) test fails and lists them. pytest-twisted
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
+import free_ports
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -68,22 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    """Gives TCP ports on 127.0.0.1 that were free a moment ago, each another one, to servers in their own processes.
-
-    A server in the test's own process should listen on port 0 instead.
-    """
-    given: set[int] = set()
-
-    def give() -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port: int = probe.getsockname()[1]
-            if port not in given:
-                given.add(port)
-                return port
-
-    return give
+    """Gives ports to servers in their own processes. A server in the test's own process listens on port 0 instead."""
+    return free_ports.free_port
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Private MariaDB servers for tests: each in a process of its own, on a free port of 127.0.0.1, with its own files.
 
 They can be killed and started again, as in real life. Without the program a test that asks for one is skipped with the
-reason; `make test` installs it as root, and in CI a skip is a failure. tests/engine_redis.py is the same for Redis.
+reason; `make test` installs it as root, and in CI a skip is a failure. tests/engine_redis.py is the same for Redis. The
+benchmark uses both, without pytest.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import pymysql
-import pytest
+from free_ports import free_port
 
 from mercury.backends.mysql_server import Server
 
@@ -29,16 +30,8 @@ def program(name: str) -> str:
     """The path of one of the server's programs; Debian has them where only root looks."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:
-        pytest.skip(f"{name} is missing: apt-get install mariadb-server-core (make test does it, as root)")
+        raise SkipTest(f"{name} is missing: apt-get install mariadb-server-core (make test does it, as root)")
     return found
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class MariaDb:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from contract_store_tools import NOW, entry_of, joined, message, put
-from engine_redis import RedisEngine, free_port
+from engine_redis import RedisEngine
+from free_ports import free_port
 from swallowing import SwallowingProxy
 from twisted.internet import reactor
 from twisted.internet.task import deferLater

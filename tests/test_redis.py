@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from contract_store_tools import NOW, code_of, entry_of, joined, left, log_of, message, place_of, put, some_time
-from engine_redis import RedisEngine, free_port
+from engine_redis import RedisEngine
+from free_ports import free_port
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater

@@ -16,7 +16,8 @@ from typing import Any, cast
 import pytest
 import pytest_twisted
 from contract_store_tools import NOW, entry_of, joined, log_of, message, put
-from engine_redis import RedisEngine, free_port, redis_or_skip
+from engine_redis import RedisEngine, redis_or_skip
+from free_ports import free_port
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater

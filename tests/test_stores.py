@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from contract_store import StoreContract
 from contract_store_tools import Make
-from engine_redis import RedisEngine, free_port
+from engine_redis import RedisEngine
 from engines import MariaDb
+from free_ports import free_port
 from twisted.internet import reactor
 
 from mercury.backends.memory import MemoryStore

@@ -1,4 +1,5 @@
-"""Three nodes on MariaDB with Redis, or on Redis alone, and members of both protocols who talk while harm is done.
+"""Three nodes on MariaDB with Redis, or on Redis alone, through which members of both protocols, and a backend by REST,
+talk while harm is done.
 
 Each round has rooms of its own and a record of its own, so each is judged by itself. The harm is in faults.py. Whoever
 loses the connection goes to a node that is up, at once and as often as it takes; what got no answer, or `unavailable`,
@@ -9,12 +10,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from http.client import HTTPException
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 from engine_redis import RedisEngine
-from engines import MariaDb, free_port
+from engines import MariaDb
+from free_ports import free_port
+from programs import SERVER
 from twisted.internet import defer
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred, gatherResults
@@ -22,7 +27,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from promises.checker import violations
-from promises.clients import Client, RefusedError, SeedClient, V2Client, until
+from promises.clients import UNSURE, Client, RefusedError, SeedClient, V2Client, until
 from promises.recorder import Ask, Record
 from promises.scenario import ROOMS, WINDOW, Scenario
 from promises.server import Server
@@ -33,6 +38,7 @@ reactor: Any = installed
 NODES: Final = 3
 MEMBERS: Final = 8
 EVERYWHERE: Final = "m3"  # has two devices more on each node
+BACKEND: Final = "REST"  # the application's backend, which speaks for a member
 KEEP: Final = 0.05  # seconds between looks for clients that are not connected
 LOAD: Final = 2  # messages that a client sends at once at most while something is broken
 
@@ -81,10 +87,12 @@ def flags(ports: dict[str, int]) -> list[str]:
 class Cluster(Scenario):
     """One run of one fault. `up`: the nodes that clients go to. `wrong`: what was seen to be wrong at once.
 
-    `ways`: each node's ways to its engines, by the engine's kind; empty unless `proxied`.
+    `ways`: each node's ways to its engines, by the engine's kind; empty unless `proxied`. `program` starts a node.
     """
 
-    def __init__(self, folder: Path, kind: str, seed: int, *, proxied: bool = False) -> None:
+    def __init__(
+        self, folder: Path, kind: str, seed: int, *, proxied: bool = False, program: Sequence[str] = SERVER
+    ) -> None:
         self.engines = Engines(folder, kind)
         self.ways: list[dict[str, Way]] = []
         self.servers: list[Server] = []
@@ -93,11 +101,12 @@ class Cluster(Scenario):
             if proxied:
                 self.ways.append({name: Way(port) for name, port in ports.items()})
                 ports = {name: way.outer for name, way in self.ways[-1].items()}
-            self.servers.append(Server(folder, (free_port(), free_port()), *flags(ports)))
+            self.servers.append(Server(folder, (free_port(), free_port()), *flags(ports), program=program))
         super().__init__(self.servers[0], seed)
         self.up = list(self.servers)
         self.wrong: list[str] = []
         self._seed = seed
+        self._posts = count(1)
         self._returning: set[str] = set()
         self._talking = False
         self._keeping = LoopingCall(self._keep)
@@ -137,7 +146,7 @@ class Cluster(Scenario):
         await self._burst(self.rng.uniform(0.1, 0.4))
         await self.all_quiet()
         self._talking = True
-        talk = Deferred.fromCoroutine(self._talk_on())
+        talk = gatherResults([Deferred.fromCoroutine(self._talk_on()), Deferred.fromCoroutine(self._post_on())])
         try:
             await strike(self)
             await self._healed()
@@ -228,12 +237,41 @@ class Cluster(Scenario):
             text = client.text("." * self.rng.choice((0, 10, 800)))
             client.say(self.rng.choice(self._rooms(client)), text, cid=text.rstrip("."))
 
+    async def _post_on(self) -> None:
+        """So does the application's backend, by REST: one after the other, each at any node that is up."""
+        while self._talking:
+            rid, text = self.rng.choice(list(self.record.members)), f"{BACKEND}-{next(self._posts)}"
+            member = self.rng.choice(sorted(self.record.members[rid]))
+            self.record.asks.append(Ask(BACKEND, member, rid, text, text))
+            await self._post(self.record.asks[-1])
+            await pause(self.rng.uniform(0, 0.1))
+
+    async def _post(self, ask: Ask) -> None:
+        ask.tries += 1
+        message = {"member": ask.mid, "text": ask.text}
+        try:
+            status, answer = await self.rng.choice(self.up).call(
+                "POST", f"/api/rooms/{ask.rid}/messages", message, key=str(ask.cid)
+            )
+        except (OSError, HTTPException):
+            ask.code = "unanswered"
+            return
+        if status < 300:
+            ask.outcome = "ok"
+            ask.answers.append((answer["body"]["seq"], answer["body"]["id"], answer["body"]["duplicate"]))
+        else:
+            ask.code = answer["code"]
+            ask.outcome = "info" if ask.code in UNSURE or ask.tries > 1 else "fail"
+
     async def _ask_again(self) -> None:
         """Whoever was told `unavailable` cannot know whether it was stored: those with a cid send it once more."""
         fluent = {client.name: client for client in self.clients if isinstance(client, V2Client)}
-        unsure = [ask for ask in self.record.asks if ask.outcome == "info" and ask.code and ask.device in fluent]
+        unsure = [ask for ask in self.record.asks if ask.outcome == "info" and ask.code and ask.cid]
         for ask in unsure:
-            fluent[ask.device].repeat(ask)
+            if ask.device == BACKEND:
+                await self._post(ask)
+            else:
+                fluent[ask.device].repeat(ask)
         self.figures["asked_again"] = len(unsure)
         await self.all_quiet()
         left = [ask for ask in unsure if ask.outcome == "info"]
@@ -261,9 +299,9 @@ class Cluster(Scenario):
         names = {client.name for client in clients}
         return [ask for ask in self.record.asks[position:] if ask.device in names]
 
-    def ends(self) -> int:
-        """How many connections have ended otherwise than by the client."""
-        return sum(len(client.closes) for client in self.clients)
+    def ends(self) -> set[tuple[str, int, tuple[int | None, str | None]]]:
+        """The connections that have ended otherwise than by the client, each with its number, code and reason."""
+        return {(client.name, n, end) for client in self.clients for n, end in enumerate(client.closes)}
 
     async def _healed(self) -> None:
         """Until each node that has clients has acknowledged something new, and then until all have resumed."""
@@ -276,10 +314,18 @@ class Cluster(Scenario):
         await until(
             lambda: all(map(served, self.servers)),
             lambda: (
-                f"I6: an ok after healing for {[c.name for s in self.servers if not served(s) for c in self.at(s)]}"
+                f"I6: an ok after healing for {[_how(c) for s in self.servers if not served(s) for c in self.at(s)]}"
             ),
         )
         self.figures["first_ok_s"] = time.monotonic() - began
         self._talking = False
         await self.all_quiet()
         self.figures["resumed_s"] = time.monotonic() - began
+
+
+def _how(client: Client) -> str:
+    """How a client stands, for people."""
+    waits = [(ask.rid, ask.text[:20]) for ask in client.waiting.values()]
+    return (
+        f"{client.name} (open: {client.open}, reading: {client.reading}, ends: {client.closes[-3:]}, waits for {waits})"
+    )

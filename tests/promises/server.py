@@ -84,15 +84,16 @@ class Server:
 
     # REST
 
-    async def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """One REST call: the status and the decoded answer."""
+    async def call(self, method: str, path: str, body: object = None, key: str = "") -> tuple[int, Any]:
+        """One REST call, with an Idempotency-Key if there is one: the status and the decoded answer."""
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-        return await deferToThread(self._call, method, path, data)
+        headers = {"Content-Type": "application/json"} if data else {}
+        return await deferToThread(self._call, method, path, data, headers | ({"Idempotency-Key": key} if key else {}))
 
-    def _call(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+    def _call(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, Any]:
         api = http.client.HTTPConnection(self.where.host, self.where.api, timeout=20)
         try:
-            api.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            api.request(method, path, body, headers)
             response = api.getresponse()
             return response.status, json.loads(response.read() or b"null")
         finally:
