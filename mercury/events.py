@@ -116,7 +116,7 @@ class CaughtUp(Struct, tag="caught_up", gc=False):
 
 
 class Bye(Struct, tag="bye", gc=False):
-    """The server is going away: come back after `retry_after` seconds."""
+    """The server is going away: come back after `retry_after` seconds. What comes from now on gets no answer."""
 
     retry_after: float
 

@@ -176,7 +176,7 @@ class MercuryService(Service):
             self._sweeping.stop()
         count = self._say_goodbye()
         chat.rooms.journal.close()
-        await chat.rooms.journal.idle()  # what was taken in is committed and answered
+        await chat.rooms.journal.idle()  # what was begun is committed and answered
         for session in chat.hub.everybody():
             session.end(closing.RESTART)
         if count:
@@ -189,12 +189,13 @@ class MercuryService(Service):
         self.log.info("stopped; {count} sessions were told to come back", count=count)
 
     def _say_goodbye(self) -> int:
-        """Tell every client when to come back, not all at the same time; how many there are."""
+        """Tell every client when to come back, not all at the same time, and listen no more; how many there are."""
         sessions = self._chat.hub.everybody()
         spread = max(1.0, len(sessions) / RETURN_RATE)
         for session in sessions:
             bye = events.Bye(round(random.uniform(0.1, spread), 3))  # noqa: S311 - only to spread them
             self._chat.hub.outbox.put((session,), session.wire.event(bye))
+            session.finish()
         return len(sessions)
 
 

@@ -128,5 +128,9 @@ class Listener(ABC):
         """One heartbeat interval has gone by."""
 
     @abstractmethod
+    def finish(self) -> None:
+        """Take no more commands; what was begun is answered."""
+
+    @abstractmethod
     def end(self, why: Closing) -> None:
         """Close the connection."""

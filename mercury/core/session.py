@@ -41,8 +41,8 @@ class Session(Listener):
 
     __slots__ = (
         "_awaited", "_awaiting", "_busy", "_chat", "_expires", "_going_on", "_held", "_inbox", "_open",
-        "_pings", "_queued", "_sending", "_silent", "_slot", "_stalled", "_taken", "_timer", "_unproved",
-        "number", "since",
+        "_pings", "_queued", "_sending", "_silent", "_slot", "_stalled", "_taken", "_takes", "_timer",
+        "_unproved", "number", "since",
     )  # fmt: skip
 
     log = Logger()
@@ -53,6 +53,7 @@ class Session(Listener):
         self.since = chat.clock.seconds()
         self._chat = chat
         self._open = True
+        self._takes = True
         self._expires: Token | None = None
         self._inbox: deque[commands.Command] | None = None
         self._timer: IDelayedCall | None = None
@@ -149,7 +150,7 @@ class Session(Listener):
     def receive(self, command: commands.Command) -> None:
         """A frame came in. Answers go out in the order of the commands."""
         self._silent = 0
-        if not self._open:
+        if not self._takes:
             return
         waits = self._busy or self.is_slow or (self._sending and type(command) is not commands.Send)
         if waits or self._inbox:
@@ -353,6 +354,11 @@ class Session(Listener):
         if self._stalled >= self._chat.drain_seconds:
             self.end(closing.TOO_SLOW)
 
+    def finish(self) -> None:
+        """Take no more commands: what was begun is answered, and the rest is for another connection to ask again."""
+        self._takes = False
+        self._inbox = None
+
     def end(self, why: Closing) -> None:
         self.connection.close(why.code, why.reason)
         self.closed()  # at once: what a peer sends while it is being closed counts for nothing
@@ -361,7 +367,7 @@ class Session(Listener):
         """The connection is gone. May come at any time, more than once, also without a login."""
         if self._open:
             self._open = False
-            self._inbox = None
+            self.finish()
             self._stop_timer()
             self._chat.heartbeat.remove(self, self._slot)
             self._chat.hub.exit(self)
