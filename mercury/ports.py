@@ -200,7 +200,10 @@ class IBusListener(Interface):
         """A signal of another node."""
 
     def doubt(rids: Sequence[str] | None) -> None:
-        """In these rooms, or in all that are subscribed to, something may have been stored that was not told here."""
+        """In these rooms, or in all that are subscribed to, something may have been stored that was not told here.
+
+        With any rooms, or none: somebody who is connected here may have been put into others.
+        """
 
     def node_came(node: str) -> None:
         """Another node is there: it knows nothing yet of who is connected here, nor this one of who is there."""

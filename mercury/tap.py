@@ -64,10 +64,15 @@ def make_store(config: Config) -> IStore:
 
 
 def make_bus(reactor: Any, config: Config) -> IBus:
-    """How this node hears of others: through Redis where it is set and they can share the store, else not at all."""
+    """How this node hears of others: through Redis where it is set and they can share the store, else not at all; but
+    on MySQL it sees whether there are any."""
     kind = storage_type(config)
-    if kind not in ("mysql", "redis") or not (config.redis.host or config.redis.sentinels):
+    if kind not in ("mysql", "redis"):
         return LocalBus()
+    if not (config.redis.host or config.redis.sentinels):
+        from mercury.backends.bus_mysql import MysqlBus
+
+        return MysqlBus(reactor, mysql_server(config.mysql))
     from mercury.backends.bus_redis import RedisBus
 
     return RedisBus(reactor, redis_server(config.redis), store_publishes=kind == "redis")

@@ -66,7 +66,8 @@ async def test_an_older_database_is_migrated_once_and_one_that_was_broken_off_is
     async with nodes(mysql, 3) as stores:
         assert [store.epoch for store in stores] == [epoch] * 3
         assert len(await log_of(stores[0], "r")) == 1
-    assert mariadb.query("SELECT a, version FROM extra, store", database=mysql.database) == [(1, 2)]
+    version = len(mysql_schema.MIGRATIONS)
+    assert mariadb.query("SELECT a, version FROM extra, store", database=mysql.database) == [(1, version)]
 
 
 @pytest_twisted.ensureDeferred
@@ -74,7 +75,7 @@ async def test_a_database_of_a_newer_mercury_is_left_alone(mysql: Server, mariad
     async with opened(lambda _: MysqlStore(mysql)):
         pass
     mariadb.query("UPDATE store SET version = 99", database=mysql.database)
-    with pytest.raises(MercuryError, match=r"newer Mercury .schema 99; this one knows 1"):
+    with pytest.raises(MercuryError, match=r"newer Mercury .schema 99; this one knows \d"):
         await MysqlStore(mysql).open()
 
 

@@ -1,8 +1,9 @@
 """The MySQL database's tables, and how a database comes to have them: made if missing, migrated under a lock.
 
 Names are VARBINARY and texts LONGBLOB, both UTF-8: they compare byte for byte, blanks at the end included, and come
-back as they were, on MySQL and MariaDB alike, whose collations for that have different names. Times are microseconds
-since 1970 in UTC. DDL commits by itself, so each migration can be repeated from its start if it was broken off.
+back as they were, on MySQL and MariaDB alike, whose collations for that have different names. Times by the nodes'
+clocks are microseconds since 1970 in UTC. DDL commits by itself, so each migration can be repeated from its start if it
+was broken off.
 """
 
 from __future__ import annotations
@@ -87,6 +88,15 @@ MIGRATIONS: list[tuple[str, ...]] = [
             expires BIGINT NOT NULL,
             KEY mid (mid, expires),
             KEY expires (expires)
+        ) ENGINE = InnoDB""",
+    ),
+    (
+        # Who uses this database without a bus (bus_mysql.py).
+        """CREATE TABLE IF NOT EXISTS lease (
+            node VARBINARY(64) NOT NULL PRIMARY KEY,
+            host VARBINARY(255) NOT NULL,
+            process BIGINT NOT NULL COMMENT 'its id on that host',
+            expires DATETIME(6) NOT NULL COMMENT 'by the clock of the database, in UTC'
         ) ENGINE = InnoDB""",
     ),
 ]
