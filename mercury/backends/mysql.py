@@ -197,11 +197,12 @@ def _room(cursor: Any, rid: str) -> Room | None:
 
 def _slice(cursor: Any, rid: str, after: int, limit: int) -> Slice:
     """The room's row comes with each entry, and with NULLs if there is none."""
-    found = rows(cursor, sql.READ, rid, after, limit, rid)
+    found = rows(cursor, sql.READ, after, after, limit, rid)
     if not found:
         return Slice([], 0, 0)
     head, floor = found[0][:2]
-    return Slice([entry_of(rid, row[2:]) for row in found if row[2] is not None], head, floor)
+    entries = [entry_of(rid, row[2:]) for row in found if row[2] is not None]
+    return Slice(sorted(entries, key=attrgetter("seq")), head, floor)
 
 
 def _history(cursor: Any, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
