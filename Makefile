@@ -6,7 +6,8 @@ MEMBER = 1
 BIN := .venv/bin
 
 # What the tests need of the system, on Debian and Ubuntu: real texts to send, and servers that the tests start.
-TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh mariadb-server-core redis-server
+TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh
+CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
 BENCH_PACKAGES := gcc libc6-dev
 
 # One at a time, whoever else types `make` meanwhile; what another one has just installed is not installed again.
@@ -16,7 +17,8 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run client test check format bench conformance faults pins clean test-packages bench-packages
+.PHONY: help run client cluster test check format bench conformance faults pins clean \
+    test-packages cluster-packages bench-packages
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -28,6 +30,10 @@ run: ## run the server here until Ctrl-C; flags: make run ARGS="--server.ws.port
 client: ## chat in a terminal: make client MEMBER=1 ARGS="--room=2333"
 	$(INSTALL) .venv/run
 	@exec $(BIN)/mercury-client --member="$(MEMBER)" $(ARGS)
+
+cluster: cluster-packages ## run three nodes behind HAProxy, with MariaDB and Redis, until Ctrl-C
+	$(INSTALL) .venv/run
+	@exec $(BIN)/python tools/cluster.py
 
 test: test-packages check ## everything: lint, types, all tests; a part: make test ARGS="tests/test_layers.py -x"
 	$(BIN)/python -m pytest $(ARGS)
@@ -81,7 +87,10 @@ clean: ## remove what these commands made; var/, where messages are, stays
 	@touch $@
 
 test-packages:
-	@tools/packages $(TEST_PACKAGES)
+	@tools/packages $(TEST_PACKAGES) $(CLUSTER_PACKAGES)
+
+cluster-packages:
+	@tools/packages $(CLUSTER_PACKAGES)
 
 bench-packages:
 	@tools/packages $(BENCH_PACKAGES)
