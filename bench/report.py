@@ -16,7 +16,6 @@ from bench.scenarios import BY_NAME, EXPECTED, SCENARIOS, SQLITE_SHARE, Kind, St
 from bench.servers import ROOT, BenchError
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 NAMES: dict[Store, str] = {"memory": "memory", "sqlite": "SQLite", "floor": "floor in C"}
 PACKAGES = ("Twisted", "autobahn", "klein", "msgspec")
 
@@ -98,17 +97,15 @@ def expectations(results: Results) -> str:
     return table(["what", "expected", "measured", ""], rows)
 
 
-def conditions(command: str, rounds: int) -> str:
-    """Where, with what, when and how."""
+def conditions(command: str) -> str:
+    """Where, with what and when."""
     cpus = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in cpus if "model name" in line), platform.machine())
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
         f"`{command}`, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, Mercury at {commit()}. "
         f"{model}, {os.cpu_count()} cores; Linux {platform.release()}, files on {file_system(ROOT)}; "
-        f"Python {platform.python_version()}, {packages}, SQLite {sqlite3.sqlite_version}. "
-        f"Server on core 0, load on core 1. Medians of {rounds} interleaved rounds "
-        f"({fewer(rounds)} of the floor, storms and idle connections).\n"
+        f"Python {platform.python_version()}, {packages}, SQLite {sqlite3.sqlite_version}."
     )
 
 
@@ -128,8 +125,12 @@ def file_system(path: Path) -> str:
 
 def full(results: Results, command: str, rounds: int) -> str:
     """All tables as Markdown."""
+    how = (
+        f"Server on core 0, load on core 1. Medians of {rounds} interleaved rounds "
+        f"({fewer(rounds)} of the floor, storms and idle connections)."
+    )
     parts = [
-        conditions(command, rounds),
+        f"{conditions(command)} {how}\n",
         traffic(results, ("fanout", "pairs")),
         connections(results),
         expectations(results),
@@ -157,13 +158,14 @@ def plots(results: Results) -> dict[str, str]:
     return drawn
 
 
-def write(text: str, drawn: dict[str, str]) -> None:
-    """Put the tables between the markers of docs/performance.md, and the plots beside it."""
-    before, begin, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write(text: str, drawn: dict[str, str], name: str = "bench") -> None:
+    """Put the tables between the markers of this name in docs/performance.md, and the plots beside it."""
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = DOCUMENT.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise BenchError(f"{DOCUMENT} has no lines {BEGIN} and {END} for the tables to stand between")
-    pictures = "\n".join(f"![{name}]({name})" for name in drawn)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{pictures}\n{END}{after}")
-    for name, picture in drawn.items():
-        (DOCUMENT.parent / name).write_text(picture)
+        raise BenchError(f"{DOCUMENT} has no lines {first} and {last} for the tables to stand between")
+    pictures = "\n".join(f"![{file}]({file})" for file in drawn)
+    DOCUMENT.write_text(f"{before}{first}\n{text}\n{pictures}\n{last}{after}")
+    for file, picture in drawn.items():
+        (DOCUMENT.parent / file).write_text(picture)
