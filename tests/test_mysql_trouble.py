@@ -119,9 +119,8 @@ async def test_a_node_that_hangs_in_a_transaction_does_not_keep_the_others_waiti
     """Frozen, or cut off without a word: MariaDB rolls back what it had begun."""
     async with opened(lambda _: MysqlStore(mysql)) as store:
         await put(store, joined("r", "a"))
-        frozen = mysql.connections(1)
+        frozen = mysql.connections(1, autocommit=False)
         try:
-            frozen.connect().query("START TRANSACTION")
             frozen.connect().query("SELECT * FROM room WHERE rid = 'r' FOR UPDATE")
             assert entry_of((await put(store, message("r", "a", "hi")))[0]).seq == 2
         finally:

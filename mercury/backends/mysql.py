@@ -22,7 +22,7 @@ from mercury.backends.batch import occupied
 from mercury.backends.mysql_append import append, entry_of
 from mercury.backends.mysql_marks import move_cursors, move_reads
 from mercury.backends.mysql_schema import prepare
-from mercury.backends.mysql_server import BEGIN, ENGINE_ERRORS, Server, mend
+from mercury.backends.mysql_server import ENGINE_ERRORS, Server, mend
 from mercury.backends.mysql_sql import rows, to_json
 from mercury.backends.mysql_sweep import sweep
 from mercury.backends.pool import RETRY_AFTER, Pool
@@ -69,13 +69,13 @@ class MysqlStore:
             raise MercuryError("unavailable", f"{name} cannot be used: {error.args[-1]}", RETRY_AFTER) from None
         except MercuryError as error:
             raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
-        self._appender = self._pool(f"{name} (appending)", 1, BEGIN)
-        self._writer = self._pool(f"{name} (writing)", WRITERS, BEGIN)
-        self._reader = self._pool(f"{name} (reading)", self._connections - WRITERS - 1)
+        self._appender = self._pool(f"{name} (appending)", 1)
+        self._writer = self._pool(f"{name} (writing)", WRITERS)
+        self._reader = self._pool(f"{name} (reading)", self._connections - WRITERS - 1, autocommit=True)
 
-    def _pool(self, name: str, connections: int, begin: str | None = None) -> Pool:
-        pool = self._server.connections(connections)
-        return Pool(name, pool, ENGINE_ERRORS, begin, mend, self._server.seconds)
+    def _pool(self, name: str, connections: int, autocommit: bool = False) -> Pool:
+        pool = self._server.connections(connections, autocommit)
+        return Pool(name, pool, ENGINE_ERRORS, None, mend, self._server.seconds)
 
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())

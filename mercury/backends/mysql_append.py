@@ -1,28 +1,41 @@
 """IStore.append on MySQL: lock the rooms, load what the drafts concern, let a Batch decide, store what has changed.
 
-Three to five statements for a batch of messages, with those that begin and commit; a few more if members come or go.
-The rooms are locked in the order of their names, so batches of any number of nodes that share rooms wait for each other
-and do not deadlock; and what a batch adds to a room becomes visible before the next batch can add to it.
+Five statements for a batch of messages, with the one that commits; more if they have cids, if some rooms get more
+messages than others, if there are more than ROWS, or if members come or go. The rooms are locked in the order of their
+names, so batches of any number of nodes that share rooms wait for each other and do not deadlock; and what a batch adds
+to a room becomes visible before the next batch can add to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from msgspec import json
 from msgspec.structs import replace
 
 from mercury.backends import mysql_sql as sql
 from mercury.backends.batch import Batch, Membership, RoomState
-from mercury.backends.mysql_server import BEGIN
-from mercury.backends.mysql_sql import escaped_bytes, insert, insert_once, parts, rows, to_json
+from mercury.backends.mysql_sql import escaped_bytes, insert, insert_once, numbers, parts, pieces, rows, to_json
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome
 
 INSIDE: Final = Membership(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know
 PROVISIONAL: Final = -(2**62)  # ids below 0 are a Batch's own, until the database gives the entries theirs
 TEXT: Final = 6  # the place of the text in a row of entries
+
+
+class Found(NamedTuple):
+    """A room's row before the batch. `step`: by how much ids grow from row to row, which is the server's setting."""
+
+    nr: int
+    head: int
+    floor: int
+    messages: int
+    ctime: int
+    deleted: int
+    step: int
+
 
 _members = json.Decoder(tuple[str, ...])
 
@@ -37,14 +50,14 @@ def entry_of(rid: str, row: Sequence[Any]) -> Entry:
 
 
 def append(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int) -> list[Outcome | MercuryError]:
-    """Decide and store a batch within the caller's transaction, which this may commit once and begin anew before it
-    changed anything. `limit`: rooms a member may be in, 0 for any number. `packet`: bytes in a statement."""
+    """Decide and store a batch within the caller's transaction, which this may commit once before it changed anything.
+    `limit`: rooms a member may be in, 0 for any number. `packet`: bytes in a statement."""
     refused = [_too_long(draft, packet) for draft in drafts]
     fitting = [draft for draft, error in zip(drafts, refused, strict=True) if error is None]
-    batch, numbers, step = _load(cursor, fitting, ctime, limit)
+    batch, found = _load(cursor, fitting, ctime, limit)
     decided = batch.decide(fitting)
-    stored = _save(cursor, batch, numbers, step, packet)
-    answers = iter(_with_ids(decided, stored))
+    ids = _save(cursor, batch, found, packet)
+    answers = iter(_with_ids(decided, ids))
     return [error or next(answers) for error in refused]
 
 
@@ -54,8 +67,8 @@ def _too_long(draft: Draft, packet: int) -> MercuryError | None:
     return MercuryError("too_large", "the text is longer than the database takes; its max_allowed_packet is the limit")
 
 
-def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> tuple[Batch, dict[str, int], int]:
-    """What the drafts concern, the numbers of its rooms, and by how much ids grow from row to row."""
+def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> tuple[Batch, dict[str, Found]]:
+    """What the drafts concern, and the rows of its rooms."""
     asked: dict[str, set[str]] = {draft.rid: set() for draft in drafts}
     cids: set[tuple[str, str, str]] = set()
     made: set[str] = set()
@@ -71,37 +84,35 @@ def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> tuple
                 made.add(draft.rid)
                 coming.update(draft.members if limit else ())
     found = _lock_rooms(cursor, asked, made)
-    numbers: dict[str, int] = {}
     rooms: dict[str, RoomState] = {}
     by_number: dict[int, RoomState] = {}
-    step = 1
-    for nr, name, head, floor, messages, made_at, deleted, step in found:  # noqa: B007 - it is the same in each row
-        rid = name.decode()
-        numbers[rid] = nr
+    for rid, (nr, head, floor, messages, made_at, deleted, _) in found.items():
         rooms[rid] = by_number[nr] = RoomState(rid, head, floor, messages, made_at, bool(deleted))
-    pairs = [(nr, mid) for rid, nr in numbers.items() for mid in asked[rid]]
-    for (place,) in rows(cursor, sql.FIND_MEMBERS, to_json(pairs)) if pairs else ():
-        nr, mid = pairs[place - 1]
-        by_number[nr].members[mid] = INSIDE
-    keys = [(numbers[rid], mid, cid) for rid, mid, cid in cids if rid in numbers]
+    pairs = [(row.nr, mid) for rid, row in found.items() for mid in asked[rid]]
+    for part in pieces(pairs):
+        for (place,) in numbers(cursor, sql.FIND_MEMBERS, to_json(part)):
+            nr, mid = part[place - 1]
+            by_number[nr].members[mid] = INSIDE
+    keys = [(found[rid].nr, mid, cid) for rid, mid, cid in cids if rid in found]
     for nr, *row in rows(cursor, sql.FIND_FIRSTS, to_json(keys)) if keys else ():
         first = entry_of(by_number[nr].rid, row)
         by_number[nr].firsts[first.mid, first.cid] = first
-    return Batch(rooms, PROVISIONAL, ctime, limit, _places(cursor, coming)), numbers, step
+    return Batch(rooms, PROVISIONAL, ctime, limit, _places(cursor, coming)), found
 
 
-def _lock_rooms(cursor: Any, rids: dict[str, set[str]], made: set[str]) -> Sequence[Any]:
+def _lock_rooms(cursor: Any, rids: Iterable[str], made: set[str]) -> dict[str, Found]:
     """The rooms' rows, locked in one order. Those that the batch may make get a row first, as if they were deleted: in
     a transaction of its own, since a row that is locked later than the others is out of order."""
-    asked = to_json([(rid,) for rid in sorted(rids)])
-    found = rows(cursor, sql.LOCK_ROOMS, asked)
-    missing = made - {row[1].decode() for row in found}
-    if missing:
+    ordered = sorted(rids)
+    asked = to_json([(rid,) for rid in ordered])
+    while True:
+        found = {ordered[place - 1]: Found(*row) for place, *row in numbers(cursor, sql.LOCK_ROOMS, asked)}
+        missing = sorted(made - found.keys())
+        if not missing:
+            return found
         cursor.execute("COMMIT")
-        insert(cursor, sql.ADD_ROOMS, [(rid, 0, 0, 0, 0, 1) for rid in sorted(missing)], sql.UNLESS_THERE)
-        cursor.execute(BEGIN)
-        found = rows(cursor, sql.LOCK_ROOMS, asked)
-    return found
+        insert(cursor, sql.ADD_ROOMS, [(rid, 0, 0, 0, 0, 1) for rid in missing], sql.UNLESS_THERE)
+        cursor.execute("COMMIT")
 
 
 def _places(cursor: Any, mids: set[str]) -> dict[str, int]:
@@ -113,7 +124,7 @@ def _places(cursor: Any, mids: set[str]) -> dict[str, int]:
     return {mid.decode(): count for mid, count in rows(cursor, sql.COUNT_PLACES, asked)}
 
 
-def _save(cursor: Any, batch: Batch, numbers: dict[str, int], step: int, packet: int) -> list[int]:
+def _save(cursor: Any, batch: Batch, found: dict[str, Found], packet: int) -> list[int]:
     """Store what has changed; the ids of the batch's entries, in their order.
 
     One INSERT whose number of rows is known gets ids at equal distances, whatever innodb_autoinc_lock_mode is. Each is
@@ -122,7 +133,7 @@ def _save(cursor: Any, batch: Batch, numbers: dict[str, int], step: int, packet:
     ids: list[int] = []
     entries = [
         (
-            numbers[e.rid],
+            found[e.rid].nr,
             e.seq,
             nth,
             e.kind,
@@ -136,18 +147,31 @@ def _save(cursor: Any, batch: Batch, numbers: dict[str, int], step: int, packet:
     ]
     for part in parts(entries, TEXT, packet):
         insert_once(cursor, sql.ADD_ENTRIES, part)
+        step = found[batch.entries[0][1].rid].step  # the same for all rooms
         ids.extend(range(cursor.lastrowid, cursor.lastrowid + step * len(part), step))
-    changed = [(numbers[r.rid], r.rid, r.head, r.floor, r.messages, r.ctime, 0) for r in batch.changed.values()]
-    insert(cursor, sql.SET_ROOMS, changed, sql.SET_ROOMS_OF)
+    _save_rooms(cursor, batch, found)
     if batch.left:
-        gone = to_json(sorted((numbers[room.rid], mid) for room, mid in batch.left))
+        gone = to_json(sorted((found[room.rid].nr, mid) for room, mid in batch.left))
         for statement in sql.DROP_PLACES:
             cursor.execute(statement, (gone,))
     if batch.joined:
         insert(cursor, sql.ADD_MEMBERS, [(mid,) for mid in sorted({m for _, m in batch.joined})], sql.UNLESS_MEMBER)
-        inside = {(numbers[room.rid], mid): room.members[mid] for room, mid in batch.joined if mid in room.members}
+        inside = {(found[room.rid].nr, mid): room.members[mid] for room, mid in batch.joined if mid in room.members}
         insert(cursor, sql.ADD_PLACES, [(*place, m.joined, m.read, m.read_nth) for place, m in inside.items()])
     return ids
+
+
+def _save_rooms(cursor: Any, batch: Batch, found: dict[str, Found]) -> None:
+    growth: dict[tuple[int, int], list[int]] = {}
+    for room in batch.changed.values():
+        before = found[room.rid]
+        if before.deleted:
+            cursor.execute(sql.BEGIN_ROOM, (room.head, room.floor, room.messages, room.ctime, before.nr))
+        else:
+            growth.setdefault((room.head - before.head, room.messages - before.messages), []).append(before.nr)
+    for (entries, messages), alike in growth.items():
+        for part in pieces(alike):
+            cursor.execute(sql.GROW_ROOMS, (entries, messages, part))
 
 
 def _with_ids(answers: list[Outcome | MercuryError], ids: list[int]) -> list[Outcome | MercuryError]:

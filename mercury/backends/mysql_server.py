@@ -1,6 +1,7 @@
 """How Mercury talks to a MySQL or MariaDB server: its address, its connections, and what is done when one is lost.
 
-All connections work in READ COMMITTED and commit each statement by itself unless START TRANSACTION went before.
+All connections work in READ COMMITTED. Those that read commit each statement by itself; on those that write, the first
+statement after a COMMIT begins a transaction.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from mercury.errors import MercuryError
 #: What an engine that fails raises; anything else of pymysql's is a fault of ours.
 ENGINE_ERRORS: Final = (pymysql.err.OperationalError, pymysql.err.InterfaceError, pymysql.err.InternalError)
 
-BEGIN: Final = "START TRANSACTION"
 LOCK_WAIT_SECONDS: Final = 2  # for a row that another node, or a person, has locked
 IDLE_SECONDS: Final = 3  # after which a transaction of a node that is frozen or cut off holds its locks no longer
+PACKED_BYTES: Final = 16 << 20  # of rows that come in one value: 150 for each room of a batch
 SET_UP: Final = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}, group_concat_max_len = {PACKED_BYTES}"
     f" /*M!100300 , SESSION idle_transaction_timeout = {IDLE_SECONDS} */",  # MySQL has no such thing
 )
 TRIES: Final = 3
@@ -84,15 +85,16 @@ class Server:
         except (OSError, ValueError) as error:
             raise MercuryError("unavailable", f"the certificates in {self.tls_ca} cannot be read: {error}") from None
 
-    def connections(self, threads: int) -> ConnectionPool:
-        """A pool of `threads` connections, which are made when they are needed."""
+    def connections(self, threads: int, autocommit: bool = True) -> ConnectionPool:
+        """A pool of `threads` connections, which are made when they are needed. Without `autocommit` they write."""
 
         def set_up(connection: pymysql.Connection[Any]) -> None:
             with connection.cursor() as cursor:
                 for statement in SET_UP:
                     cursor.execute(statement)
 
-        pool = ConnectionPool("pymysql", cp_min=threads, cp_max=threads, cp_openfun=set_up, **self.arguments())
+        arguments = self.arguments() | {"autocommit": autocommit}
+        pool = ConnectionPool("pymysql", cp_min=threads, cp_max=threads, cp_openfun=set_up, **arguments)
         pool.connectionFactory = QuietConnection
         return pool
 
