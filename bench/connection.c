@@ -23,15 +23,11 @@ enum { TEXT = 1, CLOSE = 8, PING = 9, PONG = 10 };
 static const char KEY[] = "dGhlIHNhbXBsZSBub25jZQ==", ACCEPT[] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 static const char MASK[4] = {0x37, (char)0xfa, 0x21, 0x3d};
 
-static struct sockaddr_in server;
 static int poll_fd;
 static char *block;
 
-void connections_open(int port, int epoll)
+void connections_open(int epoll)
 {
-    server.sin_family = AF_INET;
-    server.sin_port = htons((uint16_t)port);
-    server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     poll_fd = epoll;
     block = malloc(BLOCK + 1);
 }
@@ -67,6 +63,8 @@ void connection_close(struct connection *c, const char *why)
 
 void connection_start(struct connection *c)
 {
+    struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = htons((uint16_t)c->port),
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1;
     c->started = now_ns();
     c->state = CONNECTING;
@@ -142,7 +140,7 @@ static void send_handshake(struct connection *c)
     int n = snprintf(request, sizeof request,
                      "GET /ws/connect?token=%s&member=%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
                      "Connection: Upgrade\r\nSec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
-                     c->token, c->member, ntohs(server.sin_port), KEY,
+                     c->token, c->member, c->port, KEY,
                      protocol == V2 ? "Sec-WebSocket-Protocol: mercury.v2.json\r\n" : "");
     c->state = HANDSHAKE;
     watch(c, EPOLL_CTL_MOD, EPOLLIN);

@@ -1,18 +1,22 @@
 /* The load generator of `make bench`: many members' WebSocket connections in one thread, every frame checked.
  *
- *   load --scenario fanout --port 6010 --members FILE --in-flight 16 --seconds 4
+ *   load --scenario fanout --members FILE --in-flight 16 --seconds 4
  *
- * FILE has one line a connection: token, member, room, with a space between. Rooms and tokens were made before.
+ * FILE has one line a connection: token, member, room, port of 127.0.0.1, with a space between. Rooms and tokens were
+ * made before. Members of one room may connect to different nodes.
  *
  *   fanout  all lines are of one room; the first member sends, and keeps --in-flight messages on the way
  *   pairs   lines 1 and 2 share a room, 3 and 4 ...; each member sends one, then one for each that its partner sent
+ *   relay   the same rooms, but only the first of each two sends, at --rate
+ *   alone   each member is alone in its room, and keeps --in-flight messages on the way
  *   idle    connect, report, and stay until standard input ends
  *   storm   connect all, --handshakes at a time, report, and leave
  *
- * --rate R instead sends R messages a second in all (fanout: the first member, pairs: all in turn), and counts each
+ * --rate R instead sends R messages a second in all (fanout: the first member, else all in turn), and counts each
  * delay from the time the message was due: what a server holds up, it cannot hide. After --warm-up seconds, --seconds
- * are measured; then what is on its way is awaited, since nothing may be missing. The report is one line of JSON on
- * standard output; exit status 1 and a line on standard error say that something was lost, came twice, and so on.
+ * are measured, between lines `begin` and `end` on standard output, which lets others measure the same time; then what
+ * is on its way is awaited, since nothing may be missing. The report is one line of JSON; exit status 1 and a line on
+ * standard error say that something was lost, came twice, and so on.
  */
 #define _GNU_SOURCE
 #include "load.h"
@@ -24,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,15 +36,16 @@
 #define SECOND 1000000000ull
 #define PATIENCE (5 * SECOND) /* without any progress for so long, a run has failed */
 
-enum scenario { FANOUT, PAIRS, IDLE, STORM };
-static const char *const SCENARIOS[] = {"fanout", "pairs", "idle", "storm"};
+enum scenario { FANOUT, PAIRS, RELAY, ALONE, IDLE, STORM };
+static const char *const SCENARIOS[] = {"fanout", "pairs", "relay", "alone", "idle", "storm"};
+#define SCENARIO_COUNT (int)(sizeof SCENARIOS / sizeof *SCENARIOS)
 
 enum protocol protocol;
 struct tally tally;
 size_t text_bytes = 60;
 
 static enum scenario scenario;
-static int port, handshakes = 64, server_pid;
+static int handshakes = 64, server_pid;
 static uint64_t in_flight = 1;
 static double rate, seconds = 4, warm_up = 1;
 
@@ -75,16 +81,16 @@ void connection_ready(struct connection *c)
 
 void message_came(struct connection *c, int from_other, uint64_t sent_at, uint64_t now)
 {
-    if (measuring && (from_other || scenario == FANOUT))
+    if (measuring && (from_other || scenario == FANOUT || scenario == ALONE))
         histogram_add(&delays, now > sent_at ? now - sent_at : 0);
-    if (replying && from_other && scenario == PAIRS)
+    if (replying && (scenario == ALONE || (scenario == PAIRS && from_other)))
         say(c, now_ns());
 }
 
 /* How many deliveries the messages sent so far make. */
 static uint64_t due(void)
 {
-    return tally.sent * (scenario == FANOUT ? (uint64_t)count : 2);
+    return tally.sent * (scenario == FANOUT ? (uint64_t)count : scenario == ALONE ? 1 : 2);
 }
 
 /* Fan-out: a message has arrived when, in all, one delivery for each member more has been counted. */
@@ -94,10 +100,12 @@ static void top_up(void)
         say(connections, now_ns());
 }
 
-static int poll_events(int milliseconds)
+/* Wait for `ns` at the most, and handle what has come. */
+static int poll_events(uint64_t ns)
 {
     static struct epoll_event events[512];
-    int n = epoll_wait(epoll, events, 512, milliseconds);
+    struct timespec patience = {.tv_sec = (time_t)(ns / SECOND), .tv_nsec = (long)(ns % SECOND)};
+    int n = epoll_pwait2(epoll, events, 512, &patience, NULL);
     for (int i = 0; i < n; i++) {
         connection_event(events[i].data.ptr, events[i].events);
         top_up();
@@ -108,7 +116,7 @@ static int poll_events(int milliseconds)
 static void poll_for(uint64_t ns)
 {
     for (uint64_t end = now_ns() + ns; now_ns() < end;)
-        poll_events(5);
+        poll_events(SECOND / 200);
 }
 
 static void read_members(const char *path)
@@ -117,13 +125,13 @@ static void read_members(const char *path)
     if (!file)
         fail("--members %s: %s", path, strerror(errno));
     struct connection c = {0};
-    while (fscanf(file, "%ms %ms %ms", &c.token, &c.member, &c.room) == 3) {
+    while (fscanf(file, "%ms %ms %ms %d", &c.token, &c.member, &c.room, &c.port) == 4) {
         c.index = count;
         connections = realloc(connections, (size_t)(count + 1) * sizeof c);
         connections[count++] = c;
     }
     fclose(file);
-    if (count < 1 || count > 65535 || (scenario == PAIRS && count % 2))
+    if (count < 1 || count > 65535 || ((scenario == PAIRS || scenario == RELAY) && count % 2))
         fail("--members %s: %d lines do not suit this scenario", path, count);
 }
 
@@ -134,7 +142,7 @@ static void connect_all(void)
     while (ready + (int)tally.closed < count) {
         while (started < count && started - ready < handshakes)
             connection_start(&connections[started++]);
-        poll_events(100);
+        poll_events(SECOND / 10);
         if (ready != before) {
             before = ready;
             progress = now_ns();
@@ -192,15 +200,25 @@ static struct moment moment_now(void)
     return (struct moment){now_ns(), server_cpu(), own_cpu(), all_cpu(), tally};
 }
 
-/* Keep the load up until `end`. With a rate the loop spins, so that a message leaves when it is due. */
-static void load_until(uint64_t end, double *next)
+/* Who sends next when messages leave at a rate: all in turn, or all senders. */
+static struct connection *next_sender(void)
 {
     static int turn;
+    int step = scenario == RELAY ? 2 : scenario == FANOUT ? count : 1;
+    struct connection *c = &connections[turn];
+    turn = (turn + step) % count;
+    return c;
+}
+
+/* Keep the load up until `end`. With a rate the loop sleeps until the next message is due. */
+static void load_until(uint64_t end, double *next)
+{
     uint64_t progress = now_ns(), before = tally.deliveries;
     for (uint64_t now = progress; now < end; now = now_ns()) {
         for (; rate && *next <= (double)now; *next += 1e9 / rate)
-            say(&connections[scenario == PAIRS ? turn++ % count : 0], (uint64_t)*next);
-        poll_events(rate ? 0 : 20);
+            say(next_sender(), (uint64_t)*next);
+        uint64_t rest = rate ? (uint64_t)*next - now : SECOND / 50;
+        poll_events(rest < end - now ? rest : end - now);
         if (tally.deliveries != before || (rate && tally.deliveries == due())) {
             before = tally.deliveries;
             progress = now;
@@ -215,7 +233,7 @@ static uint64_t await_rest(void)
     uint64_t progress = now_ns(), before = 0;
     while ((tally.deliveries < due() || (protocol == V2 && tally.acknowledged < tally.sent)) && !tally.closed
            && now_ns() - progress < PATIENCE) {
-        poll_events(20);
+        poll_events(SECOND / 50);
         if (tally.deliveries != before) {
             before = tally.deliveries;
             progress = now_ns();
@@ -227,18 +245,28 @@ static uint64_t await_rest(void)
     return due() > tally.deliveries ? due() - tally.deliveries : 0;
 }
 
+static void report_quantiles(void)
+{
+    static const double PERCENT[] = {1, 10, 25, 50, 75, 90, 95, 99, 99.9, 99.99};
+    for (size_t i = 0; i < sizeof PERCENT / sizeof *PERCENT; i++)
+        printf("\"p%g_ms\":%.3f,", PERCENT[i], histogram_ms(&delays, PERCENT[i] / 100));
+}
+
 static int report_load(const struct moment *a, const struct moment *b, uint64_t lost)
 {
     double window = (double)(b->time - a->time) / 1e9;
     double deliveries = (double)(b->tally.deliveries - a->tally.deliveries);
     double server = b->server - a->server, own = b->own - a->own, others = b->all - a->all - server - own;
-    double messages = scenario == FANOUT ? deliveries / count : (double)(b->tally.from_others - a->tally.from_others);
-    printf("{\"messages_per_s\":%.1f,\"deliveries_per_s\":%.1f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f,"
+    double messages = scenario == FANOUT ? deliveries / count
+                      : scenario == ALONE ? deliveries : (double)(b->tally.from_others - a->tally.from_others);
+    putchar('{');
+    report_quantiles();
+    printf("\"messages_per_s\":%.1f,\"deliveries_per_s\":%.1f,\"max_ms\":%.3f,"
            "\"frame_bytes\":%.1f,\"deliveries_per_read\":%.2f,\"server_cpu\":%.3f,\"load_cpu\":%.3f,"
            "\"others_cpu\":%.3f,\"checked\":%llu,\"sent\":%llu,\"lost\":%llu,\"gaps\":%llu,\"duplicates\":%llu,\"damaged\":%llu,"
            "\"refused\":%llu,\"closed\":%llu,\"pings\":%llu}\n",
-           messages / window, deliveries / window, histogram_ms(&delays, .5), histogram_ms(&delays, .99),
-           (double)delays.highest / 1e6, (double)(b->tally.bytes - a->tally.bytes) / (deliveries ? deliveries : 1),
+           messages / window, deliveries / window, (double)delays.highest / 1e6,
+           (double)(b->tally.bytes - a->tally.bytes) / (deliveries ? deliveries : 1),
            deliveries / (double)(b->tally.reads - a->tally.reads + 1), server / window, own / window,
            others > 0 ? others / window : 0, (unsigned long long)tally.deliveries, (unsigned long long)tally.sent,
            (unsigned long long)lost, (unsigned long long)tally.gaps, (unsigned long long)tally.duplicates,
@@ -248,20 +276,29 @@ static int report_load(const struct moment *a, const struct moment *b, uint64_t 
            || tally.deliveries != due();
 }
 
+/* Say on standard output that the measured time begins or ends. */
+static struct moment moment_said(const char *what)
+{
+    puts(what);
+    fflush(stdout);
+    return moment_now();
+}
+
 static int run_load(void)
 {
     poll_for(SECOND / 2); /* whatever connecting has set off may settle */
     double next = (double)now_ns();
     replying = !rate;
-    for (int i = 0; scenario == PAIRS && !rate && i < count; i++)
-        say(&connections[i], now_ns());
+    for (uint64_t n = scenario == ALONE ? in_flight : scenario == PAIRS; n && !rate; n--)
+        for (int i = 0; i < count; i++)
+            say(&connections[i], now_ns());
     top_up();
     load_until(now_ns() + (uint64_t)(warm_up * 1e9), &next);
-    struct moment begin = moment_now();
+    struct moment begin = moment_said("begin");
     measuring = 1;
     load_until(begin.time + (uint64_t)(seconds * 1e9), &next);
     measuring = replying = 0;
-    struct moment end = moment_now();
+    struct moment end = moment_said("end");
     return report_load(&begin, &end, await_rest());
 }
 
@@ -281,29 +318,28 @@ static int run_connections(void)
         int input = epoll_create1(EPOLL_CLOEXEC);
         epoll_ctl(input, EPOLL_CTL_ADD, STDIN_FILENO, &event);
         while (epoll_wait(input, &event, 1, 0) == 0)
-            poll_events(50);
+            poll_events(SECOND / 20);
     }
     return tally.closed || tally.damaged || tally.refused || tally.deliveries;
 }
 
 static void read_options(int argc, char **argv)
 {
-    enum { SCENARIO, PORT, PROTOCOL, MEMBERS, IN_FLIGHT, RATE, SECONDS, WARM_UP, TEXT_BYTES, HANDSHAKES, SERVER_PID };
+    enum { SCENARIO, PROTOCOL, MEMBERS, IN_FLIGHT, RATE, SECONDS, WARM_UP, TEXT_BYTES, HANDSHAKES, SERVER_PID };
     static const struct option options[] = {
-        {"scenario", 1, 0, SCENARIO},     {"port", 1, 0, PORT},           {"protocol", 1, 0, PROTOCOL},
-        {"members", 1, 0, MEMBERS},       {"in-flight", 1, 0, IN_FLIGHT}, {"rate", 1, 0, RATE},
-        {"seconds", 1, 0, SECONDS},       {"warm-up", 1, 0, WARM_UP},     {"text-bytes", 1, 0, TEXT_BYTES},
-        {"handshakes", 1, 0, HANDSHAKES}, {"server-pid", 1, 0, SERVER_PID}, {0, 0, 0, 0}};
+        {"scenario", 1, 0, SCENARIO},     {"protocol", 1, 0, PROTOCOL},     {"members", 1, 0, MEMBERS},
+        {"in-flight", 1, 0, IN_FLIGHT},   {"rate", 1, 0, RATE},             {"seconds", 1, 0, SECONDS},
+        {"warm-up", 1, 0, WARM_UP},       {"text-bytes", 1, 0, TEXT_BYTES}, {"handshakes", 1, 0, HANDSHAKES},
+        {"server-pid", 1, 0, SERVER_PID}, {0, 0, 0, 0}};
     const char *members = NULL;
     scenario = -1;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) >= 0;)
         switch (option) {
         case SCENARIO:
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < SCENARIO_COUNT; i++)
                 if (!strcmp(optarg, SCENARIOS[i]))
                     scenario = (enum scenario)i;
             break;
-        case PORT: port = atoi(optarg); break;
         case PROTOCOL: protocol = strcmp(optarg, "v2") ? SEED : V2; break;
         case MEMBERS: members = optarg; break;
         case IN_FLIGHT: in_flight = strtoull(optarg, NULL, 10); break;
@@ -315,8 +351,8 @@ static void read_options(int argc, char **argv)
         case SERVER_PID: server_pid = atoi(optarg); break;
         default: fail("see the top of bench/load.c for what can be asked");
         }
-    if ((int)scenario < 0 || !port || !members || text_bytes < 30 || text_bytes > 60000)
-        fail("needs --scenario fanout|pairs|idle|storm, --port, --members FILE; --text-bytes is 30 to 60000");
+    if ((int)scenario < 0 || (scenario == RELAY && !rate) || !members || text_bytes < 30 || text_bytes > 60000)
+        fail("needs --scenario fanout|pairs|relay|alone|idle|storm, --members FILE, for relay --rate; --text-bytes is 30 to 60000");
     read_members(members);
 }
 
@@ -324,11 +360,12 @@ int main(int argc, char **argv)
 {
     read_options(argc, argv);
     struct rlimit files;
+    prctl(PR_SET_TIMERSLACK, 1); /* ns: a message leaves when it is due */
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     epoll = epoll_create1(EPOLL_CLOEXEC);
-    connections_open(port, epoll);
+    connections_open(epoll);
     if (scenario == IDLE || scenario == STORM)
         return run_connections();
     connect_all();

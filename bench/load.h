@@ -23,7 +23,7 @@ struct bytes {
 
 /* One member's connection to its only room. */
 struct connection {
-    int fd, index;
+    int fd, index, port;
     enum state state;
     char *token, *member, *room;
     uint64_t started;         /* when it began to connect, in ns */
@@ -59,7 +59,7 @@ void message_came(struct connection *c, int from_other, uint64_t sent_at, uint64
 void connection_ready(struct connection *c);
 
 /* connection.c */
-void connections_open(int port, int epoll);
+void connections_open(int epoll);
 void connection_start(struct connection *c);
 void connection_event(struct connection *c, uint32_t events);
 void connection_send_text(struct connection *c, const char *text, size_t size);

@@ -79,7 +79,6 @@ def load_command(scenario: Scenario, server: Server, members: Path) -> list[str]
         str(BINARIES / "load"),
         f"--scenario={scenario.kind}",
         f"--protocol={scenario.protocol}",
-        f"--port={server.ws_port}",
         f"--members={members}",
         f"--in-flight={scenario.in_flight}",
         f"--handshakes={scenario.handshakes}",
@@ -115,11 +114,11 @@ def pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
     return process.stdin, process.stdout
 
 
-def read_figures(line: bytes) -> Figures:
-    """The report of bench/load."""
-    if not line.strip():
+def read_figures(said: bytes) -> Figures:
+    """The report of bench/load, which is the last line that it says."""
+    if not said.strip():
         raise BenchError("the load generator ended without a report; see above")
-    figures: Figures = json.loads(line)
+    figures: Figures = json.loads(said.splitlines()[-1])
     return figures
 
 

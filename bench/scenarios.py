@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["fanout", "pairs", "storm", "idle"]
+Kind = Literal["fanout", "pairs", "relay", "alone", "storm", "idle"]
 Store = Literal["memory", "sqlite", "floor"]
 
 
@@ -25,7 +25,7 @@ class Scenario:
 
     def room(self, index: int) -> str:
         """The room that a member is in."""
-        size = {"fanout": self.connections, "pairs": 2, "storm": 1, "idle": 1}[self.kind]
+        size = {"fanout": self.connections, "pairs": 2, "relay": 2, "alone": 1, "storm": 1, "idle": 1}[self.kind]
         return f"room{index // size}"
 
 

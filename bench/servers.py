@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.scenarios import Scenario, Store
+from bench.scenarios import Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 BINARIES = ROOT / "build" / "bench"
@@ -24,10 +25,10 @@ class BenchError(Exception):
     """The benchmark cannot go on, or what it measured is wrong. Its text is for the person who runs it."""
 
 
-def pin(core: int) -> None:
-    """Keep this process to one core, where there are two."""
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {core})
+def pin(core: int | None) -> None:
+    """Keep this process, and what it starts from now on, to one core, where there are two; None: let it go."""
+    cores = set(range(os.cpu_count() or 1))
+    os.sched_setaffinity(0, cores & {core} or cores)
 
 
 def free_ports(count: int) -> list[int]:
@@ -40,13 +41,25 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """A server process on SERVER_CORE, fresh, with its files in `folder`. Use it as a context manager."""
+    """A server process on `core`, fresh, with its files in `folder`. Use it as a context manager.
 
-    def __init__(self, store: Store, folder: Path, profile: str = "") -> None:
+    `store`: memory, sqlite or floor, or with `flags`, which then choose it, the name of another one.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        folder: Path,
+        profile: str = "",
+        flags: Sequence[str] = (),
+        core: int | None = SERVER_CORE,
+    ) -> None:
         self.store = store
         self.ws_port, self.api_port = free_ports(2)
         self.log = folder / "server.log"
-        command = [str(BINARIES / "floor"), str(self.ws_port)] if store == "floor" else self.mercury(folder, profile)
+        flags = flags or [f"--storage.type={store}", f"--sqlite.path={folder / 'mercury.sqlite'}"]
+        floor = [str(BINARIES / "floor"), str(self.ws_port)]
+        command = floor if store == "floor" else self.mercury(flags, profile)
         # The benchmark's own settings only: not the user's, from the environment or from a file beside the project.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MERCURY_")} | {"PYTHONPATH": str(ROOT)}
         with self.log.open("ab") as log:
@@ -56,18 +69,17 @@ class Server:
                 env=environment,
                 stdout=log,
                 stderr=log,
-                preexec_fn=lambda: pin(SERVER_CORE),
+                preexec_fn=lambda: pin(core),
             )
         self.pid = self.process.pid
 
-    def mercury(self, folder: Path, profile: str) -> list[str]:
+    def mercury(self, flags: Sequence[str], profile: str) -> list[str]:
         """The command line of Mercury with nothing but its defaults, its store, and ports of its own."""
         profiling = ["--profiler=cprofile", "--savestats", f"--profile={Path(profile).resolve()}"] if profile else []
         return [
             str(Path(sys.executable).parent / "twistd"),
             *("-n", "--pidfile=", *profiling, "mercury"),
-            f"--storage.type={self.store}",
-            f"--sqlite.path={folder / 'mercury.sqlite'}",
+            *flags,
             f"--server.ws.port={self.ws_port}",
             f"--server.api.port={self.api_port}",
             "--server.ws.address=127.0.0.1/32",
@@ -132,8 +144,11 @@ class Server:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def make_members(self, scenario: Scenario, path: Path) -> None:
-        """Make the scenario's tokens and rooms over REST; write the lines `token member room` that bench/load reads."""
+    def make_members(self, scenario: Scenario, path: Path, port_of: Callable[[int], int] | None = None) -> None:
+        """Make the scenario's tokens and rooms over REST; write the lines that bench/load reads.
+
+        port_of(index): where a member connects; to this server if it is not given.
+        """
         members = [f"member{i}" for i in range(scenario.connections)]
         rooms: dict[str, list[str]] = {}
         for i, member in enumerate(members):
@@ -148,7 +163,8 @@ class Server:
                     names = "-".join(inside[start : start + 100])
                     call(api, "POST", f"/api/room/add?room={room}&member={names}")
             api.close()
-        lines = [f"{token} {members[i]} {scenario.room(i)}\n" for i, token in enumerate(tokens)]
+        ports = [port_of(i) if port_of else self.ws_port for i in range(len(members))]
+        lines = [f"{token} {members[i]} {scenario.room(i)} {ports[i]}\n" for i, token in enumerate(tokens)]
         path.write_text("".join(lines))
 
 
