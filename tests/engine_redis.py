@@ -48,6 +48,12 @@ class RedisEngine:
         ]  # fmt: skip
         self.restart()
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None, "it is not running"
+        return self._process.pid
+
     def restart(self) -> None:
         """Start it again; it has whatever it had on disk. Returns when it answers."""
         assert self._process is None, "it is running"

@@ -53,6 +53,12 @@ class MariaDb:
         install = [program("mariadb-install-db"), "--no-defaults", data, user, "--skip-test-db"]
         subprocess.run([*install, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process
+        return self._process.pid
+
     def start(self) -> None:
         """Start it with what it has on disk, and come back when it answers."""
         with (self._folder / "log").open("ab") as log:
