@@ -17,6 +17,7 @@ from contract_store_tools import NOW, code_of, entry_of, joined, log_of, logged,
 from engines import MariaDb
 from mysql_tools import unavailable
 from proxy import Proxy
+from pymysql.constants import ER
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
@@ -25,8 +26,9 @@ from twisted.logger import LogLevel
 
 from mercury.backends import mysql_server
 from mercury.backends.mysql import MysqlStore
-from mercury.backends.mysql_server import Server
+from mercury.backends.mysql_server import ENGINE_ERRORS, Server, mend
 from mercury.backends.mysql_sql import rows
+from mercury.backends.pool import Pool
 from mercury.errors import MercuryError
 from mercury.model import Entry, ReadMark
 
@@ -128,6 +130,31 @@ async def test_a_node_that_hangs_in_a_transaction_does_not_keep_the_others_waiti
 
 
 # Connections
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_lost_while_a_deadlock_is_rolled_back_is_replaced(
+    mysql: Server, mariadb: MariaDb
+) -> None:
+    """First the database breaks the transaction off, and when it is to be rolled back there is no connection either."""
+    async with opened(lambda _: MysqlStore(mysql)):
+        pass  # the database is there
+    pool = Pool("a pool", mysql.connections(1), ENGINE_ERRORS, None, mend, 10.0)
+    tries: list[int] = []
+
+    def work(cursor: Any) -> object:
+        tries.append(cursor.connection.thread_id())
+        cursor.execute("SELECT 7")
+        if len(tries) == 1:
+            mariadb.query(f"KILL {tries[0]}")
+            raise pymysql.err.OperationalError(ER.LOCK_DEADLOCK, "a deadlock")
+        return cursor.fetchall()
+
+    try:
+        assert await pool.run(work) == ((7,),)
+        assert len(set(tries)) == 2
+    finally:
+        await pool.close()
 
 
 @pytest_twisted.ensureDeferred

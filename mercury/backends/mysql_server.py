@@ -115,17 +115,25 @@ class QuietConnection(Connection):
             self._connection.rollback()
         except pymysql.Error:
             self._pool.disconnect(self._connection)
+            self._connection = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether reconnect() comes before anything else."""
+        return self._connection is None
 
 
-def mend(connection: Connection, error: Exception, tries: int) -> bool:
+def mend(connection: QuietConnection, error: Exception, tries: int) -> bool:
     """Whether to try a transaction again that failed before its COMMIT was sent, when so much is certain: nothing of it
     is stored. For that, leave the connection without a transaction, or with a new socket (which may raise)."""
     code = error.args[0] if error.args else 0
     if code in CONFLICTS and tries < TRIES:
         connection.rollback()
         sleep(PAUSE * random())  # noqa: S311 - so that two do not meet again
+        if connection.is_lost:
+            connection.reconnect()  # type: ignore[no-untyped-call]
         return True
     if code in LOST and tries == 1:
-        connection.reconnect()
+        connection.reconnect()  # type: ignore[no-untyped-call]
         return True
     return False

@@ -21,7 +21,7 @@ from mercury.errors import MercuryError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Mend = Callable[[Connection, Exception, int], bool]
+Mend = Callable[[Any, Exception, int], bool]
 
 log = Logger()
 
