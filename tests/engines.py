@@ -70,6 +70,10 @@ class MariaDb:
                 raise RuntimeError(f"mariadbd does not start: {(self._folder / 'log').read_text()[-4000:]}")
             time.sleep(0.02)
 
+    def log(self) -> str:
+        """What it has written so far."""
+        return (self._folder / "log").read_text()
+
     def kill(self) -> None:
         """SIGKILL: what a crash of the process is. Harmless when it is not running."""
         if self._process:

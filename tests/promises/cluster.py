@@ -178,6 +178,12 @@ class Cluster(Scenario):
         fluent = [client for client in self.clients if isinstance(client, V2Client)]
         await until(lambda: all(set(self._rooms(c)) <= c.has.keys() for c in fluent), "the joining of all members")
 
+    def last_words(self) -> str:
+        """The end of what each node wrote, and of MariaDB's log: has it died by itself?"""
+        words = [f"The node at {s.where} wrote last:\n{s.written()[-3000:].decode()}" for s in self.servers]
+        mariadb = self.engines.mariadb
+        return "\n\n".join([*words, f"MariaDB wrote last:\n{mariadb.log()[-8000:]}" if mariadb else ""])
+
     # Coming back
 
     def _keep(self) -> None:
@@ -325,7 +331,7 @@ class Cluster(Scenario):
 
 def _how(client: Client) -> str:
     """How a client stands, for people."""
-    waits = [(ask.rid, ask.text[:20]) for ask in client.waiting.values()]
-    return (
-        f"{client.name} (open: {client.open}, reading: {client.reading}, ends: {client.closes[-3:]}, waits for {waits})"
-    )
+    asks = [ask for ask in client.record.asks if ask.device == client.name][-3:]
+    said = [(ask.text[:20], ask.outcome, ask.code, ask.tries) for ask in asks]
+    state = "open" if client.open else "away"
+    return f"{client.name} ({state}, ends {client.closes[-3:]}, waits for {len(client.waiting)}, last asked {said})"

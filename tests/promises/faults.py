@@ -253,7 +253,7 @@ async def play(folder: Path, name: str, kind: str, rounds: int, seed: int) -> tu
             most = {f: max(value, most.get(f, 0.0)) for f, value in cluster.figures.items()}
     except AssertionError as why:  # something never came, so it makes no sense to go on
         found += [*cluster.wrong, str(why)]
-        print(f"{name} on {kind} broke off: {why}", flush=True)
+        print(f"{name} on {kind} broke off: {why}\n{cluster.last_words()}", flush=True)
     finally:
         await cluster.close()
     return found, most
