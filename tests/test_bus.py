@@ -270,6 +270,21 @@ async def test_what_could_not_be_published_is_doubted_by_the_others(engine: Redi
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_doubt_about_rooms_that_nobody_here_listens_to_is_told_too(engine: RedisEngine) -> None:
+    """Somebody who is connected here may have been put into one of them."""
+    async with (
+        SwallowingProxy.before(engine.port) as proxy,
+        node(proxy.own_port) as (a, _),
+        node(engine.port) as (_, ear),
+    ):
+        proxy.swallows_all = True
+        a.publish([said("t", 1)])
+        await until(lambda: not a.is_up)
+        proxy.swallows_all = False
+        await until(lambda: [] in ear.doubted)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_bus_that_is_dead_behind_a_healthy_socket_is_noticed(engine: RedisEngine) -> None:
     async with (
         SwallowingProxy.before(engine.port) as proxy,

@@ -223,9 +223,9 @@ class RedisBus:
             self._tell(lambda listener: listener.signal_came(envelope.node, signal))
 
     def _doubt(self, rids: list[str] | None) -> None:
+        """Also when no room of these is listened to here: somebody may have been put into one of them."""
         here = rids and [rid for rid in rids if self._rooms + rid in self._subscriber.wanted]
-        if here != []:
-            self._tell(lambda listener: listener.doubt(here))
+        self._tell(lambda listener: listener.doubt(here))
 
     def _tell(self, what: Callable[[IBusListener], None]) -> None:
         if self._listener is None:
