@@ -174,7 +174,10 @@ class IBus(Interface):
         """
 
     def publish_signal(rid: str | None, signal: Signal) -> None:
-        """Tell the nodes that have subscribed to a room, or all nodes, something that is not stored. It may be lost."""
+        """Tell the nodes that have subscribed to a room, or all nodes, something that is not stored. It may be lost.
+
+        Came is made up for as entries are.
+        """
 
     def subscribe(rid: str) -> Deferred[None]:
         """Hear of a room. When this fires, whatever is published from then on comes here: read the log's head after it.

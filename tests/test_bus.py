@@ -28,7 +28,7 @@ from mercury.backends.redis_link import RedisServer
 from mercury.events import Presence, Read, Typing
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
-from mercury.signals import Kick, Revoke, Signal
+from mercury.signals import Came, Kick, Revoke, Signal
 
 BEAT, SILENCE = bus_redis.BEAT, bus_redis.SILENCE
 PATIENCE = 30.0  # seconds for what should take a moment
@@ -269,16 +269,22 @@ async def test_what_could_not_be_published_is_doubted_by_the_others(engine: Redi
         assert b.is_up
 
 
+@pytest.mark.parametrize("store_publishes", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_doubt_about_rooms_that_nobody_here_listens_to_is_told_too(engine: RedisEngine) -> None:
+async def test_a_doubt_about_rooms_that_nobody_here_listens_to_is_told_too(
+    engine: RedisEngine, store_publishes: bool
+) -> None:
     """Somebody who is connected here may have been put into one of them."""
     async with (
         SwallowingProxy.before(engine.port) as proxy,
-        node(proxy.own_port) as (a, _),
+        node(proxy.own_port, store_publishes=store_publishes) as (a, _),
         node(engine.port) as (_, ear),
     ):
         proxy.swallows_all = True
-        a.publish([said("t", 1)])
+        if store_publishes:
+            a.publish_signal(None, Came("t", 1, ("ann",)))
+        else:
+            a.publish([said("t", 1)])
         await until(lambda: not a.is_up)
         proxy.swallows_all = False
         await until(lambda: [] in ear.doubted)

@@ -27,7 +27,7 @@ from mercury.backends.redis_subscriber import Subscriber
 from mercury.errors import MercuryError
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
-from mercury.signals import Signal
+from mercury.signals import Came, Signal
 
 log = Logger()
 
@@ -128,7 +128,8 @@ class RedisBus:
 
     def publish_signal(self, rid: str | None, signal: Signal) -> None:
         channel = self._nodes if rid is None else self._rooms + rid
-        self._send([(channel, Envelope(self.node, signal=signal))])
+        owed = [signal.rid] if isinstance(signal, Came) else []
+        self._send([(channel, Envelope(self.node, signal=signal))], owed)
 
     def _send(self, messages: Sequence[tuple[str, Envelope]], rids: Iterable[str] = ()) -> None:
         """Publish, all at once; if that fails, it is made up for in the rooms `rids`."""
