@@ -6,6 +6,7 @@ import pytest
 from promises.clockwork import Clockwork, Device
 
 from mercury import closing, commands
+from mercury.core import hub
 from mercury.core.barrier import Barrier
 from mercury.core.catchup import PAGE
 from mercury.core.hub import HOLE, RETRY
@@ -389,6 +390,22 @@ def test_a_second_look_at_a_rooms_head_skips_nothing(node: Clockwork) -> None:
     node.chat.hub.deliver(entries)
     node.settle()
     assert ann.texts() == ["on its way"]
+
+
+def test_heads_of_many_rooms_are_looked_up_some_at_a_time(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store answers within its timeout only what is not too much."""
+    monkeypatch.setattr(hub, "HEADS", 2)
+    rids = [f"room {number}" for number in range(5)]
+    for rid in rids:
+        node.now(node.chat.rooms.join(rid, ["ann"]))
+    ann = node.device()
+    del node.store.calls[:]
+    node.chat.hub.look_again(None, ())
+    node.settle()
+    assert node.store.calls.count("heads") == 3
+    for rid in rids:
+        node.post(rid, f"hello {rid}")
+    assert ann.texts() == [f"hello {rid}" for rid in rids]
 
 
 def test_a_hole_is_filled_from_the_log(node: Clockwork) -> None:

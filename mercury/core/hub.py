@@ -25,6 +25,7 @@ from mercury.ports import IStore
 
 HOLE = 0.02  # seconds that entries wait for others which should come before them
 EARLY = 1000  # entries of a room that wait so
+HEADS = 5000  # rooms whose heads are looked up at once, so that the store answers in time however many there are
 RETRY = 1.0  # seconds until the heads are looked up again when the store was away
 AWAY = 1.0  # seconds without a connection after which a member is told to be offline: who reconnects was never away
 REMEMBERED = 60.0  # seconds that a revocation is remembered, for connections that were just logging in
@@ -325,7 +326,7 @@ class Hub:
 
     async def _warm(self) -> None:
         while self._cold:
-            rids, self._cold = list(self._cold), set()
+            rids = [self._cold.pop() for _ in range(min(HEADS, len(self._cold)))]
             try:
                 heads = await self._store.heads(rids)
             except MercuryError:
