@@ -128,6 +128,26 @@ class Token(Struct, frozen=True):
     expires: int
 
 
+class Account(Struct, frozen=True):
+    """A person who logs in with a name and a password, at goTalk's door.
+
+    `id`: 1, 2, 3 …, never given twice. `name`: as they wrote it. `secret`: the password's hash; never shown, never logged.
+    """
+
+    id: int
+    name: str
+    secret: str
+
+
+class Handed(Struct, frozen=True, array_like=True):
+    """Messages of one room that were handed over together: those with first <= seq <= last, of which the last has `id`."""
+
+    rid: str
+    first: int
+    last: int
+    id: int
+
+
 def check_name(what: str, name: str) -> str:
     """Return the name of a `what` (room, member, device) if it may be one; else bad_request that says why.
 

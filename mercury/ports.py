@@ -13,7 +13,7 @@ from zope.interface import Attribute, Interface
 
 from mercury.errors import MercuryError
 from mercury.events import Event
-from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.model import Account, Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Room, Slice, Token
 from mercury.signals import Signal
 
 # zope.interface methods have no self and no body.
@@ -144,6 +144,41 @@ class IStore(Interface):
 
         What deleted rooms have left is removed, too. All that in short steps: no other call waits for the whole of it.
         """
+
+
+class IAccounts(Interface):
+    """Where the accounts of those who log in with a password are kept. Every IStore is one, too, under the same rules.
+
+    tests/contract_accounts.py holds every store to it.
+    """
+
+    def add_account(name: str, key: str, secret: str) -> Deferred[Account]:
+        """Make an account. `key` is what its name is compared by: conflict if another account has it."""
+
+    def account(key: str) -> Deferred[Account | None]:
+        """The account whose name has this key."""
+
+    def account_of(id: int) -> Deferred[Account | None]:
+        """The account with this id. Any integer may be asked about."""
+
+    def change_secret(id: int, secret: str) -> Deferred[None]:
+        """Replace an account's hash. Nothing happens if there is no such account."""
+
+    def add_friend(id: int, friend: int, most: int) -> Deferred[int]:
+        """Link two accounts, both of which exist; the link's number, which is the same whoever of them asks again.
+
+        too_large if that would give either of them more than `most` friends.
+        """
+
+    def friends(id: int) -> Deferred[list[int]]:
+        """Those whom an account is linked with, the oldest link first."""
+
+    def put_handed(mid: str, device: str, handed: Sequence[Handed]) -> Deferred[None]:
+        """Remember what was handed over to a device and is not proved to have arrived, in place of what was remembered
+        before. sweep() drops it with the device's cursors; nothing is remembered of it by an empty list."""
+
+    def handed(mid: str, device: str) -> Deferred[list[Handed]]:
+        """What put_handed() has last remembered, in its order."""
 
 
 class IBus(Interface):
