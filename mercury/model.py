@@ -131,7 +131,7 @@ class Token(Struct, frozen=True):
 class Account(Struct, frozen=True):
     """A person who logs in with a name and a password, at goTalk's door.
 
-    `id`: 1, 2, 3 …, never given twice. `name`: as they wrote it. `secret`: the password's hash; never shown, never logged.
+    `id`: 1, 2, 3 …, never given twice. `name`: as they wrote it. `secret`: the password's hash; never shown nor logged.
     """
 
     id: int
@@ -140,7 +140,7 @@ class Account(Struct, frozen=True):
 
 
 class Handed(Struct, frozen=True, array_like=True):
-    """Messages of one room that were handed over together: those with first <= seq <= last, of which the last has `id`."""
+    """Messages of one room, handed over together: those with first <= seq <= last. `id` is the last one's."""
 
     rid: str
     first: int
