@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http.client import HTTPException
 from itertools import count
 from pathlib import Path
@@ -309,6 +309,10 @@ class Cluster(Scenario):
         """The connections that have ended otherwise than by the client, each with its number, code and reason."""
         return {(client.name, n, end) for client in self.clients for n, end in enumerate(client.closes)}
 
+    def waiting(self, clients: Iterable[Client]) -> list[str]:
+        """How these clients stand, for people."""
+        return [_how(client) for client in clients]
+
     async def _healed(self) -> None:
         """Until each node that has clients has acknowledged something new, and then until all have resumed."""
         began, asked = time.monotonic(), len(self.record.asks)
@@ -319,9 +323,7 @@ class Cluster(Scenario):
 
         await until(
             lambda: all(map(served, self.servers)),
-            lambda: (
-                f"I6: an ok after healing for {[_how(c) for s in self.servers if not served(s) for c in self.at(s)]}"
-            ),
+            lambda: f"an ok for {self.waiting(c for s in self.servers if not served(s) for c in self.at(s))} (I6)",
         )
         self.figures["first_ok_s"] = time.monotonic() - began
         self._talking = False

@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from math import nan
@@ -178,9 +179,10 @@ async def others_served(cluster: Cluster, clients: list[Client], seconds: float)
     await pause(seconds - LAST)
     asked, others = len(cluster.record.asks), [client for client in cluster.clients if client not in clients]
     await pause(LAST)
-    served = {ask.rid for ask in _ok(cluster.asked_since(asked, others))}
-    missing = cluster.record.members.keys() - served
-    cluster.note(not missing, f"nobody else was served in {missing} while a node was away")
+    asks = cluster.asked_since(asked, others)
+    missing = cluster.record.members.keys() - {ask.rid for ask in _ok(asks)}
+    seen = {rid: Counter(ask.code or ask.outcome for ask in asks if ask.rid == rid) for rid in missing}
+    cluster.note(not missing, f"nobody else was served while a node was away: {seen}; {cluster.waiting(others)}")
 
 
 async def reply_lost(cluster: Cluster) -> None:
