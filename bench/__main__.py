@@ -1,4 +1,7 @@
-"""Measure Mercury: `make bench`, or `make bench ARGS="--quick"`. The tables are printed as Markdown."""
+"""Measure Mercury: `make bench`, or `make bench ARGS="--quick"`. The tables are printed as Markdown.
+
+`make bench ARGS="scale"` measures something else: see bench/scale.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 import time
 from typing import get_args
 
-from bench import report
+from bench import report, scale
 from bench.runs import Figures, Results, Settings, run
 from bench.scenarios import BY_NAME, QUICK, SCENARIOS, Scenario, Store, fewer
 from bench.servers import BINARIES, LOAD_CORE, BenchError, pin
@@ -93,7 +96,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        part = {"scale": scale.main}.get("".join(sys.argv[1:2]))
+        part(sys.argv[2:]) if part else main()
     except BenchError as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:

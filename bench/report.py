@@ -25,11 +25,11 @@ def cell(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, empty without rows; the first two columns are words, the others figures."""
+def table(head: list[str], rows: list[list[str]], words: int = 2) -> str:
+    """A Markdown table, empty without rows; so many columns are words, the others figures."""
     if not rows:
         return ""
-    rule = ["---" if i < 2 else "---:" for i in range(len(head))]
+    rule = ["---" if i < words else "---:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows]) + "\n"
 
 
