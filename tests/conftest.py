@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from mercury.backends.mysql_server import Server
 
 # Where the asserts of many tests stand: they too shall say what was compared.
-pytest.register_assert_rewrite(*(f"contract_store{part}" for part in ("", "_append", "_random", "_read", "_tools")))
+pytest.register_assert_rewrite(
+    "contract_accounts", *(f"contract_store{part}" for part in ("", "_append", "_random", "_read", "_tools"))
+)
 
 DATABASES = count()
 

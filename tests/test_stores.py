@@ -1,12 +1,14 @@
-"""Runs the suite that holds every store to its interface over each of them."""
+"""Runs the suites that hold every store to its interfaces over each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from contract_accounts import AccountsContract
 from contract_store import StoreContract
 from contract_store_tools import Make
 from engine_redis import RedisEngine
@@ -24,17 +26,25 @@ from mercury.backends.sqlite import SqliteStore
 NUMBER = count()
 
 
-class TestMemory(StoreContract):
+class TestMemory(StoreContract, AccountsContract):
     @pytest.fixture
     def make(self) -> Make:
         return MemoryStore
 
+    @pytest.fixture
+    def make_nodes(self, make: Make) -> list[Any]:
+        return [make(0)]
 
-class TestSqlite(StoreContract):
+
+class TestSqlite(StoreContract, AccountsContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Make:
         number = count()
         return lambda limit: SqliteStore(str(tmp_path / f"{next(number)}.db"), limit)
+
+    @pytest.fixture
+    def make_nodes(self, make: Make) -> list[Any]:
+        return [make(0)]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +62,11 @@ class TestRedis(StoreContract):
     def make(self, redis_database: Callable[[], RedisServer]) -> Make:
         return lambda limit: RedisStore(reactor, redis_database(), limit)
 
+    @pytest.fixture
+    def make_nodes(self, redis_database: Callable[[], RedisServer]) -> list[Any]:
+        server = redis_database()
+        return [RedisStore(reactor, server) for _ in range(3)]
+
 
 @pytest.fixture(scope="module")
 def mysql_database(mariadb: MariaDb) -> Callable[[], Server]:
@@ -64,3 +79,8 @@ class TestMysql(StoreContract):
     @pytest.fixture
     def make(self, mysql_database: Callable[[], Server]) -> Make:
         return lambda limit: MysqlStore(mysql_database(), rooms_per_member=limit)
+
+    @pytest.fixture
+    def make_nodes(self, mysql_database: Callable[[], Server]) -> list[Any]:
+        server = mysql_database()
+        return [MysqlStore(server, 4) for _ in range(3)]

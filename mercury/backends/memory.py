@@ -8,43 +8,24 @@ from __future__ import annotations
 import secrets
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from heapq import nlargest
 from operator import attrgetter
-from typing import Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from mercury.backends.batch import Batch, RoomState, occupied
+from mercury.backends.memory_accounts import MemoryAccounts
+from mercury.backends.memory_calls import when_open
 from mercury.errors import MercuryError
-from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
-from mercury.ports import IStore
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Call = Callable[Concatenate["MemoryStore", P], T]
+from mercury.model import Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.ports import IAccounts, IStore
 
 by_seq = attrgetter("seq")
 by_id = attrgetter("id")
-
-
-def when_open(work: Call[P, T]) -> Call[P, Deferred[T]]:
-    """The call as IStore declares it: with a Deferred for an answer, and unavailable while the store is closed."""
-
-    @wraps(work)
-    def call(store: MemoryStore, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        if not store.is_open:
-            return fail(MercuryError("unavailable", "the store is closed", retry_after=1.0))
-        try:
-            return succeed(work(store, *args, **kwargs))
-        except MercuryError:
-            return fail()
-
-    return call
 
 
 class Log(Struct):
@@ -55,17 +36,20 @@ class Log(Struct):
 
 
 class Device(Struct):
-    """How far each room was delivered to a device, and when one of these cursors last moved (microseconds)."""
+    """How far each room was delivered to a device, what was handed over to it beyond that, and when one of these last
+    changed (microseconds)."""
 
     cursors: dict[str, int] = {}
+    handed: list[Handed] = []
     moved: int = 0
 
 
-@implementer(IStore)
-class MemoryStore:
+@implementer(IStore, IAccounts)
+class MemoryStore(MemoryAccounts):
     """The truth in dicts. `rooms_per_member`: how many rooms a member may be in; 0 for any number."""
 
     def __init__(self, rooms_per_member: int = 0) -> None:
+        super().__init__()
         self.epoch = secrets.token_hex(8)
         self.is_open = False
         self._limit = rooms_per_member
@@ -181,10 +165,9 @@ class MemoryStore:
 
     def _forget_place(self, rid: str, mid: str) -> None:
         self._members[mid].discard(rid)
-        devices = self._devices.get(mid, {})
-        for device in devices.values():
+        for device in self._devices.get(mid, {}).values():
             device.cursors.pop(rid, None)
-        self._keep_devices(mid, {name: device for name, device in devices.items() if device.cursors})
+        self._drop_empty_devices(mid)
 
     @when_open
     def members(self, rid: str, after: str, limit: int) -> list[str]:
@@ -237,6 +220,18 @@ class MemoryStore:
         room.members[mark.mid] = replace(place, read=read, read_nth=nth)
         return read
 
+    @when_open
+    def put_handed(self, mid: str, device: str, handed: Sequence[Handed]) -> None:
+        found = self._devices.setdefault(mid, {}).setdefault(device, Device())
+        found.handed = list(handed)
+        if handed:
+            found.moved = time.time_ns() // 1000
+        self._drop_empty_devices(mid)
+
+    @when_open
+    def handed(self, mid: str, device: str) -> list[Handed]:
+        return list(self._devices.get(mid, {}).get(device, Device()).handed)
+
     # Tokens
 
     @when_open
@@ -280,6 +275,10 @@ class MemoryStore:
         for mid in list(self._devices):
             lively = [(name, device) for name, device in self._devices[mid].items() if device.moved > now - idle]
             self._keep_devices(mid, dict(nlargest(devices, lively, key=lambda item: item[1].moved)))
+
+    def _drop_empty_devices(self, mid: str) -> None:
+        devices = self._devices.get(mid, {})
+        self._keep_devices(mid, {name: device for name, device in devices.items() if device.cursors or device.handed})
 
     def _keep_devices(self, mid: str, devices: dict[str, Device]) -> None:
         if devices:

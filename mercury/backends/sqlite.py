@@ -22,13 +22,14 @@ from zope.interface import implementer
 from mercury.backends import sqlite_sql as sql
 from mercury.backends.batch import occupied
 from mercury.backends.pool import RETRY_AFTER, Pool
+from mercury.backends.sqlite_accounts import SqliteAccounts
 from mercury.backends.sqlite_append import Appender
 from mercury.backends.sqlite_schema import claim, connections, make_file, migrate
 from mercury.backends.sqlite_sql import insert, to_json
 from mercury.backends.sqlite_sweep import sweep
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
-from mercury.ports import IStore
+from mercury.ports import IAccounts, IStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,8 +42,8 @@ _entries = msgspec.json.Decoder(list[Entry])
 _marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int | None]])
 
 
-@implementer(IStore)
-class SqliteStore:
+@implementer(IStore, IAccounts)
+class SqliteStore(SqliteAccounts):
     """The truth in the file `path`. `rooms_per_member`: how many rooms a member may be in; 0 for any number.
 
     Cancelling a Deferred gives up the answer; what was asked is done nevertheless.

@@ -73,6 +73,31 @@ MIGRATIONS: list[tuple[str, ...]] = [
     ),
     # The keys that deleted rooms had: their entries are dropped bit by bit. What is left of the room has a new key.
     ("CREATE TABLE grave (room INTEGER PRIMARY KEY)",),
+    (
+        # AUTOINCREMENT: ids are never given twice.
+        """CREATE TABLE account (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL,
+            key TEXT NOT NULL UNIQUE,  -- what the name is compared by
+            secret TEXT NOT NULL  -- the password's hash
+        )""",
+        # One row for two friends, whoever asked.
+        """CREATE TABLE friendship (
+            nr INTEGER PRIMARY KEY AUTOINCREMENT,
+            lower INTEGER NOT NULL,
+            higher INTEGER NOT NULL,
+            UNIQUE (lower, higher)
+        )""",
+        "CREATE INDEX friendship_higher ON friendship (higher)",
+        # What was handed over to a device without proof that it arrived.
+        """CREATE TABLE handed (
+            mid TEXT NOT NULL,
+            device TEXT NOT NULL,
+            moved INTEGER NOT NULL,  -- when it last changed
+            runs BLOB NOT NULL,  -- JSON of a list of mercury.model.Handed
+            PRIMARY KEY (mid, device)
+        ) WITHOUT ROWID""",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""All the SQL of the SQLite store but the schema, and how rows go into it.
+"""All the SQL of the SQLite store but the schema and what is about accounts, and how rows go into it.
 
 A SELECT here answers with one row, mostly of one value: JSON of the shape of a Struct of mercury/model.py. Many values
 go in as JSON arrays, ?1 mostly, which json_each() makes a table of; CROSS JOIN keeps that table the outer loop.
@@ -171,14 +171,24 @@ DROP_TOKENS = "DELETE FROM token WHERE mid = ?1"
 # What sweep() does, a piece at a time
 
 DROP_EXPIRED_TOKENS = "DELETE FROM token WHERE digest IN (SELECT digest FROM token WHERE expires <= ?1 LIMIT ?2)"
-LAST_OF_NEXT = "SELECT max(mid) FROM (SELECT mid FROM cursor WHERE mid > ?1 ORDER BY mid LIMIT ?2)"
-#: Of the members above ?1 up to ?2: devices that last moved at ?3 or before, and all but the ?4 that moved last.
-DROP_DEVICES = """
-DELETE FROM cursor WHERE (mid, device) IN (SELECT mid, device FROM (
-    SELECT mid, device, max(moved) AS moved, row_number() OVER (PARTITION BY mid ORDER BY max(moved) DESC) AS nth
-      FROM cursor WHERE mid > ?1 AND mid <= ?2 GROUP BY mid, device)
-  WHERE moved <= ?3 OR nth > ?4)
+LAST_OF_NEXT = """
+SELECT max(mid) FROM (SELECT mid FROM cursor WHERE mid > ?1 UNION ALL SELECT mid FROM handed WHERE mid > ?1
+    ORDER BY mid LIMIT ?2)
 """
+#: Of the members above ?1 up to ?2: devices that last moved at ?3 or before, and all but the ?4 that moved last.
+IDLE_DEVICES = """
+SELECT json_group_array(json_array(mid, device)) FROM (
+    SELECT mid, device, max(moved) AS moved, row_number() OVER (PARTITION BY mid ORDER BY max(moved) DESC) AS nth
+      FROM (SELECT mid, device, moved FROM cursor WHERE mid > ?1 AND mid <= ?2
+        UNION ALL SELECT mid, device, moved FROM handed WHERE mid > ?1 AND mid <= ?2)
+      GROUP BY mid, device)
+  WHERE moved <= ?3 OR nth > ?4
+"""
+DROP_DEVICES = [
+    f"DELETE FROM {table} WHERE (mid, device) IN "
+    "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))"
+    for table in ("cursor", "handed")
+]
 GRAVE = "SELECT room FROM grave LIMIT 1"
 EMPTY_GRAVE = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE room = ?1 LIMIT ?2)"
 DROP_GRAVE = "DELETE FROM grave WHERE room = ?1"

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred
 
 from mercury.backends import sqlite_sql as sql
 
-PIECE: Final = 2000  # rows that one transaction drops, or cursors that it looks at and those of one member
+#: Rows that one transaction drops, or rows of devices that it looks at and those of one member.
+PIECE: Final = 2000
 
 Write = Callable[..., Deferred[Any]]
 
@@ -38,7 +39,9 @@ def _drop_devices(cursor: Any, after: str, last_moved: int, devices: int) -> str
     last: str | None
     (last,) = cursor.execute(sql.LAST_OF_NEXT, (after, PIECE)).fetchone()
     if last is not None:
-        cursor.execute(sql.DROP_DEVICES, (after, last, last_moved, devices))
+        idle = cursor.execute(sql.IDLE_DEVICES, (after, last, last_moved, devices)).fetchone()
+        for statement in sql.DROP_DEVICES:
+            cursor.execute(statement, idle)
     return last
 
 

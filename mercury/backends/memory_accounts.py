@@ -1,0 +1,59 @@
+"""IAccounts in memory, but for what was handed over to devices: that is kept with their cursors, in memory.py."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from mercury.backends.accounts import pair_of, taken, too_many_friends
+from mercury.backends.memory_calls import when_open
+from mercury.model import Account
+
+
+class MemoryAccounts:
+    """The accounts of a MemoryStore."""
+
+    is_open: bool
+
+    def __init__(self) -> None:
+        self._accounts: dict[int, Account] = {}
+        self._accounts_by_key: dict[str, int] = {}
+        self._links: dict[tuple[int, int], int] = {}  # pair -> the link's number
+        self._friends: dict[int, list[int]] = {}
+
+    @when_open
+    def add_account(self, name: str, key: str, secret: str) -> Account:
+        if key in self._accounts_by_key:
+            raise taken(name)
+        account = Account(len(self._accounts) + 1, name, secret)
+        self._accounts[account.id] = account
+        self._accounts_by_key[key] = account.id
+        return account
+
+    @when_open
+    def account(self, key: str) -> Account | None:
+        return self._accounts.get(self._accounts_by_key.get(key, 0))
+
+    @when_open
+    def account_of(self, id: int) -> Account | None:
+        return self._accounts.get(id)
+
+    @when_open
+    def change_secret(self, id: int, secret: str) -> None:
+        if id in self._accounts:
+            self._accounts[id] = replace(self._accounts[id], secret=secret)
+
+    @when_open
+    def add_friend(self, id: int, friend: int, most: int) -> int:
+        pair = pair_of(id, friend)
+        if pair not in self._links:
+            for one in pair:
+                if len(self._friends.get(one, ())) >= most:
+                    raise too_many_friends(one, most)
+            self._links[pair] = len(self._links) + 1
+            self._friends.setdefault(id, []).append(friend)
+            self._friends.setdefault(friend, []).append(id)
+        return self._links[pair]
+
+    @when_open
+    def friends(self, id: int) -> list[int]:
+        return list(self._friends.get(id, ()))
