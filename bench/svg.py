@@ -1,11 +1,13 @@
-"""A bar chart as SVG text: groups of bars that start at zero, the value at the end of each bar."""
+"""Charts as SVG text: groups of bars that start at zero, the value at the end of each bar; and lines."""
 
 from __future__ import annotations
 
 from html import escape
+from math import ceil, floor, log10
 
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 780, 280, 60, 18, 14, 62
 COLOURS = ("#2b6cb0", "#dd8a1f", "#9aa5b1")
+LINES = ("#2b6cb0", "#63b3ed", "#c05621", "#f6ad55", "#9aa5b1", "#38a169")
 
 
 def short(value: float) -> str:
@@ -14,6 +16,16 @@ def short(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def heading(title: str, height: int) -> str:
+    """How every picture begins."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+        ' font-family="sans-serif" font-size="12" fill="#1a202c">'
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'
+        f'<text x="16" y="22" font-size="15" font-weight="bold">{escape(title)}</text>'
+    )
 
 
 def bars(title: str, series: list[str], groups: list[tuple[str, list[float | None]]]) -> str:
@@ -37,10 +49,31 @@ def bars(title: str, series: list[str], groups: list[tuple[str, list[float | Non
         f'<text x="{LEFT + 120 * i + 18}" y="45">{escape(name)}</text>'
         for i, name in enumerate(series)
     ]
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}"'
-        ' font-family="sans-serif" font-size="12" fill="#1a202c">'
-        f'<rect width="{WIDTH}" height="{y}" fill="#ffffff"/>'
-        f'<text x="16" y="22" font-size="15" font-weight="bold">{escape(title)}</text>'
-    )
-    return "\n".join([head, *legend, *body, "</svg>\n"])
+    return "\n".join([heading(title, y), *legend, *body, "</svg>\n"])
+
+
+def curves(title: str, places: list[str], lines: list[tuple[str, list[float]]]) -> str:
+    """A line chart: a value for each of the `places`, from left to right, on a logarithmic axis of powers of ten."""
+    values = [value for _, line in lines for value in line if value > 0]
+    low, high = floor(log10(min(values))), ceil(log10(max(values)))
+    left, right, top, bottom = 60, WIDTH - 20, 50 + 18 * len(lines), 380 + 18 * len(lines)
+
+    def x_of(place: int) -> float:
+        return left + (right - left) * (place + 0.5) / len(places)
+
+    def y_of(value: float) -> float:
+        return bottom - (bottom - top) * (log10(max(value, 10**low)) - low) / (high - low)
+
+    body: list[str] = []
+    for value in [step * 10.0**power for power in range(low, high) for step in (1, 2, 5)] + [10.0**high]:
+        y = y_of(value)
+        body.append(f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#e2e8f0"/>')
+        body.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>')
+    for place, name in enumerate(places):
+        body.append(f'<text x="{x_of(place):.1f}" y="{bottom + 18}" text-anchor="middle">{escape(name)}</text>')
+    for i, (name, line) in enumerate(lines):
+        points = " ".join(f"{x_of(place):.1f},{y_of(value):.1f}" for place, value in enumerate(line))
+        body.append(f'<polyline points="{points}" fill="none" stroke="{LINES[i]}" stroke-width="2"/>')
+        body.append(f'<rect x="{left}" y="{34 + 18 * i}" width="12" height="12" fill="{LINES[i]}"/>')
+        body.append(f'<text x="{left + 18}" y="{45 + 18 * i}">{escape(name)}</text>')
+    return "\n".join([heading(title, bottom + 32), *body, "</svg>\n"])
