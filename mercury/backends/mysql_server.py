@@ -13,7 +13,7 @@ from time import sleep
 from typing import Any, Final
 
 import pymysql
-from pymysql.constants import CR, ER, SERVER_STATUS
+from pymysql.constants import CR, ER
 from twisted.enterprise.adbapi import Connection, ConnectionPool
 
 from mercury.errors import MercuryError
@@ -105,7 +105,7 @@ class QuietConnection(Connection):
     _connection: Any  # None while there is none
 
     def commit(self) -> None:
-        if self._connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS:  # a mere SELECT needs no round trip
+        if not self._connection.get_autocommit():  # a SELECT leaves the driver unaware of its transaction
             self._connection.commit()
 
     def rollback(self) -> None:
