@@ -176,6 +176,30 @@ async def test_marks_never_outlive_a_leave_on_another_node(mysql: Server) -> Non
             assert (place.delivered, place.read, place.unread) == (None, joining.seq, 0), n
 
 
+#: By name, calls that only lock rows and change none.
+IDLE: dict[str, Callable[[Any], Any]] = {
+    "refused": lambda store: put(store, message("r", "b")),
+    "duplicate": lambda store: put(store, message("r", "a", "hi", "c")),
+    "joined": lambda store: put(store, joined("r", "a")),
+    "read": lambda store: store.move_reads([ReadMark("r", "a", 1)]),
+    "friends": lambda store: store.add_friend(1, 2, 9),
+}
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("call", IDLE.values(), ids=IDLE)
+async def test_a_call_that_changes_nothing_leaves_no_lock_behind(
+    mysql: Server, mariadb: MariaDb, call: Callable[[Any], Any]
+) -> None:
+    async with opened(lambda _: MysqlStore(mysql)) as store:
+        await put(store, joined("r", "a"), message("r", "a", "hi", "c"))
+        for name in ("Ann", "Bob"):
+            await store.add_account(name, name, "hash")
+        await store.add_friend(1, 2, 9)
+        await call(store)
+        assert mariadb.query("SELECT trx_query FROM information_schema.innodb_trx WHERE trx_rows_locked > 0") == []
+
+
 # Sizes
 
 

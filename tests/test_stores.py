@@ -75,7 +75,7 @@ def mysql_database(mariadb: MariaDb) -> Callable[[], Server]:
     return lambda: mariadb.database(f"contract_{next(number)}")
 
 
-class TestMysql(StoreContract):
+class TestMysql(StoreContract, AccountsContract):
     @pytest.fixture
     def make(self, mysql_database: Callable[[], Server]) -> Make:
         return lambda limit: MysqlStore(mysql_database(), rooms_per_member=limit)

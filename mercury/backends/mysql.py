@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from mercury.backends import mysql_sql as sql
 from mercury.backends.batch import occupied
+from mercury.backends.mysql_accounts import MysqlAccounts
 from mercury.backends.mysql_append import append, entry_of
 from mercury.backends.mysql_marks import move_cursors, move_reads
 from mercury.backends.mysql_schema import prepare
@@ -28,7 +29,7 @@ from mercury.backends.mysql_sweep import sweep
 from mercury.backends.pool import RETRY_AFTER, Pool
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
-from mercury.ports import IStore
+from mercury.ports import IAccounts, IStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,8 +39,8 @@ WRITERS: Final = 2  # connections beside the one that appends
 LAST: Final = 2**63 - 1  # no seq is greater
 
 
-@implementer(IStore)
-class MysqlStore:
+@implementer(IStore, IAccounts)
+class MysqlStore(MysqlAccounts):
     """The truth in a server's database. `connections`: at least 4. `rooms_per_member`: rooms a member may be in; 0 for
     any number.
 

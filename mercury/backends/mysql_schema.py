@@ -99,6 +99,31 @@ MIGRATIONS: list[tuple[str, ...]] = [
             expires DATETIME(6) NOT NULL COMMENT 'by the clock of the database, in UTC'
         ) ENGINE = InnoDB""",
     ),
+    (
+        """CREATE TABLE IF NOT EXISTS account (
+            id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+            name VARBINARY(760) NOT NULL,
+            compared VARBINARY(760) NOT NULL COMMENT 'what the name is compared by',
+            secret VARBINARY(1024) NOT NULL COMMENT 'hash of the password',
+            UNIQUE KEY compared (compared)
+        ) ENGINE = InnoDB""",
+        # One row for two friends, whoever asked.
+        """CREATE TABLE IF NOT EXISTS friendship (
+            nr BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+            lower BIGINT NOT NULL,
+            higher BIGINT NOT NULL,
+            UNIQUE KEY pair (lower, higher),
+            KEY higher (higher)
+        ) ENGINE = InnoDB""",
+        # What was handed over to a device without proof that it arrived.
+        """CREATE TABLE IF NOT EXISTS handed (
+            mid VARBINARY(190) NOT NULL,
+            device VARBINARY(190) NOT NULL,
+            moved BIGINT NOT NULL COMMENT 'when it last changed',
+            runs LONGBLOB NOT NULL COMMENT 'JSON of a list of mercury.model.Handed',
+            PRIMARY KEY (mid, device)
+        ) ENGINE = InnoDB""",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""All the SQL of the MySQL store but the schema, and how rows go into it.
+"""All the SQL of the MySQL store but the schema and what is about accounts, and how rows go into it.
 
 Many values go in as one JSON array of rows, which JSON_TABLE makes a table of. STRAIGHT_JOIN keeps that table the outer
 loop, so a statement touches, and locks, exactly the rows asked about, in the order given.
@@ -162,11 +162,16 @@ DROP_TOKENS = "DELETE FROM token WHERE mid = %s"
 # What sweep() does, a piece at a time
 
 DROP_EXPIRED_TOKENS = "DELETE FROM token WHERE expires <= %s LIMIT %s"
-LAST_OF_NEXT = "SELECT MAX(mid) FROM (SELECT mid FROM delivered WHERE mid > %s ORDER BY mid LIMIT %s) AS page"
-DEVICES = """
-SELECT mid, device, MAX(moved) FROM delivered WHERE mid > %s AND mid <= %s GROUP BY mid, device
+LAST_OF_NEXT = """
+SELECT MAX(mid) FROM (
+  (SELECT mid FROM delivered WHERE mid > %s ORDER BY mid LIMIT %s) UNION ALL
+  (SELECT mid FROM handed WHERE mid > %s ORDER BY mid LIMIT %s) ORDER BY mid LIMIT %s) AS page
 """
-DROP_DEVICE = "DELETE FROM delivered WHERE mid = %s AND device = %s"
+DEVICES = [
+    "SELECT mid, device, MAX(moved) FROM delivered WHERE mid > %s AND mid <= %s GROUP BY mid, device",
+    "SELECT mid, device, moved FROM handed WHERE mid > %s AND mid <= %s",
+]
+DROP_DEVICE = [f"DELETE FROM {table} WHERE mid = %s AND device = %s" for table in ("delivered", "handed")]
 BURIED_ROOM = "SELECT nr FROM room WHERE rid IS NULL LIMIT 1"
 EMPTY_ROOM = "DELETE FROM entry WHERE room = %s LIMIT %s"
 DROP_ROOM = "DELETE FROM room WHERE nr = %s AND rid IS NULL"

@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred
 from mercury.backends import mysql_sql as sql
 from mercury.backends.mysql_sql import rows
 
-PIECE: Final = 2000  # rows that one transaction drops, or cursors that it looks at and those of one member
+#: Rows that one transaction drops, or rows of devices that it looks at and those of one member.
+PIECE: Final = 2000
 
 Write = Callable[..., Deferred[Any]]
 
@@ -38,17 +39,20 @@ def _drop_tokens(cursor: Any, now: int) -> int:
 
 def _drop_devices(cursor: Any, after: str, last_moved: int, devices: int) -> str | None:
     """Look at the devices of the next few members that have any; the last of these, or None if there are no more."""
-    ((last,),) = rows(cursor, sql.LAST_OF_NEXT, after, PIECE)
+    ((last,),) = rows(cursor, sql.LAST_OF_NEXT, after, PIECE, after, PIECE, PIECE)
     if last is None:
         return None
+    moved: dict[tuple[bytes, bytes], int] = {}
+    for statement in sql.DEVICES:
+        for mid, device, when in rows(cursor, statement, after, last):
+            moved[mid, device] = max(when, moved.get((mid, device), 0))
     gone = []
-    for mid, found in groupby(rows(cursor, sql.DEVICES, after, last), key=itemgetter(0)):
-        latest_first = sorted(found, key=itemgetter(2), reverse=True)
-        gone += [
-            (mid, device) for n, (_, device, moved) in enumerate(latest_first) if n >= devices or moved <= last_moved
-        ]
+    for _, found in groupby(sorted(moved), key=itemgetter(0)):
+        latest_first = sorted(found, key=moved.__getitem__, reverse=True)
+        gone += [device for n, device in enumerate(latest_first) if n >= devices or moved[device] <= last_moved]
     if gone:
-        cursor.executemany(sql.DROP_DEVICE, gone)
+        for statement in sql.DROP_DEVICE:
+            cursor.executemany(statement, gone)
     return str(last, "utf-8")
 
 
