@@ -168,6 +168,7 @@ class RedisBus:
         channel = self._rooms + rid
         self._subscriber.want(channel)
         if not self.is_up:
+            self._late.add(channel)
             return succeed(None)
         fired: Deferred[None] = Deferred()
         before = self._waiting.get(channel)
@@ -211,17 +212,22 @@ class RedisBus:
             )
             self._doubt([channel.removeprefix(self._rooms)] if channel != self._nodes else None)
             return
-        signal = envelope.signal
+        node, signal = envelope.node, envelope.signal
+        if isinstance(signal, Beat) and signal.leaves:
+            self._gone(node)
+            return
+        if node not in ("", self.node):
+            self._is_there(node)
         if isinstance(signal, Beat):
-            self._beat_of(envelope.node, signal)
-        elif envelope.node == self.node:
+            self._own_beat(node)
+        elif node == self.node:
             return
         elif envelope.entries:
             self._tell(lambda listener: listener.entries_came(envelope.entries))
         elif isinstance(signal, Doubt):
             self._doubt(signal.rids)
         elif signal is not None:
-            self._tell(lambda listener: listener.signal_came(envelope.node, signal))
+            self._tell(lambda listener: listener.signal_came(node, signal))
 
     def _doubt(self, rids: list[str] | None) -> None:
         """Also when no room of these is listened to here: somebody may have been put into one of them."""
@@ -238,21 +244,20 @@ class RedisBus:
 
     # Beats
 
-    def _beat_of(self, node: str, beat: Beat) -> None:
-        now = self._reactor.seconds()
+    def _is_there(self, node: str) -> None:
+        """Whatever comes from a node shows that it is alive: it may die before its first beat is heard here."""
+        is_new = node not in self._others
+        self._others[node] = self._reactor.seconds()
+        if is_new:
+            self._tell(lambda listener: listener.node_came(node))
+
+    def _own_beat(self, node: str) -> None:
         if node == self.node:
-            self._proved = now
+            self._proved = self._reactor.seconds()
             if not self.is_up:
                 self.is_up = True
                 log.info("the bus is up")
                 self._doubt(None)
-        elif beat.leaves:
-            self._gone(node)
-        else:
-            is_new = node not in self._others
-            self._others[node] = now
-            if is_new:
-                self._tell(lambda listener: listener.node_came(node))
 
     def _beat(self) -> None:
         now = self._reactor.seconds()
@@ -262,8 +267,9 @@ class RedisBus:
             self._subscriber.drop()
         for node in [node for node, heard in self._others.items() if now - heard > SILENCE]:
             self._gone(node)
-        if self._publisher.is_up:
-            self._send([(self._nodes, Envelope(self.node, signal=Beat()))])
+        if self._publisher.is_up:  # whose bus was down is met anew: who came and went meanwhile was not told
+            beats = [Beat()] if self.is_up else [Beat(leaves=True), Beat()]
+            self._send([(self._nodes, Envelope(self.node, signal=beat)) for beat in beats])
         self._pay()
 
     def _gone(self, node: str) -> None:
@@ -274,6 +280,8 @@ class RedisBus:
         if self.is_up:
             self.is_up = False
             log.warn("the bus is down: other nodes' messages come late until it is back")
+            for node in list(self._others):
+                self._gone(node)
         waiting, self._waiting = self._waiting, {}
         self._late.clear()  # all rooms are doubted when it is back
         for fired in waiting.values():

@@ -71,7 +71,7 @@ class Nodes:
     def listen(self, rid: str) -> Deferred[None]:
         """A room has its first session here; fires when its entries surely come."""
         listening = self._bus.subscribe(rid)
-        self._bus.publish_signal(rid, signals.Who(rid))
+        listening.addCallback(lambda _: self._bus.publish_signal(rid, signals.Who(rid)))  # now the answers get here
         return listening
 
     def unlisten(self, rid: str) -> None:
@@ -131,6 +131,8 @@ class Nodes:
 
     def doubt(self, rids: Sequence[str] | None) -> None:
         self._hub.look_again(rids)
+        for rid in rids or ():  # all of them: then other nodes have been met anew, and say by themselves who is there
+            self._bus.publish_signal(rid, signals.Who(rid))
 
     def node_came(self, node: str) -> None:
         for room in tuple(self._hub.rooms.values()):
