@@ -8,7 +8,7 @@ BIN := .venv/bin
 # What the tests need of the system, on Debian and Ubuntu: real texts to send, and servers that the tests start.
 TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh
 CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
-BENCH_PACKAGES := gcc libc6-dev
+BENCH_PACKAGES := gcc libc6-dev mariadb-server-core redis-server
 
 # One at a time, whoever else types `make` meanwhile; what another one has just installed is not installed again.
 INSTALL := @flock Makefile $(MAKE) --silent
