@@ -35,10 +35,12 @@ setup(
         "mercury.transports",
         "twisted.plugins",
     ],
-    package_data={"mercury.backends": ["lua/*.lua"]},
+    package_data={"mercury.backends": ["lua/*.lua"], "mercury.transports": ["gotalk_pages/*"]},
     entry_points={"console_scripts": ["mercury-client = mercury.client.main:main"]},
     install_requires=[
+        "argon2-cffi>=25.1",
         "autobahn[twisted]>=26.10.2",  # older ones let a small frame unpack past the payload limit
+        "cryptography>=49",  # comes with autobahn and PyMySQL as well
         "hiredis>=3.1",  # without it txredisapi takes a turn of the reactor for each part of a reply
         "klein>=24.8",
         "msgspec>=0.22",

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Final
 
 from msgspec import Struct
 
 from mercury.commands import Ref
 from mercury.errors import Code
-from mercury.model import Entry, Place
+from mercury.model import Entry, Lost, Place
+
+#: What a person reads in place of a text that is lost.
+WHY_LOST: Final[dict[Lost, str]] = {
+    "no_key": "[This message cannot be read: its key is missing.]",
+    "damaged": "[This message cannot be read: it is damaged.]",
+}
 
 EPOCH_1970 = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,7 +46,7 @@ class RoomState(Struct, frozen=True):
 
 
 class Message(Struct, tag="message", omit_defaults=True, gc=False):
-    """A message, live or from the log; what `history` returns holds the same."""
+    """A message, live or from the log; what `history` returns holds the same. `lost`: why there is no text."""
 
     rid: str
     seq: int
@@ -48,6 +55,7 @@ class Message(Struct, tag="message", omit_defaults=True, gc=False):
     text: str
     ctime: str
     cid: str | None = None
+    lost: Lost = ""
 
 
 class Joined(Struct, tag="joined", gc=False):
@@ -175,7 +183,12 @@ Event = (
 
 def message(entry: Entry) -> Message:
     """The event of a log entry that is a message."""
-    return Message(entry.rid, entry.seq, entry.id, entry.mid, entry.text, rfc3339(entry.ctime), entry.cid)
+    return Message(entry.rid, entry.seq, entry.id, entry.mid, entry.text, rfc3339(entry.ctime), entry.cid, entry.lost)
+
+
+def readable(message: Message | Entry) -> str:
+    """Its text, or words in brackets that say why there is none: for protocols and pages that know nothing of that."""
+    return WHY_LOST[message.lost] if message.lost else message.text
 
 
 def of_entry(entry: Entry) -> Message | Joined | Left:

@@ -17,6 +17,10 @@ from mercury.errors import MercuryError
 
 Kind = Literal["message", "joined", "left"]
 
+#: Why a message's text cannot be shown: the key that it was encrypted with is not there, or it was tampered with. Else
+#: empty. docs/encryption.md says more.
+Lost = Literal["", "no_key", "damaged"]
+
 #: The author of messages that the application sends in its own name. No member can have this name.
 SYSTEM = ""
 
@@ -24,11 +28,12 @@ NAME_BYTES = 190  # MySQL indexes two names and a number within 767 bytes
 CID_BYTES = 128
 
 
-class Entry(Struct, frozen=True, gc=False):
+class Entry(Struct, frozen=True, gc=False, omit_defaults=True):
     """One line of a room's log.
 
     A message has `mid` (its author, SYSTEM for the application), `text` and perhaps the `cid` that its sender chose.
     "joined" and "left" have `members`: those who came or went by this entry; `mid` and `text` are empty.
+    A message with `lost` is there, but its text is not: `text` is empty.
     """
 
     rid: str
@@ -40,6 +45,7 @@ class Entry(Struct, frozen=True, gc=False):
     text: str = ""
     cid: str | None = None
     members: tuple[str, ...] = ()
+    lost: Lost = ""
 
 
 class Draft(Struct, frozen=True, gc=False):
@@ -126,6 +132,15 @@ class Token(Struct, frozen=True):
     digest: bytes
     mid: str
     expires: int
+
+
+class Resealed(Struct, frozen=True):
+    """A step of encrypting messages anew: how many were looked at, how many of them encrypted with the first key, and
+    how many could not be read and are left as they are."""
+
+    looked: int = 0
+    sealed: int = 0
+    lost: int = 0
 
 
 class Account(Struct, frozen=True):

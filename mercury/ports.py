@@ -6,14 +6,14 @@ behind these interfaces is chosen in mercury/tap.py alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from mercury.errors import MercuryError
 from mercury.events import Event
-from mercury.model import Account, Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.model import Account, Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.signals import Signal
 
 # zope.interface methods have no self and no body.
@@ -26,6 +26,9 @@ class IStore(Interface):
     Every Deferred fails with MercuryError only: `unavailable` (with retry_after) when the engine cannot be reached or
     cannot write; after such a failure of a write, whether it was done is unknown. No call waits without a bound.
     What a call has returned as stored is durable (G1) and is seen by every later call, from any node.
+
+    With keys, the text of messages is stored encrypted. One that cannot be read comes as an Entry with `lost`, and no
+    call fails for it; but a cid that it was sent with gives conflict, since what was sent cannot be compared.
     """
 
     epoch: str = Attribute("Drawn when the store was created, known after open(); another epoch is another truth.")
@@ -77,6 +80,15 @@ class IStore(Interface):
 
         With a room: the lowest seq of that room whose id is `id` or greater, or head + 1 if there is none. Without:
         the room and seq of the message that has this very id; None if no message has it.
+        """
+
+    def reseal(rid: str, step: Callable[[Resealed], Deferred[None]]) -> Deferred[None]:
+        """Encrypt what a room's messages say with the store's first key, where that is not so; also what is in clear.
+
+        In short steps: no other call waits for the whole of it. After each step `step` is told what was done, and what
+        it returns is waited for. A message that goes meanwhile stays gone, and what comes meanwhile may be left out.
+        Any number of nodes and of these calls may be at it at once; one that is broken off is made again. Nothing
+        happens without such a room, or without keys.
         """
 
     # Rooms and members

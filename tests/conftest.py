@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Where the asserts of many tests stand: they too shall say what was compared.
 pytest.register_assert_rewrite(
-    "contract_accounts", *(f"contract_store{part}" for part in ("", "_append", "_random", "_read", "_tools"))
+    "contract_accounts", *(f"contract_store{part}" for part in ("", "_append", "_random", "_read", "_sealed", "_tools"))
 )
 
 DATABASES = count()

@@ -15,7 +15,7 @@ from contract_store_random import RandomContract
 from contract_store_read import ReadContract
 from contract_store_tools import NOW, Make, entry_of, joined, log_of, message, place_of, put, some_time
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from zope.interface.verify import verifyClass, verifyObject
 
 from mercury.errors import MercuryError
@@ -55,6 +55,7 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
             ("delete_room", ("r",)), ("members", ("r", "", 1)), ("is_member", ("a",)), ("places", ("a", "d")),
             ("move_cursors", ([Cursor("r", "a", "d", 1)],)), ("move_reads", ([],)), ("put_token", (token, 1)),
             ("token", (b"d",)), ("drop_token", (b"d",)), ("drop_tokens", ("a",)), ("sweep", (NOW, 1, 1)),
+            ("reseal", ("r", succeed)),
         ]  # fmt: skip
         assert {name for name, _ in calls} == set(IStore.names()) - {"epoch", "open", "close"}
         for _ in range(2):

@@ -6,7 +6,7 @@ this is plain computing on values, so the stores cannot differ in their rules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -43,17 +43,22 @@ class Batch:
 
     `last_id` is the highest id ever given out. `limit`: how many rooms a member may be in, 0 for any number;
     `places` tells for each member that the batch may bring in how many that is now, if there is a limit.
+    `opened` makes the entries in `firsts` readable, where they are kept sealed.
     Afterwards: `entries` are the new ones in order, each with its room and how many messages that has up to and with
     it; `changed` the rooms to store; `left` and `joined` who went and who came. Somebody can be in both: who is in
     `joined` and still in the room's members is in, and whoever is in `left` has lost their cursors.
     """
 
-    def __init__(self, rooms: dict[str, RoomState], last_id: int, ctime: int, limit: int, places: dict[str, int]):
+    def __init__(
+        self, rooms: dict[str, RoomState], last_id: int, ctime: int, limit: int, places: dict[str, int],
+        opened: Callable[[Entry], Entry] = lambda entry: entry,
+    ):  # fmt: skip
         self.rooms = rooms
         self.last_id = last_id
         self.ctime = ctime
         self.limit = limit
         self.places = places
+        self.opened = opened
         self.entries: list[tuple[RoomState, Entry, int]] = []
         self.changed: dict[str, RoomState] = {}
         self.left: list[tuple[RoomState, str]] = []
@@ -77,9 +82,7 @@ class Batch:
         if first is None:
             first = room.firsts[mid, cid] = self._add(room, "message", mid, draft.text, cid)
             return Outcome(first)
-        if first.text == draft.text:
-            return Outcome(first, duplicate=True)
-        return refused(draft, "conflict")
+        return repeated(draft, self.opened(first))
 
     def _joined(self, draft: Draft) -> Outcome | MercuryError:
         rid = draft.rid
@@ -135,6 +138,16 @@ class Batch:
         self.entries.append((room, entry, room.messages))
         self.changed[room.rid] = room
         return entry
+
+
+def repeated(draft: Draft, first: Entry) -> Outcome | MercuryError:
+    """The answer to a draft whose cid was used before, by the message `first`."""
+    if first.lost:
+        reason = f"the cid {draft.cid} was used in room {draft.rid} before, by a message that cannot be read now"
+        return MercuryError("conflict", f"{reason}; take a new one")
+    if first.text != draft.text:
+        return refused(draft, "conflict")
+    return Outcome(first, duplicate=True)
 
 
 def occupied(rid: str) -> MercuryError:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import secrets
 import time
+from base64 import b64encode
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import nlargest
 from operator import attrgetter
 
@@ -20,8 +21,9 @@ from zope.interface import implementer
 from mercury.backends.batch import Batch, RoomState, occupied
 from mercury.backends.memory_accounts import MemoryAccounts
 from mercury.backends.memory_calls import when_open
+from mercury.backends.sealing import NO_KEYS, STEP, Keys, form_of, renewed
 from mercury.errors import MercuryError
-from mercury.model import Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.model import Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
 
 by_seq = attrgetter("seq")
@@ -46,10 +48,12 @@ class Device(Struct):
 
 @implementer(IStore, IAccounts)
 class MemoryStore(MemoryAccounts):
-    """The truth in dicts. `rooms_per_member`: how many rooms a member may be in; 0 for any number."""
+    """The truth in dicts. `rooms_per_member`: how many rooms a member may be in; 0 for any number. `keys`: what texts
+    are sealed with, so that no dump of the process' memory is full of them."""
 
-    def __init__(self, rooms_per_member: int = 0) -> None:
+    def __init__(self, rooms_per_member: int = 0, keys: Keys = NO_KEYS) -> None:
         super().__init__()
+        self.keys = keys
         self.epoch = secrets.token_hex(8)
         self.is_open = False
         self._limit = rooms_per_member
@@ -81,18 +85,21 @@ class MemoryStore(MemoryAccounts):
         places: dict[str, int] = {}
         if self._limit:
             places = {mid: len(self._members.get(mid, ())) for draft in drafts for mid in draft.members}
-        batch = Batch(self._rooms, self._last_id, ctime, self._limit, places)
+        batch = Batch(self._rooms, self._last_id, ctime, self._limit, places, self.keys.opened)
         answers = batch.decide(drafts)
         self._last_id = batch.last_id
         for rid in batch.changed:
             if rid not in self._logs:
                 self._logs[rid] = Log()
-        for _, entry, _ in batch.entries:
+        for room, new, _ in batch.entries:
+            entry = self.keys.closed(new)
             log = self._logs[entry.rid]
             log.entries.append(entry)
             if entry.kind == "message":
                 log.messages.append(entry)
                 self._messages[entry.id] = entry
+                if entry.cid is not None:
+                    room.firsts[entry.mid, entry.cid] = entry
         for _, mid in batch.joined:
             self._members.setdefault(mid, set())
         for room, mid in batch.left:
@@ -109,7 +116,7 @@ class MemoryStore(MemoryAccounts):
             return Slice([], 0, 0)
         room = self._rooms[rid]
         start = max(after - room.floor, 0)
-        return Slice(log.entries[start : start + limit], room.head, room.floor)
+        return Slice(self._opened(log.entries[start : start + limit]), room.head, room.floor)
 
     @when_open
     def history(self, rid: str, before: int | None, after: int | None, limit: int) -> tuple[list[Entry], bool]:
@@ -118,9 +125,12 @@ class MemoryStore(MemoryAccounts):
         end = len(messages) if before is None else bisect_left(messages, before, key=by_seq)
         if after is None:
             start = max(end - limit, 0)
-            return messages[start:end], start > 0
+            return self._opened(messages[start:end]), start > 0
         start = bisect_right(messages, after, key=by_seq)
-        return messages[start : min(start + limit, end)], start + limit < end
+        return self._opened(messages[start : min(start + limit, end)]), start + limit < end
+
+    def _opened(self, entries: list[Entry]) -> list[Entry]:
+        return [self.keys.opened(entry) for entry in entries]
 
     @when_open
     def locate(self, id: int, rid: str | None) -> tuple[str, int] | None:
@@ -131,6 +141,26 @@ class MemoryStore(MemoryAccounts):
         if log is None:
             return rid, 1
         return rid, self._rooms[rid].floor + bisect_left(log.entries, id, key=by_id) + 1
+
+    def reseal(self, rid: str, step: Callable[[Resealed], Deferred[None]]) -> Deferred[None]:
+        return self.room(rid).addCallback(lambda room: Deferred.fromCoroutine(self._reseal(rid, step)))
+
+    async def _reseal(self, rid: str, step: Callable[[Resealed], Deferred[None]]) -> None:
+        messages = list(self._logs[rid].messages) if self.keys and rid in self._logs else []
+        for start in range(0, len(messages), STEP):
+            there = {m.seq: m for m in messages[start : start + STEP] if m.id in self._messages}
+            fresh, done = renewed(self.keys, rid, ((seq, form_of(entry)) for seq, entry in there.items()))
+            for seq, sealed in fresh.items():
+                self._replace(replace(there[seq], text=b64encode(sealed).decode(), lost="no_key"))
+            await step(done)
+
+    def _replace(self, message: Entry) -> None:
+        room, log = self._rooms[message.rid], self._logs[message.rid]
+        log.entries[message.seq - room.floor - 1] = message
+        log.messages[bisect_left(log.messages, message.seq, key=by_seq)] = message
+        self._messages[message.id] = message
+        if message.cid is not None:
+            room.firsts[message.mid, message.cid] = message
 
     # Rooms and members
 

@@ -27,8 +27,9 @@ from mercury.backends.mysql_server import ENGINE_ERRORS, Server, mend
 from mercury.backends.mysql_sql import rows, to_json
 from mercury.backends.mysql_sweep import sweep
 from mercury.backends.pool import RETRY_AFTER, Pool
+from mercury.backends.sealing import NO_KEYS, STEP, Keys, renewed
 from mercury.errors import MercuryError
-from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
 
 P = ParamSpec("P")
@@ -42,14 +43,15 @@ LAST: Final = 2**63 - 1  # no seq is greater
 @implementer(IStore, IAccounts)
 class MysqlStore(MysqlAccounts):
     """The truth in a server's database. `connections`: at least 4. `rooms_per_member`: rooms a member may be in; 0 for
-    any number.
+    any number. `keys`: what texts are sealed with.
 
     Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
     """
 
     epoch = ""
 
-    def __init__(self, server: Server, connections: int = 8, rooms_per_member: int = 0) -> None:
+    def __init__(self, server: Server, connections: int = 8, rooms_per_member: int = 0, keys: Keys = NO_KEYS) -> None:
+        self.keys = keys
         self._server = server
         self._connections = connections
         self._limit = rooms_per_member
@@ -102,20 +104,34 @@ class MysqlStore(MysqlAccounts):
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
         if self._appender is None:
             return _not_open()
-        return self._appender.run(append, drafts, ctime, self._limit, self._packet)
+        return self._appender.run(append, drafts, ctime, self._limit, self._packet, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
-        return self._read(_slice, rid, after, limit)
+        return self._read(_slice, self.keys, rid, after, limit)
 
     def history(
         self, rid: str, before: int | None, after: int | None, limit: int
     ) -> Deferred[tuple[list[Entry], bool]]:
-        return self._read(_history, rid, LAST if before is None else before, after, limit)
+        return self._read(_history, self.keys, rid, LAST if before is None else before, after, limit)
 
     def locate(self, id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
         if rid is None:
             return self._read(_locate, id)
         return self._read(_locate_in_room, id, rid)
+
+    def reseal(self, rid: str, step: Callable[[Resealed], Deferred[None]]) -> Deferred[None]:
+        return self.room(rid).addCallback(lambda room: Deferred.fromCoroutine(self._reseal(room, step)))
+
+    async def _reseal(self, room: Room | None, step: Callable[[Resealed], Deferred[None]]) -> None:
+        if room is None or not self.keys:
+            return
+        header = self.keys.header
+        for after in range(room.floor, room.head, STEP):
+            found = await self._read(rows, sql.SEALED, header, header, room.rid, after, after + STEP)
+            fresh, done = renewed(self.keys, room.rid, ((seq, stored) for seq, _, stored in found))
+            if fresh:
+                await self._write(_reseal, [(fresh[seq], id) for seq, id, _ in found if seq in fresh])
+            await step(done)
 
     # Rooms and members
 
@@ -196,22 +212,26 @@ def _room(cursor: Any, rid: str) -> Room | None:
     return found[0] if found else None
 
 
-def _slice(cursor: Any, rid: str, after: int, limit: int) -> Slice:
+def _slice(cursor: Any, keys: Keys, rid: str, after: int, limit: int) -> Slice:
     """The room's row comes with each entry, and with NULLs if there is none."""
     found = rows(cursor, sql.READ, after, after, limit, rid)
     if not found:
         return Slice([], 0, 0)
     head, floor = found[0][:2]
-    entries = [entry_of(rid, row[2:]) for row in found if row[2] is not None]
+    entries = [entry_of(keys, rid, row[2:]) for row in found if row[2] is not None]
     return Slice(sorted(entries, key=attrgetter("seq")), head, floor)
 
 
-def _history(cursor: Any, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
+def _history(cursor: Any, keys: Keys, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
     """One more is read than asked for, to see whether there are more."""
     statement = sql.NEWEST_FIRST if after is None else sql.OLDEST_FIRST
-    found = [entry_of(rid, row) for row in rows(cursor, statement, rid, after or 0, before, limit + 1)]
+    found = [entry_of(keys, rid, row) for row in rows(cursor, statement, rid, after or 0, before, limit + 1)]
     page = found[:limit]
     return page[::-1] if after is None else page, len(found) > limit
+
+
+def _reseal(cursor: Any, texts: Sequence[tuple[bytes, int]]) -> None:
+    cursor.executemany(sql.RESEAL, texts)
 
 
 def _locate(cursor: Any, id: int) -> tuple[str, int] | None:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from mercury.backends import mysql_sql as sql
 from mercury.backends.batch import Batch, Membership, RoomState
 from mercury.backends.mysql_sql import escaped_bytes, insert, insert_once, numbers, parts, pieces, rows, to_json
+from mercury.backends.sealing import OVERHEAD, Keys, is_sealed
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome
 
@@ -40,34 +41,38 @@ class Found(NamedTuple):
 _members = json.Decoder(tuple[str, ...])
 
 
-def entry_of(rid: str, row: Sequence[Any]) -> Entry:
+def entry_of(keys: Keys, rid: str, row: Sequence[Any]) -> Entry:
     """A row of mysql_sql.ENTRY."""
     seq, id, kind, ctime, mid, text, cid, members = row
+    said, lost = keys.open(rid, seq, text) if is_sealed(text) else (text.decode(), "")
     return Entry(
-        rid, seq, id, kind.decode(), ctime, mid.decode(), text.decode(),
-        None if cid is None else cid.decode(), _members.decode(members) if members else (),
+        rid, seq, id, kind.decode(), ctime, mid.decode(), said,
+        None if cid is None else cid.decode(), _members.decode(members) if members else (), lost,
     )  # fmt: skip
 
 
-def append(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int) -> list[Outcome | MercuryError]:
+def append(
+    cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys
+) -> list[Outcome | MercuryError]:
     """Decide and store a batch within the caller's transaction, which this may commit once before it changed anything.
     `limit`: rooms a member may be in, 0 for any number. `packet`: bytes in a statement."""
     refused = [_too_long(draft, packet) for draft in drafts]
     fitting = [draft for draft, error in zip(drafts, refused, strict=True) if error is None]
-    batch, found = _load(cursor, fitting, ctime, limit)
+    batch, found = _load(cursor, fitting, ctime, limit, keys)
     decided = batch.decide(fitting)
-    ids = _save(cursor, batch, found, packet)
+    ids = _save(cursor, batch, found, packet, keys)
     answers = iter(_with_ids(decided, ids))
     return [error or next(answers) for error in refused]
 
 
 def _too_long(draft: Draft, packet: int) -> MercuryError | None:
-    if 8 * len(draft.text) < packet - sql.ROW_BYTES or escaped_bytes(draft.text) < packet:
+    most = packet - 2 * OVERHEAD
+    if 8 * len(draft.text) < most - sql.ROW_BYTES or escaped_bytes(draft.text) < most:
         return None
     return MercuryError("too_large", "the text is longer than the database takes; its max_allowed_packet is the limit")
 
 
-def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> tuple[Batch, dict[str, Found]]:
+def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, keys: Keys) -> tuple[Batch, dict[str, Found]]:
     """What the drafts concern, and the rows of its rooms."""
     asked: dict[str, set[str]] = {draft.rid: set() for draft in drafts}
     cids: set[tuple[str, str, str]] = set()
@@ -93,9 +98,9 @@ def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> tuple
         for (place,) in numbers(cursor, sql.FIND_MEMBERS, to_json(part)):
             nr, mid = part[place - 1]
             by_number[nr].members[mid] = INSIDE
-    keys = [(found[rid].nr, mid, cid) for rid, mid, cid in cids if rid in found]
-    for nr, *row in rows(cursor, sql.FIND_FIRSTS, to_json(keys)) if keys else ():
-        first = entry_of(by_number[nr].rid, row)
+    known = [(found[rid].nr, mid, cid) for rid, mid, cid in cids if rid in found]
+    for nr, *row in rows(cursor, sql.FIND_FIRSTS, to_json(known)) if known else ():
+        first = entry_of(keys, by_number[nr].rid, row)
         by_number[nr].firsts[first.mid, first.cid] = first
     return Batch(rooms, PROVISIONAL, ctime, limit, _places(cursor, coming)), found
 
@@ -124,7 +129,7 @@ def _places(cursor: Any, mids: set[str]) -> dict[str, int]:
     return {mid.decode(): count for mid, count in rows(cursor, sql.COUNT_PLACES, asked)}
 
 
-def _save(cursor: Any, batch: Batch, found: dict[str, Found], packet: int) -> list[int]:
+def _save(cursor: Any, batch: Batch, found: dict[str, Found], packet: int, keys: Keys) -> list[int]:
     """Store what has changed; the ids of the batch's entries, in their order.
 
     One INSERT whose number of rows is known gets ids at equal distances, whatever innodb_autoinc_lock_mode is. Each is
@@ -139,7 +144,7 @@ def _save(cursor: Any, batch: Batch, found: dict[str, Found], packet: int) -> li
             e.kind,
             e.ctime,
             e.mid,
-            e.text,
+            keys.stored(e),
             e.cid,
             to_json(e.members) if e.members else None,
         )

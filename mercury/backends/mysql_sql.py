@@ -101,6 +101,15 @@ SELECT r.rid, e.seq FROM entry AS e JOIN room AS r ON r.nr = e.room
   WHERE e.id = %s AND e.kind = 'message' AND r.rid IS NOT NULL
 """
 
+#: What stands as text in the messages of a room with %s < seq <= %s; NULL if it begins with %s.
+SEALED = """
+SELECT e.seq, e.id, IF(LEFT(e.text, LENGTH(%s)) = %s, NULL, e.text)
+  FROM room AS r STRAIGHT_JOIN entry AS e FORCE INDEX (PRIMARY) ON e.room = r.nr
+  WHERE r.rid = %s AND NOT r.deleted AND e.seq > %s AND e.seq <= %s AND e.kind = 'message'
+"""
+#: No id is used again, so what was deleted stays so.
+RESEAL = "UPDATE entry SET text = %s WHERE id = %s"
+
 # Rooms and members
 
 ROOM = f"SELECT {ROOM_SEEN} FROM room AS r WHERE r.rid = %s AND NOT r.deleted"
@@ -236,6 +245,6 @@ def parts(rows: Sequence[Sequence[Any]], text: int, packet: int) -> Iterator[Seq
         yield rows[start:]
 
 
-def escaped_bytes(text: str) -> int:
+def escaped_bytes(text: str | bytes) -> int:
     """What a row with this text takes in a statement, at most."""
-    return 2 * len(text.encode("utf-8", "surrogatepass")) + ROW_BYTES
+    return 2 * len(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")) + ROW_BYTES

@@ -22,13 +22,22 @@ from zope.interface import implementer
 from mercury.backends import sqlite_sql as sql
 from mercury.backends.batch import occupied
 from mercury.backends.pool import RETRY_AFTER, Pool
+from mercury.backends.sealing import NO_KEYS, STEP, Keys, renewed
 from mercury.backends.sqlite_accounts import SqliteAccounts
 from mercury.backends.sqlite_append import Appender
-from mercury.backends.sqlite_schema import claim, connections, make_file, migrate
-from mercury.backends.sqlite_sql import insert, to_json
+from mercury.backends.sqlite_schema import (
+    BUSY_SECONDS,
+    PATIENT_SECONDS,
+    check_version,
+    claim,
+    connections,
+    make_file,
+    migrate,
+)
+from mercury.backends.sqlite_sql import entries_in, insert, to_json
 from mercury.backends.sqlite_sweep import sweep
 from mercury.errors import MercuryError
-from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
 
 P = ParamSpec("P")
@@ -38,7 +47,6 @@ Work = Callable[Concatenate[Any, P], T]
 READERS = 2  # threads
 LAST = 2**63 - 1  # no seq is greater
 
-_entries = msgspec.json.Decoder(list[Entry])
 _marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int | None]])
 
 
@@ -46,12 +54,17 @@ _marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int | None]])
 class SqliteStore(SqliteAccounts):
     """The truth in the file `path`. `rooms_per_member`: how many rooms a member may be in; 0 for any number.
 
+    `keys`: what texts are sealed with. `beside`: it is opened beside a node that has the file; then nothing may be
+    called but what reads, and reseal().
+
     Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
     """
 
     epoch = ""
 
-    def __init__(self, path: str, rooms_per_member: int = 0) -> None:
+    def __init__(self, path: str, rooms_per_member: int = 0, keys: Keys = NO_KEYS, *, beside: bool = False) -> None:
+        self.keys = keys
+        self._beside = beside
         self._path = path
         self._limit = rooms_per_member
         self._appender = Appender()
@@ -63,24 +76,35 @@ class SqliteStore(SqliteAccounts):
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        make_file(self._path)
         name = f"the database {self._path}"
+        self._take_file(name)
+        seconds = PATIENT_SECONDS if self._beside else BUSY_SECONDS
+        writing = connections(self._path, 1, read_only=False, seconds=seconds)
+        reading = connections(self._path, READERS, read_only=True)
+        self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE")
+        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error)
+        try:
+            if self._beside:
+                await self._reader.run(check_version)
+            else:
+                while await self._writer.run(migrate):
+                    pass
+            (self.epoch,) = await self._read(_row, sql.EPOCH)
+        except MercuryError as error:
+            await self.close()
+            raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
+
+    def _take_file(self, name: str) -> None:
+        if self._beside:
+            if not os.path.exists(self._path):
+                raise MercuryError("unavailable", f"{name} is not there")
+            return
+        make_file(self._path)
         try:
             self._claim = claim(self._path)
         except (MercuryError, OSError) as error:
             reason = error.reason if isinstance(error, MercuryError) else f"its lock: {error}"
             raise MercuryError("unavailable", f"{name} cannot be used: {reason}") from None
-        writing = connections(self._path, 1, read_only=False)
-        reading = connections(self._path, READERS, read_only=True)
-        self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE")
-        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error)
-        try:
-            while await self._writer.run(migrate):
-                pass
-            (self.epoch,) = await self._read(_row, sql.EPOCH)
-        except MercuryError as error:
-            await self.close()
-            raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
 
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())
@@ -107,20 +131,33 @@ class SqliteStore(SqliteAccounts):
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
-        return self._write(self._appender.append, drafts, ctime, self._limit)
+        return self._write(self._appender.append, drafts, ctime, self._limit, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
-        return self._read(_slice, rid, after, limit)
+        return self._read(_slice, self.keys, rid, after, limit)
 
     def history(
         self, rid: str, before: int | None, after: int | None, limit: int
     ) -> Deferred[tuple[list[Entry], bool]]:
-        return self._read(_history, rid, LAST if before is None else before, after, limit)
+        return self._read(_history, self.keys, rid, LAST if before is None else before, after, limit)
 
     def locate(self, id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
         if rid is None:
             return self._read(_row, sql.LOCATE, id)
         return self._read(_row, sql.LOCATE_IN_ROOM, id, rid)
+
+    def reseal(self, rid: str, step: Callable[[Resealed], Deferred[None]]) -> Deferred[None]:
+        return self.room(rid).addCallback(lambda room: Deferred.fromCoroutine(self._reseal(room, step)))
+
+    async def _reseal(self, room: Room | None, step: Callable[[Resealed], Deferred[None]]) -> None:
+        if room is None or not self.keys:
+            return
+        for after in range(room.floor, room.head, STEP):
+            found = await self._read(_rows, sql.SEALED, room.rid, after, after + STEP, self.keys.header)
+            fresh, done = renewed(self.keys, room.rid, ((seq, stored) for seq, _, stored in found))
+            if fresh:
+                await self._write(_reseal, [(fresh[seq], id) for seq, id, _ in found if seq in fresh])
+            await step(done)
 
     # Rooms and members
 
@@ -188,23 +225,27 @@ def _value(cursor: Any, shape: Any, select: str, *args: object) -> Any:
     return row and msgspec.json.decode(row[0], type=shape)
 
 
-def _in_order(entries: str) -> list[Entry]:
-    return sorted(_entries.decode(entries), key=attrgetter("seq"))
+def _rows(cursor: Any, statement: str, *args: object) -> Any:
+    return cursor.execute(statement, args).fetchall()
 
 
-def _slice(cursor: Any, rid: str, after: int, limit: int) -> Slice:
+def _reseal(cursor: Any, texts: Sequence[tuple[bytes, int]]) -> None:
+    cursor.executemany(sql.RESEAL, texts)
+
+
+def _slice(cursor: Any, keys: Keys, rid: str, after: int, limit: int) -> Slice:
     head, floor, entries = _row(cursor, sql.READ, rid, after, limit) or (0, 0, "[]")
-    return Slice(_in_order(entries), head, floor)
+    return Slice(entries_in(entries, keys), head, floor)
 
 
-def _history(cursor: Any, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
+def _history(cursor: Any, keys: Keys, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
     """One more is read than asked for, to see whether there are more."""
     if after is None:
         (entries,) = _row(cursor, sql.NEWEST_FIRST, rid, 0, before, limit + 1)
-        found = _in_order(entries)
+        found = entries_in(entries, keys)
         return found[-limit:], len(found) > limit
     (entries,) = _row(cursor, sql.OLDEST_FIRST, rid, after, before, limit + 1)
-    found = _in_order(entries)
+    found = entries_in(entries, keys)
     return found[:limit], len(found) > limit
 
 

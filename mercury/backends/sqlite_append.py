@@ -14,13 +14,13 @@ from msgspec.json import Decoder
 
 from mercury.backends import sqlite_sql as sql
 from mercury.backends.batch import Batch, Membership, RoomState
-from mercury.backends.sqlite_sql import insert, to_json
+from mercury.backends.sealing import Keys
+from mercury.backends.sqlite_sql import entries_in, insert, to_json
 from mercury.errors import MercuryError
-from mercury.model import Draft, Entry, Outcome
+from mercury.model import Draft, Outcome
 
 _rooms = Decoder(list[tuple[int, RoomState]])
 _places_in_lists = Decoder(list[tuple[int, int]])
-_firsts = Decoder(list[Entry])
 _counts = Decoder(dict[str, int])
 
 KNOWN_ROOMS = 20_000  # are kept
@@ -33,29 +33,33 @@ class Appender:
 
     def __init__(self) -> None:
         self._last_id = 0
-        self._keys: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._rooms: dict[str, RoomState] = {}
         self._members = 0  # that became known since nothing was, each time; who left is counted, too
 
-    def append(self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> list[Outcome | MercuryError]:
+    def append(
+        self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, keys: Keys
+    ) -> list[Outcome | MercuryError]:
         """Decide and store a batch within the caller's transaction. `limit`: rooms a member may be in, 0 for any."""
         try:
-            return self._append(cursor, drafts, ctime, limit)
+            return self._append(cursor, drafts, ctime, limit, keys)
         except BaseException:
             self._forget()
             raise
 
-    def _append(self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int) -> list[Outcome | MercuryError]:
+    def _append(
+        self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, keys: Keys
+    ) -> list[Outcome | MercuryError]:
         last_id, last_key = cursor.execute(sql.LAST).fetchone()
         if last_id != self._last_id:
             self._forget()
-        batch = Batch(self._rooms, last_id, ctime, limit, self._load(cursor, drafts, limit))
+        batch = Batch(self._rooms, last_id, ctime, limit, self._load(cursor, drafts, limit, keys))
         answers = batch.decide(drafts)
         for rid in batch.changed:
-            if rid not in self._keys:
+            if rid not in self._numbers:
                 last_key += 1
-                self._keys[rid] = last_key
-        _save(cursor, batch, self._keys)
+                self._numbers[rid] = last_key
+        _save(cursor, batch, self._numbers, keys)
         self._members += len(batch.joined)
         for rid in {draft.rid for draft in drafts if draft.cid is not None} & self._rooms.keys():
             self._rooms[rid].firsts.clear()  # whole texts, and they are asked for anew in any case
@@ -68,9 +72,9 @@ class Appender:
     def _forget(self) -> None:
         self._members = 0
         self._rooms.clear()
-        self._keys.clear()
+        self._numbers.clear()
 
-    def _load(self, cursor: Any, drafts: Sequence[Draft], limit: int) -> dict[str, int]:
+    def _load(self, cursor: Any, drafts: Sequence[Draft], limit: int, keys: Keys) -> dict[str, int]:
         """Get to know what the drafts concern; in how many rooms the members are who may come into one."""
         members: dict[str, set[str]] = {}
         cids: set[tuple[str, str, str]] = set()
@@ -95,25 +99,25 @@ class Appender:
         row = cursor.execute(sql.LOAD, (to_json(asked), to_json(cids), to_json(coming))).fetchone()
         rooms_found, members_found, firsts_found, places_found = row
         for key, found in _rooms.decode(rooms_found):
-            self._keys[found.rid] = key
+            self._numbers[found.rid] = key
             rooms.setdefault(found.rid, found)
         places_in_lists = _places_in_lists.decode(members_found)
         self._members += len(places_in_lists)
         for room_at, member_at in places_in_lists:
             rid, mids = asked[room_at]
             rooms[rid].members.setdefault(mids[member_at], INSIDE)
-        for first in _firsts.decode(firsts_found):
+        for first in entries_in(firsts_found, keys):
             rooms[first.rid].firsts[first.mid, first.cid] = first
         places: dict[str, int] = _counts.decode(places_found)
         return places
 
 
-def _save(cursor: Any, batch: Batch, keys: dict[str, int]) -> None:
-    rooms = [(keys[r.rid], r.rid, r.head, r.floor, r.messages, r.ctime, 0) for r in batch.changed.values()]
+def _save(cursor: Any, batch: Batch, numbers: dict[str, int], keys: Keys) -> None:
+    rooms = [(numbers[r.rid], r.rid, r.head, r.floor, r.messages, r.ctime, 0) for r in batch.changed.values()]
     insert(cursor, sql.SET_ROOMS, rooms, sql.SET_ROOMS_OF)
     messages, others = [], []
     for _, e, nth in batch.entries:
-        row = (e.id, keys[e.rid], e.seq, nth, e.ctime, e.mid, e.text)
+        row = (e.id, numbers[e.rid], e.seq, nth, e.ctime, e.mid, keys.stored(e))
         if e.cid is None and e.kind == "message":
             messages.append(row)
         else:
@@ -121,10 +125,10 @@ def _save(cursor: Any, batch: Batch, keys: dict[str, int]) -> None:
     insert(cursor, sql.ADD_MESSAGES, messages)
     insert(cursor, sql.ADD_ENTRIES, others)
     if batch.left:
-        gone = to_json([(keys[room.rid], mid) for room, mid in batch.left])
+        gone = to_json([(numbers[room.rid], mid) for room, mid in batch.left])
         for statement in sql.DROP_PLACES:
             cursor.execute(statement, (gone,))
     if batch.joined:
         insert(cursor, sql.ADD_MEMBERS, [(mid,) for _, mid in batch.joined])
-        inside = {(keys[room.rid], mid): room.members[mid] for room, mid in batch.joined if mid in room.members}
+        inside = {(numbers[room.rid], mid): room.members[mid] for room, mid in batch.joined if mid in room.members}
         insert(cursor, sql.ADD_PLACES, [(*place, m.joined, m.read, m.read_nth) for place, m in inside.items()])

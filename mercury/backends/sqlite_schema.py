@@ -17,6 +17,7 @@ from mercury.errors import MercuryError
 
 OLDEST: Final = (3, 35, 0)  # the first with RETURNING
 BUSY_SECONDS: Final = 5.0  # how long a call waits for another process that holds the file
+PATIENT_SECONDS: Final = 60.0  # and one that goes beside a busy node
 
 #: MIGRATIONS[n] takes the schema from version n (PRAGMA user_version) to n + 1, in one transaction. Only ever append.
 MIGRATIONS: list[tuple[str, ...]] = [
@@ -136,26 +137,45 @@ def claim(path: str) -> int:
     return lock
 
 
-def connections(path: str, threads: int, *, read_only: bool) -> ConnectionPool:
-    """A pool of `threads` connections. Transactions are begun by hand; SQLite itself refuses to write if read_only."""
+def connections(path: str, threads: int, *, read_only: bool, seconds: float = BUSY_SECONDS) -> ConnectionPool:
+    """A pool of `threads` connections. Transactions are begun by hand; SQLite itself refuses to write if read_only.
+    `seconds`: how long a call waits for another process that holds the file."""
 
     def set_up(connection: sqlite3.Connection) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise sqlite3.OperationalError(f"its journal mode is {mode}, and WAL is needed; is it a local disk?")
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL would say "committed" before it is on the disk
+        connection.execute("PRAGMA secure_delete = ON")  # zeros where something stood that was deleted, or in clear
         connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB; fewer would write hot pages more often
         connection.execute("PRAGMA cache_size = -16384")  # KiB
         connection.execute(f"PRAGMA query_only = {int(read_only)}")
 
     return ConnectionPool(
-        "sqlite3", path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False,
+        "sqlite3", path, timeout=seconds, isolation_level=None, check_same_thread=False,
         cp_min=threads, cp_max=threads, cp_openfun=set_up,
     )  # fmt: skip
 
 
+def check_version(cursor: Any) -> None:
+    """MercuryError if the schema is not the newest one."""
+    if _version(cursor) < len(MIGRATIONS):
+        raise MercuryError("unavailable", "an older Mercury has written it: start the node of this version first")
+
+
 def migrate(cursor: Any) -> bool:
     """Take the schema one version further, within the caller's transaction. False if it is the newest already."""
+    version = _version(cursor)
+    if version == len(MIGRATIONS):
+        return False
+    for statement in MIGRATIONS[version]:
+        cursor.execute(statement)
+    cursor.execute(f"PRAGMA user_version = {version + 1}")
+    return True
+
+
+def _version(cursor: Any) -> int:
+    version: int
     (version,) = cursor.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
         raise MercuryError(
@@ -163,9 +183,4 @@ def migrate(cursor: Any) -> bool:
             f"it was written by a newer Mercury (schema {version}; this one knows {len(MIGRATIONS)}): "
             "run that one, or restore an older file",
         )
-    if version == len(MIGRATIONS):
-        return False
-    for statement in MIGRATIONS[version]:
-        cursor.execute(statement)
-    cursor.execute(f"PRAGMA user_version = {version + 1}")
-    return True
+    return version

@@ -11,14 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 
-#: A row of `entry AS e` in a room `AS r`, as the JSON of mercury.model.Entry.
+from mercury.backends.sealing import Keys
+from mercury.model import Entry
+
+#: A row of `entry AS e` in a room `AS r`, as the JSON of mercury.model.Entry. A sealed text is a BLOB, and JSON holds
+#: none; see entries_in().
 ENTRY: Final = (
     "json_object('rid', r.rid, 'seq', e.seq, 'id', e.id, 'kind', e.kind, 'ctime', e.ctime, 'mid', e.mid, "
-    "'text', e.text, 'cid', e.cid, 'members', json(e.members))"
+    "'text', iif(typeof(e.text) = 'blob', hex(e.text), e.text), 'cid', e.cid, 'members', json(e.members), "
+    "'lost', iif(typeof(e.text) = 'blob', 'no_key', ''))"
 )
 
 #: A row of `room AS r`, as the JSON of mercury.model.Room.
@@ -102,6 +108,15 @@ SELECT ?2, coalesce(max(low), 1) FROM span
 LOCATE = """
 SELECT r.rid, e.seq FROM entry AS e JOIN room AS r ON r.key = e.room WHERE e.id = ?1 AND e.kind = 'message'
 """
+#: What stands as text in the messages of a room with ?2 < seq <= ?3, and their ids; NULL if it begins with ?4.
+SEALED = """
+SELECT e.seq, e.id, iif(typeof(e.text) = 'blob' AND substr(e.text, 1, length(?4)) = ?4, NULL, e.text)
+  FROM room AS r CROSS JOIN entry AS e ON e.room = r.key
+  WHERE r.rid = ?1 AND NOT r.deleted AND e.seq > ?2 AND e.seq <= ?3 AND e.kind = 'message'
+"""
+#: No id is used again, so what was deleted stays so.
+RESEAL = "UPDATE entry SET text = ? WHERE id = ?"
+
 # Rooms and members
 
 ROOM = f"SELECT {ROOM_SEEN} FROM room AS r WHERE rid = ?1 AND NOT deleted"
@@ -194,6 +209,15 @@ EMPTY_GRAVE = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE room = 
 DROP_GRAVE = "DELETE FROM grave WHERE room = ?1"
 
 ROWS: Final = 256  # in one INSERT: SQLite allows 32,766 parameters
+
+
+_entries = msgspec.json.Decoder(list[Entry])
+
+
+def entries_in(found: str, keys: Keys) -> list[Entry]:
+    """The entries in a JSON array of ENTRY, in the order of seq: SQLite promises none within json_group_array."""
+    entries = sorted(_entries.decode(found), key=attrgetter("seq"))
+    return [keys.opened(entry, bytes.fromhex(entry.text)) if entry.lost else entry for entry in entries]
 
 
 def to_json(value: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mercury.client.connection import Happening, Waiting
-from mercury.events import Error, Hello, Joined, Left, Message, Reset
+from mercury.events import Error, Hello, Joined, Left, Message, Reset, readable
 
 #: Embeddings, overrides and isolates (Unicode Annex 9): they would let a text rearrange the line that it stands in.
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -57,7 +57,7 @@ class Writer:
         who = f"<{safe(message.mid)}>" if message.mid else "**"
         style = self._own if message.mid == self._member else self._other
         indent = " " * len(f"{time} {where}{who} ")
-        text = f"\n{indent}".join(safe(line) for line in message.text.replace("\r\n", "\n").split("\n"))
+        text = f"\n{indent}".join(safe(line) for line in readable(message).replace("\r\n", "\n").split("\n"))
         return f"{self._dim(time)} {where}{style(who)} {text}"
 
     def note(self, text: str) -> str:

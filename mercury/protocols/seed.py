@@ -69,11 +69,13 @@ class Seed:
         if entry.kind != "message":
             return b""
         ctime = events.rfc3339(entry.ctime)
-        return self._encode(_Message(entry.id, entry.seq, entry.mid, entry.rid, ctime, entry.text))
+        return self._encode(_Message(entry.id, entry.seq, entry.mid, entry.rid, ctime, events.readable(entry)))
 
     def event(self, event: events.Event) -> Sequence[bytes]:
         if isinstance(event, events.HistoryOk):
-            return [self._encode(_Message(m.id, m.seq, m.mid, m.rid, m.ctime, m.text)) for m in event.messages]
+            return [
+                self._encode(_Message(m.id, m.seq, m.mid, m.rid, m.ctime, events.readable(m))) for m in event.messages
+            ]
         if isinstance(event, events.Error):
             return (self._encode(_Error(event.code, event.reason, event.retry_after)),)
         return ()
