@@ -191,14 +191,15 @@ class AccountsContract(OpenStore):
     @pytest_twisted.ensureDeferred
     async def test_nobody_gets_more_friends_than_allowed(self, store: Any) -> None:
         ids = [await account(store) for _ in range(6)]
-        popular, others = ids[2], [*ids[:2], *ids[3:]]
-        links = [await store.add_friend(popular, other, 3) for other in others[:3]]
-        assert await refusal(store.add_friend(popular, others[3], 3)) == "too_large"
-        assert await refusal(store.add_friend(others[3], popular, 3)) == "too_large"
-        assert await store.friends(others[3]) == []
-        assert [await store.add_friend(other, popular, 1) for other in others[:3]] == links  # is no new friend
-        assert await store.add_friend(others[3], popular, 4) not in links
-        assert await store.friends(popular) == others[:4]
+        popular, friends, others = ids[2], [ids[0], ids[3], ids[4]], [ids[1], ids[5]]
+        links = [await store.add_friend(popular, friend, 3) for friend in friends]
+        for other in others:
+            assert await refusal(store.add_friend(popular, other, 3)) == "too_large"
+            assert await refusal(store.add_friend(other, popular, 3)) == "too_large"
+            assert await store.friends(other) == []
+        assert [await store.add_friend(friend, popular, 1) for friend in friends] == links  # who is no new friend
+        assert await store.add_friend(others[0], popular, 4) not in links
+        assert await store.friends(popular) == [*friends, others[0]]
 
     @pytest_twisted.ensureDeferred
     async def test_two_who_befriend_each_other_at_once_have_one_link(self, nodes: list[Any]) -> None:

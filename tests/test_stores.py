@@ -57,7 +57,7 @@ def redis_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
     engine.stop()
 
 
-class TestRedis(StoreContract):
+class TestRedis(StoreContract, AccountsContract):
     @pytest.fixture
     def make(self, redis_database: Callable[[], RedisServer]) -> Make:
         return lambda limit: RedisStore(reactor, redis_database(), limit)

@@ -20,11 +20,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mercury.backends.batch import occupied, refused
+from mercury.backends.redis_accounts import RedisAccounts
 from mercury.backends.redis_link import RETRY_AFTER, Link, RedisServer
 from mercury.backends.redis_script import SOURCE, call
 from mercury.errors import Code, MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
-from mercury.ports import IStore
+from mercury.ports import IAccounts, IStore
 
 log = Logger()
 
@@ -63,8 +64,8 @@ _yes_or_occupied = Decoder(bool | None)
 _none = Decoder(None)
 
 
-@implementer(IStore)
-class RedisStore:
+@implementer(IStore, IAccounts)
+class RedisStore(RedisAccounts):
     """The truth in a Redis server's database.
 
     `rooms_per_member`: how many rooms a member may be in; `keep`: how many entries of a room are kept, and a few more;
@@ -126,7 +127,7 @@ class RedisStore:
             )
         self.epoch = found.decode()
 
-    def _call(self, decoder: Decoder[Any], name: str, **args: Any) -> Deferred[Any]:
+    def _call(self, decoder: Decoder[Any], name: str, /, **args: Any) -> Deferred[Any]:
         if self._link is None:
             return fail(MercuryError("unavailable", "the store is not open", RETRY_AFTER))
         return call(self._link, decoder, name, args)

@@ -1,8 +1,9 @@
 -- What all calls share: where each thing is kept, and how logs and places are read and changed.
 --
 -- These files are one script, put together in this order by mercury/backends/redis_script.py: common, append, log, rooms,
--- marks, tokens. Redis runs a script alone and whole, so each call is a transaction: it looks at everything first and
--- writes last, since a script that fails does not take back what it wrote. Numbers stay below 2^53, which Lua can count.
+-- marks, accounts, tokens. Redis runs a script alone and whole, so each call is a transaction: it looks at everything
+-- first and writes last, since a script that fails does not take back what it wrote. Numbers stay below 2^53, which Lua
+-- can count.
 --
 -- NUL separates the parts of a key or field: no name holds one.
 
@@ -10,10 +11,13 @@ local BORN = 'mercury:born'      -- hash: room -> when it came into being; whoev
 local ROOMS = 'mercury:rooms'    -- sorted set: rooms by name, for pages
 local PEOPLE = 'mercury:people'  -- set: all members that ever came into being
 local LAST_ID = 'mercury:id'     -- the last entry id that was given out
-local MOVED = 'mercury:moved'    -- sorted set: member NUL device -> when its cursors last moved
+local MOVED = 'mercury:moved'    -- sorted set: member NUL device -> when its cursors or list of Handed last changed
 local CROWDS = 'mercury:crowds'  -- sorted set: member -> how many devices they have
 local GRAVES = 'mercury:graves'  -- list: keys of deleted logs whose ids still have to be forgotten
 local EXPIRY = 'mercury:expiry'  -- sorted set: digest -> when the token expires
+local ACCOUNTS = 'mercury:accounts'        -- hash: what an account's name is compared by -> its id
+local LAST_ACCOUNT = 'mercury:account-id'  -- the last account id that was given out
+local LAST_LINK = 'mercury:link-id'        -- the last number of a link between friends
 
 local function log_of(rid) return 'mercury:log:' .. rid end             -- stream: <seq>-0 -> k kind, n nth, i id, e entry
 local function cids_of(rid) return 'mercury:cids:' .. rid end           -- hash: author NUL cid -> seq
@@ -21,8 +25,12 @@ local function members_of(rid) return 'mercury:members:' .. rid end     -- sorte
 local function places_of(mid) return 'mercury:places:' .. mid end       -- hash: room -> [joined, read, nth at read]
 local function devices_of(mid) return 'mercury:devices:' .. mid end     -- sorted set: device -> when it last moved
 local function cursors_of(mid, device) return 'mercury:cursors:' .. mid .. '\0' .. device end  -- hash: room -> seq
+local function handed_of(mid, device) return 'mercury:handed:' .. mid .. '\0' .. device end  -- list of Handed, packed
 local function token_of(digest) return 'mercury:token:' .. digest end   -- hash: mid, expires
 local function tokens_of(mid) return 'mercury:tokens:' .. mid end       -- sorted set: digest -> when it expires
+
+local function account_of(id) return 'mercury:account:' .. id end       -- hash: name, secret
+local function friends_of(id) return 'mercury:friends:' .. id end       -- sorted set: friend's id -> the link's number
 
 local PER_BUCKET = 100  -- small hashes take little memory
 
@@ -84,7 +92,7 @@ local function place_of(rid, mid)
   if place then return unpack_one(place) end
 end
 
--- Devices: `now` nil drops the device when no cursor is left of it.
+-- Devices: `now` nil drops the device, and what is kept of it.
 local function note_device(mid, device, now)
   local devices, both = devices_of(mid), mid .. '\0' .. device
   if now then
@@ -93,10 +101,14 @@ local function note_device(mid, device, now)
   else
     redis.call('ZREM', devices, device)
     redis.call('ZREM', MOVED, both)
-    redis.call('DEL', cursors_of(mid, device))
+    redis.call('DEL', cursors_of(mid, device), handed_of(mid, device))
   end
   local count = redis.call('ZCARD', devices)
   if count > 0 then redis.call('ZADD', CROWDS, count, mid) else redis.call('ZREM', CROWDS, mid) end
+end
+
+local function drop_device_if_empty(mid, device)
+  if redis.call('EXISTS', cursors_of(mid, device), handed_of(mid, device)) == 0 then note_device(mid, device, nil) end
 end
 
 -- A member is out of a room: their place and their devices' cursors there are gone.
@@ -104,10 +116,7 @@ local function drop_place(rid, mid)
   redis.call('HDEL', places_of(mid), rid)
   redis.call('ZREM', members_of(rid), mid)
   for _, device in ipairs(redis.call('ZRANGE', devices_of(mid), 0, -1)) do
-    local cursors = cursors_of(mid, device)
-    if redis.call('HDEL', cursors, rid) == 1 and redis.call('EXISTS', cursors) == 0 then
-      note_device(mid, device, nil)
-    end
+    if redis.call('HDEL', cursors_of(mid, device), rid) == 1 then drop_device_if_empty(mid, device) end
   end
 end
 
