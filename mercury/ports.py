@@ -165,7 +165,10 @@ class IAccounts(Interface):
     """
 
     def add_account(name: str, key: str, secret: str) -> Deferred[Account]:
-        """Make an account. `key` is what its name is compared by: conflict if another account has it."""
+        """Make an account. `key` is what its name is compared by: conflict if another account has it.
+
+        `name` and `key` are of at most 760 bytes of UTF-8, and `secret` of at most 1,024: the caller sees to it.
+        """
 
     def account(key: str) -> Deferred[Account | None]:
         """The account whose name has this key."""
@@ -177,7 +180,7 @@ class IAccounts(Interface):
         """Replace an account's hash. Nothing happens if there is no such account."""
 
     def add_friend(id: int, friend: int, most: int) -> Deferred[int]:
-        """Link two accounts, both of which exist; the link's number, which is the same whoever of them asks again.
+        """Link two different accounts, both of which exist; the link's number, which is the same whoever of them asks again.
 
         too_large if that would give either of them more than `most` friends.
         """
@@ -187,7 +190,10 @@ class IAccounts(Interface):
 
     def put_handed(mid: str, device: str, handed: Sequence[Handed]) -> Deferred[None]:
         """Remember what was handed over to a device and is not proved to have arrived, in place of what was remembered
-        before. sweep() drops it with the device's cursors; nothing is remembered of it by an empty list."""
+        before; nothing is remembered of it by an empty list.
+
+        For sweep() the device has moved by that, whether it has a cursor or not, and is dropped with both.
+        """
 
     def handed(mid: str, device: str) -> Deferred[list[Handed]]:
         """What put_handed() has last remembered, in its order."""
