@@ -180,7 +180,7 @@ class IAccounts(Interface):
         """Replace an account's hash. Nothing happens if there is no such account."""
 
     def add_friend(id: int, friend: int, most: int) -> Deferred[int]:
-        """Link two different accounts, both of which exist; the link's number, which is the same whoever of them asks again.
+        """Link two accounts, which exist and are not the same; the link's number, again the same whoever of them asks.
 
         too_large if that would give either of them more than `most` friends.
         """
