@@ -21,7 +21,7 @@ from unittest import SkipTest
 
 from bench import scale_report
 from bench.runs import pipes, read_figures
-from bench.scale_client import measure, subjects
+from bench.scale_client import MEASURES, measure, subjects
 from bench.scale_fill import CROWD, SIZES, one_of, secret
 from bench.scale_report import Results
 from bench.servers import BINARIES, ROOT, BenchError, Server
@@ -97,7 +97,8 @@ def serve(store: str, folder: Path, flags: Sequence[str], step: int, results: Re
             if name == "members":
                 time.sleep(SETTLE_SECONDS)
                 figures |= fan_out(server, folder, step)
-            say(f"  {getattr(SIZES[step], name):,} {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items()))
+            medians = ", ".join(f"{key} {figures[key]:.2f}" for key in MEASURES)
+            say(f"  {getattr(SIZES[step], name):,} {name}: {medians}")
 
 
 def load(server: Server, folder: Path, step: int, *flags: str) -> list[str]:

@@ -175,7 +175,7 @@ def _scans(step: Sequence[str], made: set[str]) -> bool:
 class Redis:
     """A server. Nobody else may use it meanwhile."""
 
-    counted = "What is counted is commands, most of them made by the script. No reading is without a limit."
+    counted = "What is counted is commands, most of them made by the script."
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -9,7 +9,7 @@ from typing import Final
 from bench import report
 from bench.report import cell, table
 from bench.runs import Figures
-from bench.scale_client import MEASURES, TRIES
+from bench.scale_client import MEASURES, TRIES, quick
 from bench.scale_fill import SIZES, Size
 
 Results = dict[tuple[str, str, int], Figures]  # by store, subject and the number of the size
@@ -37,8 +37,8 @@ a `VIRTUAL TABLE INDEX`.
 
 PLOTTED: Final = ("hello", "missed", "unread", "newest", "oldest")
 COLOURS: Final = ("#2b6cb0", "#dd8a1f", "#2f855a", "#9b2c2c", "#805ad5")
-LEFT, TOP, WIDTH, HEIGHT, GAP = 130, 100, 190, 120, 30
-LOWEST, HIGHEST = 0.1, 100.0  # ms, the ends of the axis; it is logarithmic
+LEFT, TOP, WIDTH, HEIGHT, GAP = 130, 110, 190, 120, 30
+LOWEST, HIGHEST = 0.1, 1000.0  # ms, the ends of the axis; it is logarithmic
 
 
 def full(results: Results, sizes: int, command: str) -> str:
@@ -74,14 +74,15 @@ def growth(results: Results, stores: list[str]) -> str:
     for store in stores:
         for subject in ("members", "messages"):
             first, *_, last = of(results, store, subject)
-            grown = {key: last[key] / first[key] for key in first if (subject, key) != ("members", "say")}
+            times = {key: (first[quick(key)], last[quick(key)]) for key in MEASURES if quick(key) in first}
+            grown = {key: after / before for key, (before, after) in times.items()}
             worst = max(grown, key=lambda key: grown[key])
-            late = [key for key in grown if last[key] > max(first[key] * TIMES, first[key] + MORE_MS)]
+            late = [key for key, (before, after) in times.items() if after > max(before * TIMES, before + MORE_MS)]
             verdict = "met" if not late else "missed: " + ", ".join(MEASURES[key] for key in late)
             most = f"{getattr(largest(results), subject):,} {SUBJECTS[subject]}, {store}"
             rows.append([most, f"{grown[worst]:.1f} times ({MEASURES[worst]})", verdict])
     expected = f"expected: at most {TIMES:.0f} times as long as with the fewest, or {MORE_MS:.0f} ms more"
-    return table([expected, "slowed down most", ""], rows, 3)
+    return table([expected, "slowed down most, going by a tenth of the tries, the quickest", ""], rows, 3)
 
 
 def costs(results: Results, stores: list[str]) -> str:
@@ -90,7 +91,8 @@ def costs(results: Results, stores: list[str]) -> str:
     for store in stores:
         first, *_, last = of(results, store, "rooms")
         more = largest(results).rooms - SIZES[0].rooms
-        by_room = [cell((last[key] - first[key]) / more * 1000, 1) for key in ("hello", "live", "unread")]
+        keys = map(quick, ("hello", "live", "unread"))
+        by_room = [cell((last[key] - first[key]) / more * 1000, 1) for key in keys]
         first, *_, last = of(results, store, "members")
         more = largest(results).members - SIZES[0].members
         by_member = (last["say"] - first["say"]) / more * 1000
@@ -111,13 +113,15 @@ def plot(results: Results) -> str:
         "messages grow</text>",
     ]
     for number, key in enumerate(PLOTTED):
-        x, y = 16 + 300 * (number % 2), 42 + 16 * (number // 2)
+        x, y = 16 + 380 * (number % 2), 42 + 16 * (number // 2)
         body.append(f'<rect x="{x}" y="{y - 9}" width="12" height="10" fill="{COLOURS[number]}"/>')
         body.append(f'<text x="{x + 18}" y="{y}">{escape(MEASURES[key].replace("`", ""))}</text>')
     for row, store in enumerate(stores):
         for column, subject in enumerate(SUBJECTS):
             left, top = LEFT + column * (WIDTH + GAP), TOP + row * (HEIGHT + GAP)
             body += panel(of(results, store, subject), subject, left, top)
+            if not row:
+                body.append(f'<text x="{left}" y="{top - 8}">{SUBJECTS[subject]}</text>')
             if not column:
                 body.append(f'<text x="16" y="{top + HEIGHT / 2}" font-weight="bold">{escape(store)}</text>')
     return "\n".join([*body, "</svg>\n"])
@@ -131,14 +135,14 @@ def panel(found: list[Figures], subject: str, left: int, top: int) -> list[str]:
         return top + HEIGHT * (1 - min(max(share, 0), 1))
 
     body = [f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="#f7fafc" stroke="#cbd5e0"/>']
-    for ms in (0.1, 1, 10, 100):
+    for ms in (0.1, 1, 10, 100, 1000):
         body.append(f'<line x1="{left}" y1="{at(ms)}" x2="{left + WIDTH}" y2="{at(ms)}" stroke="#cbd5e0"/>')
         if left == LEFT:
             body.append(f'<text x="{left - 6}" y="{at(ms) + 4}" text-anchor="end" font-size="10">{ms:g}</text>')
     places = [left + WIDTH * (0.1 + 0.8 * number / max(len(found) - 1, 1)) for number in range(len(found))]
     for x, size in zip(places, SIZES, strict=False):
-        said = f"{getattr(size, subject):,} {subject}"
-        body.append(f'<text x="{x:.0f}" y="{top + HEIGHT + 13}" text-anchor="middle" font-size="9">{said}</text>')
+        count = f"{getattr(size, subject):,}"
+        body.append(f'<text x="{x:.0f}" y="{top + HEIGHT + 13}" text-anchor="middle" font-size="10">{count}</text>')
     for number, key in enumerate(PLOTTED):
         colour = COLOURS[number]
         points = " ".join(f"{x:.0f},{at(figures[key]):.1f}" for x, figures in zip(places, found, strict=True))
