@@ -143,6 +143,46 @@ class Server(Section, frozen=True):
     ws: Ws = Ws()
 
 
+class Gotalk(Section, frozen=True):
+    """goTalk's door: accounts, friends and direct messages over plain HTTP."""
+
+    enabled: Annotated[bool, Meta(description="Open this door.")] = False
+    address: Annotated[NetworkList, Meta(description="Who may connect to it.")] = "0.0.0.0/0"
+    port: Annotated[ListeningPort, Meta(description="Its TCP port. 0 takes any free one.")] = 9000
+    endpoint: Annotated[
+        str,
+        Meta(description="A Twisted endpoint in place of the port, as for the REST API."),
+    ] = ""
+    proxies: Annotated[
+        NetworkList,
+        Meta(description="With a haproxy: endpoint: who may tell it, by the PROXY protocol, whom they serve."),
+    ] = "127.0.0.1/32,::1/128"
+    secure: Annotated[
+        bool,
+        Meta(
+            description="Cookies are for https:// only. For a proxy that speaks TLS to the browsers; an ssl: endpoint "
+            "needs no telling."
+        ),
+    ] = False
+    connections: Annotated[CountOrNone, Meta(description="Connections at a time. 0: no limit.")] = 10_000
+    registration: Annotated[
+        Literal["open", "invite", "closed"],
+        Meta(description="Who may make an account: everybody, those who know gotalk.invite, or nobody."),
+    ] = "open"
+    invite: Annotated[Secret, Meta(description="What the invited give as the field invite.")] = Secret("")
+    password_least: Annotated[
+        int, Meta(ge=1, le=256, description="The fewest characters of a new password. Longer than 1,024 bytes is none.")
+    ] = 8
+    friends: Annotated[Count, Meta(description="Friends that one person may have.")] = 1000
+    logins_per_minute: Annotated[
+        CountOrNone,
+        Meta(description="Wrong passwords a minute, for one name and from one address. 0: any number."),
+    ] = 10
+    registrations_per_minute: Annotated[
+        CountOrNone, Meta(description="Tries to register a minute from one address. 0: any number.")
+    ] = 10
+
+
 class Log(Section, frozen=True):
     """The log: one line an event."""
 
@@ -316,6 +356,7 @@ class Config(Section, frozen=True):
     """All of it. `Config()` holds the defaults; mercury.settings.load reads the rest."""
 
     server: Server = Server()
+    gotalk: Gotalk = Gotalk()
     log: Log = Log()
     storage: Storage = Storage()
     sqlite: Sqlite = Sqlite()

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from mercury import __version__, closing, events
 from mercury.config import Config, storage_type
 from mercury.core.chat import Chat
+from mercury.core.passwords import Passwords
 from mercury.errors import MercuryError
 from mercury.logs import log_stream, observer
 from mercury.transports.chat import PATH
@@ -53,6 +54,7 @@ class MercuryService(Service):
     def __init__(self, reactor: Any, chat: Chat, config: Config, warnings: list[str], parent: Any) -> None:
         self.ready = False
         self.listenings: list[Listening] = []
+        self.passwords: Passwords | None = None  # where people log in with some
         self._reactor = reactor
         self._chat = chat
         self._config = config
@@ -100,8 +102,10 @@ class MercuryService(Service):
         return port
 
     def _endpoint_flag(self, listening: Listening) -> str:
-        section = self._config.server.api if listening.section == "server.api" else self._config.server.ws
-        return section.endpoint
+        server = self._config.server
+        sections: dict[str, Any] = {"server.api": server.api, "server.ws": server.ws, "gotalk": self._config.gotalk}
+        endpoint: str = sections[listening.section].endpoint
+        return endpoint
 
     def _refuse(self, line: str) -> NoReturn:
         """End a start that cannot be: in the foreground by exiting, else twistd reports the exception."""
@@ -117,9 +121,13 @@ class MercuryService(Service):
         await self._chat.nodes.open()
         self._chat.heartbeat.start()
         self._sweeping.start(SWEEP_SECONDS)
+        if self.passwords is not None:
+            self.passwords.start()
         self.ready = True
         addresses = [_shown(port) for port in self._ports]
         self.log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
+        for address in addresses[2:]:
+            self.log.info("goTalk at {address}", address=address)
         if self._twistd.get("nodaemon"):
             print(self._banner(*addresses), file=sys.__stderr__, flush=True)
 
@@ -135,15 +143,17 @@ class MercuryService(Service):
         atexit.register(_exit_with_failure)
         self._reactor.callWhenRunning(self._reactor.stop)
 
-    def _banner(self, rest: str, ws: str) -> str:
+    def _banner(self, rest: str, ws: str, *gotalk: str) -> str:
         server, kind = self._config.server, storage_type(self._config)
         where = f"{kind}, in {self._config.sqlite.path}" if kind == "sqlite" else kind
         api, ports = f"http://{rest}", (rest.rpartition(":")[2], ws.rpartition(":")[2])
         other = "" if ports == ("6009", "6010") else ' ARGS="--api.port={} --ws.port={}"'.format(*ports)
+        pages = "".join(f"  goTalk      http://{at}/   for {self._config.gotalk.address}\n" for at in gotalk)
         return (
             f"\nMercury {__version__} is ready. Ctrl-C stops it.\n\n"
             f"  REST        {api}   for {server.api.address}\n"
             f"  WebSocket   ws://{ws}{PATH}   for {server.ws.address}\n"
+            f"{pages}"
             f"  Store       {where}\n\n"
             f"Now chat, in two other terminals:\n\n"
             f"  make client MEMBER=1{other}\n"
@@ -182,6 +192,8 @@ class MercuryService(Service):
         if count:
             await deferLater(self._reactor, GOODBYE_SECONDS)
         chat.heartbeat.stop()
+        if self.passwords is not None:
+            self.passwords.stop()
         await chat.rooms.marks.stop()
         await chat.nodes.close()
         await chat.store.close()

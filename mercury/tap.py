@@ -16,19 +16,35 @@ from twisted.application.service import IService
 from twisted.internet.interfaces import IProtocolFactory
 
 from mercury.backends.bus_local import LocalBus
-from mercury.config import Api, Config, ConfigError, Mysql, Redis, Ws, addresses, networks, origins, storage_type
+from mercury.config import (
+    Api,
+    Config,
+    ConfigError,
+    Gotalk,
+    Mysql,
+    Redis,
+    Ws,
+    addresses,
+    networks,
+    origins,
+    storage_type,
+)
+from mercury.core.accounts import Accounts, Rules
 from mercury.core.catchup import CatchUp
 from mercury.core.chat import Chat
+from mercury.core.handover import Handover
 from mercury.core.heartbeat import Heartbeat
 from mercury.core.hub import Hub
 from mercury.core.nodes import Nodes
+from mercury.core.passwords import Passwords
 from mercury.core.rooms import Rooms
 from mercury.core.tokens import Tokens
 from mercury.options import Options as Options  # twistd looks for it here
-from mercury.ports import IBus, IStore
+from mercury.ports import IAccounts, IBus, IStore
 from mercury.service import Listening, MercuryService
 from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.filtering import AddressFilter
+from mercury.transports.gotalk import make_gotalk_site
 from mercury.transports.rest import make_site
 from mercury.transports.websocket import WebSocketFactory
 
@@ -143,7 +159,7 @@ def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None
     )
 
 
-def endpoint_of(listener: Api | Ws) -> str:
+def endpoint_of(listener: Api | Ws | Gotalk) -> str:
     """The endpoint string of a listener: its own, or its port on as few interfaces as its address list needs."""
     if listener.endpoint:
         return listener.endpoint
@@ -188,6 +204,36 @@ def make_rest(clock: Any, chat: Chat, config: Config, service: MercuryService) -
     )
 
 
+def make_accounts(clock: Any, chat: Chat, config: Config, passwords: Passwords) -> Accounts:
+    """Who may register and log in at goTalk's door. ConfigError if the settings contradict each other."""
+    gotalk = config.gotalk
+    if gotalk.registration == "invite" and not gotalk.invite.value:
+        raise ConfigError("gotalk.registration is invite, but gotalk.invite is not set")
+    rules = Rules(
+        registration=gotalk.registration,
+        invite=gotalk.invite.value,
+        password_least=gotalk.password_least,
+        friends=gotalk.friends,
+        logins_per_minute=gotalk.logins_per_minute,
+        registrations_per_minute=gotalk.registrations_per_minute,
+    )
+    return Accounts(clock, IAccounts(chat.store), chat.tokens, passwords, rules)
+
+
+def make_gotalk(clock: Any, chat: Chat, config: Config, passwords: Passwords) -> IProtocolFactory:
+    """goTalk's side: address filter and Klein."""
+    gotalk = config.gotalk
+    accounts = make_accounts(clock, chat, config, passwords)
+    handover = Handover(chat, IAccounts(chat.store))
+    return AddressFilter(
+        make_gotalk_site(chat, accounts, handover, body_bytes=config.limits.body_bytes, secure=gotalk.secure),
+        networks(gotalk.address),
+        proxies=networks(gotalk.proxies) if gotalk.endpoint.startswith("haproxy:") else None,
+        connections=gotalk.connections,
+        clock=clock,
+    )
+
+
 def makeService(options: Options) -> IService:
     """The node that `twistd mercury` runs. Wrong settings end the process with one line."""
     from twisted.internet import reactor as installed
@@ -205,6 +251,13 @@ def makeService(options: Options) -> IService:
         Listening("server.api", endpoint_of(config.server.api), make_rest(reactor, chat, config, service)),
         Listening("server.ws", endpoint_of(config.server.ws), make_websocket(reactor, chat, config)),
     ]
+    if config.gotalk.enabled:
+        service.passwords = Passwords(reactor)
+        try:
+            factory = make_gotalk(reactor, chat, config, service.passwords)
+        except ConfigError as error:
+            sys.exit(f"mercury: {error}")
+        service.listenings.append(Listening("gotalk", endpoint_of(config.gotalk), factory))
     return service
 
 

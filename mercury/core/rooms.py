@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from twisted.internet.defer import FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.core.batches import Done
+from mercury.core.batches import Done, as_error
 from mercury.core.hub import Hub
 from mercury.core.journal import Journal
 from mercury.core.marks import Marks
@@ -56,6 +57,21 @@ class Rooms:
         draft = self._draft(mid, rid, text, cid)
         self._rates.take(mid)
         self.journal.submit(draft, done)
+
+    async def tell(self, mid: str, rid: str, members: Sequence[str], text: str, cid: str | None) -> Outcome:
+        """A member says something in a room, into which they and others are put first unless they are in."""
+        draft = self._draft(mid, rid, text, cid)
+        self._rates.take(mid)
+        joining = Draft(rid=rid, kind="joined", members=tuple(members))
+        appending = [
+            self.journal.append(joining),
+            self.journal.append(draft),
+        ]  # in one transaction, or one after another
+        try:
+            _, outcome = await gatherResults(appending, consumeErrors=True)
+        except FirstError as error:
+            raise as_error(error.subFailure) from None
+        return outcome
 
     async def post(self, mid: str, rid: str, text: str, cid: str | None = None) -> Outcome:
         """The application says something as a member or, with SYSTEM, in its own name. Not rate-limited."""

@@ -46,9 +46,16 @@ class Tokens:
 
     async def check(self, secret: str, member: str) -> Token:
         """The token, if it is this member's and has not expired; else unauthorized, without saying which was wrong."""
+        token = await self.find(secret)
+        if token.mid != member:
+            raise _refused()
+        return token
+
+    async def find(self, secret: str) -> Token:
+        """The token, whoever's it is, if it has not expired; else unauthorized."""
         token = await self._store.token(digest(secret))
-        if token is None or token.mid != member or self.expired(token):
-            raise MercuryError("unauthorized", "the token is unknown, expired, revoked or another member's")
+        if token is None or self.expired(token):
+            raise _refused()
         return token
 
     def expired(self, token: Token) -> bool:
@@ -67,3 +74,7 @@ class Tokens:
         count = await self._store.drop_tokens(member)
         self._nodes.revoke(member, None)
         return count
+
+
+def _refused() -> MercuryError:
+    return MercuryError("unauthorized", "the token is unknown, expired, revoked or another member's")

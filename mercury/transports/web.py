@@ -136,10 +136,11 @@ class Site(server.Site):
     """Serves a resource with Channels and Requests. `body_bytes`: the longest body of a request."""
 
     protocol = Channel  # type: ignore[assignment]
+    requests = Request
 
     def __init__(self, resource: IResource, clock: IReactorTime, body_bytes: int) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
-            resource, Request, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
+            resource, self.requests, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
         )
         self.body_bytes = body_bytes
 

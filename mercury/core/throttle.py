@@ -1,0 +1,51 @@
+"""How often something may be tried: a token bucket a key, in a table that never grows beyond its bound.
+
+For what strangers can ask for, where core/rates.py is for members: those are many, but each had to be let in first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from mercury.errors import MercuryError
+
+KEYS: Final = 20_000  # beyond that the one that was not seen for longest is forgotten
+
+
+class Throttle:
+    """`per_minute` tries of one key, all of them at once if need be; 0 for any number. `what` is tried too often."""
+
+    def __init__(self, clock: IReactorTime, per_minute: int, what: str) -> None:
+        self._clock = clock
+        self._rate = per_minute / 60
+        self._most = per_minute
+        self._what = what
+        self._left: OrderedDict[object, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: object) -> None:
+        """Count one try, or raise rate_limited with the time until the next one is allowed."""
+        if not self._most:
+            return
+        left = self._now(key)
+        if left < 1:
+            wait = round((1 - left) / self._rate, 3)
+            raise MercuryError("rate_limited", f"{self._what}; try again in {wait:.0f} s", wait)
+        self._put(key, left - 1)
+
+    def give_back(self, key: object) -> None:
+        """The try was a good one: it does not count."""
+        if self._most:
+            self._put(key, min(self._most, self._now(key) + 1))
+
+    def _now(self, key: object) -> float:
+        left, at = self._left.get(key, (float(self._most), 0.0))
+        return min(self._most, left + (self._clock.seconds() - at) * self._rate)
+
+    def _put(self, key: object, left: float) -> None:
+        self._left[key] = (left, self._clock.seconds())
+        self._left.move_to_end(key)
+        if len(self._left) > KEYS:
+            self._left.popitem(last=False)
