@@ -46,7 +46,7 @@ class RedisEngine:
             "--appendonly", "yes" if durable else "no", "--appendfsync", "always", "--logfile", str(folder / "log"),
             *(["--requirepass", password] if password else []), *options,
         ]  # fmt: skip
-        self.restart()
+        self.start()
 
     @property
     def pid(self) -> int:
@@ -54,7 +54,7 @@ class RedisEngine:
         assert self._process is not None, "it is not running"
         return self._process.pid
 
-    def restart(self) -> None:
+    def start(self) -> None:
         """Start it again; it has whatever it had on disk. Returns when it answers."""
         assert self._process is None, "it is running"
         self._process = subprocess.Popen(self._command, cwd=self._folder, stdin=subprocess.DEVNULL)
@@ -64,6 +64,11 @@ class RedisEngine:
                 self.kill()
                 raise RuntimeError(f"redis-server does not start: {(self._folder / 'log').read_text()[-2000:]}")
             time.sleep(0.01)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not died by itself, either."""
+        return self._process is not None and self._process.poll() is None
 
     def ask(self, *command: str) -> bytes:
         """The raw reply to one command, on a connection of its own."""

@@ -70,6 +70,11 @@ class MariaDb:
                 raise RuntimeError(f"mariadbd does not start: {(self._folder / 'log').read_text()[-4000:]}")
             time.sleep(0.02)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not died by itself, either."""
+        return self._process is not None and self._process.poll() is None
+
     def log(self) -> str:
         """What it has written so far."""
         return (self._folder / "log").read_text()

@@ -243,7 +243,7 @@ async def test_a_server_that_was_killed_and_comes_back_empty_is_subscribed_to_ag
         await until(lambda: not a.is_up and not b.is_up)
         a.publish([said("r", 1, "lost")])
         await b.subscribe("t")  # fires while the bus is down, too
-        engine.restart()
+        engine.start()
         await until(lambda: a.is_up and b.is_up, "the bus does not come back")
         assert None in ear_a.doubted
         assert None in ear_b.doubted
@@ -338,7 +338,7 @@ async def test_password_and_database_are_kept_over_reconnects(tmp_path: Path) ->
             await b.subscribe("r")
             engine.kill()
             await until(lambda: not a.is_up and not b.is_up)
-            engine.restart()
+            engine.start()
             await until(lambda: a.is_up and b.is_up)
             a.publish([said("r", 1)])
             await until(lambda: len(ear.entries) == 1)
@@ -354,7 +354,7 @@ async def test_a_bus_opens_without_its_server_and_comes_up_with_it(tmp_path: Pat
     async with node(engine.port, is_up=False) as (bus, ear):
         assert not bus.is_up
         await bus.subscribe("r")
-        engine.restart()
+        engine.start()
         await until(lambda: bus.is_up)
         assert None in ear.doubted
     engine.kill()

@@ -89,7 +89,7 @@ async def test_a_durable_server_that_is_killed_loses_nothing_acknowledged(start:
         done = [text for text, result in zip(sent, results, strict=True) if isinstance(result, list)]
         assert 50 <= len(done) < 2000, "the kill came too early or too late to show anything"
         acknowledged += done
-        engine.restart()
+        engine.start()
         await comes_back(store)
     log = await log_of(store, "r")
     assert [entry.seq for entry in log] == list(range(1, len(log) + 1))
@@ -108,7 +108,7 @@ async def test_a_server_that_comes_back_without_its_data_is_not_taken_for_the_st
     await store.open()
     await put(store, joined("r", "a"))
     engine.kill()
-    engine.restart()
+    engine.start()
     await refused(store.heads(["r"]))
     error = await refused(store.append([joined("r", "a")], NOW))
     assert "without its data" in error.reason
@@ -128,7 +128,7 @@ async def test_a_server_that_is_away_is_unavailable_and_comes_back_by_itself(sta
     engine.kill()
     for _ in range(3):
         await refused(store.read("r", 0, 1).addTimeout(PATIENCE, reactor))
-    engine.restart()
+    engine.start()
     await comes_back(store)
     assert await store.heads(["r"]) == {"r": 1}
     await store.close()

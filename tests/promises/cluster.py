@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 
 from promises.checker import violations
 from promises.clients import UNSURE, Client, RefusedError, SeedClient, V2Client, until
+from promises.machine import Clock, Disk
 from promises.recorder import Ask, Record
 from promises.scenario import ROOMS, WINDOW, Scenario
 from promises.server import Server
@@ -87,21 +88,27 @@ def flags(ports: dict[str, int]) -> list[str]:
 class Cluster(Scenario):
     """One run of one fault. `up`: the nodes that clients go to. `wrong`: what was seen to be wrong at once.
 
-    `ways`: each node's ways to its engines, by the engine's kind; empty unless `proxied`. `program` starts a node.
+    `ways`: each node's ways to its engines, by the engine's kind; empty unless `proxied`. `disk`: where the engines'
+    data are, if that is to be a disk of `disk_mb` megabytes. `clock`: the first node's, if it is to have its own.
+    `program` starts a node.
     """
 
     def __init__(
-        self, folder: Path, kind: str, seed: int, *, proxied: bool = False, program: Sequence[str] = SERVER
-    ) -> None:
-        self.engines = Engines(folder, kind)
+        self, folder: Path, kind: str, seed: int, *, proxied: bool = False, disk_mb: int = 0,
+        own_clock: bool = False, program: Sequence[str] = SERVER,
+    ) -> None:  # fmt: skip
+        self.disk = Disk(folder / "disk", disk_mb) if disk_mb else None
+        self.engines = Engines(folder / "disk" if disk_mb else folder, kind)
         self.ways: list[dict[str, Way]] = []
         self.servers: list[Server] = []
-        for _ in range(NODES):
+        self.clock = Clock(folder / "clock") if own_clock else None
+        for number in range(NODES):
             ports = self.engines.ports()
             if proxied:
                 self.ways.append({name: Way(port) for name, port in ports.items()})
                 ports = {name: way.outer for name, way in self.ways[-1].items()}
-            self.servers.append(Server(folder, (free_port(), free_port()), *flags(ports), program=program))
+            started = self.clock.before(program) if self.clock and not number else program
+            self.servers.append(Server(folder, (free_port(), free_port()), *flags(ports), program=started))
         super().__init__(self.servers[0], seed)
         self.up = list(self.servers)
         self.wrong: list[str] = []
@@ -137,6 +144,8 @@ class Cluster(Scenario):
         for way in [way for ways in self.ways for way in ways.values()]:
             await way.close()
         self.engines.stop()
+        if self.disk:
+            self.disk.remove()
 
     async def round(self, number: int, strike: Strike) -> list[str]:
         """Do harm once while all talk. What is wrong with what came of it; `figures` has what was measured."""

@@ -10,10 +10,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import nan
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.task import react
@@ -27,6 +28,9 @@ from promises.server import Server
 
 FIGURES: Final = ("first_ok_s", "resumed_s", "resident_mb", "descriptors")
 TRY_LATER: Final = 1013
+DISK_MB: Final = 400  # for a disk that gets full
+LARGE: Final = 12_000  # characters of a text that helps to fill it
+LARGE_ONES: Final = 10  # such texts on the way
 LAST: Final = 2.0  # seconds at the end of a fault
 NOTICED: Final = 15.0  # seconds within which a bus that has fallen silent has to be noticed
 
@@ -102,7 +106,7 @@ async def redis_killed(cluster: Cluster) -> None:
         async with store_away(cluster, "Redis was down", cluster.clients):
             redis.kill()
             await pause(cluster.rng.uniform(1, 3))
-    await deferToThread(redis.restart)
+    await deferToThread(redis.start)
 
 
 @asynccontextmanager
@@ -119,6 +123,38 @@ async def store_away(cluster: Cluster, when: str, clients: list[Client]) -> Asyn
     cluster.note(not broken, f"connections ended while {when}: {broken}")
     false = _ok(cluster.asked_since(asked, [client for client in clients if client.name not in sent_away]))
     cluster.note(not false, f"I1 {len(false)} messages were acknowledged while {when}: {str(false[:1])[:300]}")
+
+
+async def disk_full(cluster: Cluster) -> None:
+    """The engines' disk has no room left until clients are told so; what there is can be read. An engine that dies of
+    it, as Redis does when it is to sync always, is started again when there is room."""
+    disk: Any = cluster.disk
+    store: Any = cluster.engines.mariadb or cluster.engines.redis
+    asked = len(cluster.record.asks)
+    await deferToThread(disk.fill)
+    try:
+        client = next(c for c in cluster.clients if c.open and isinstance(c, V2Client))
+        rid = next(iter(cluster.record.members))
+        while not any(ask.code == "unavailable" for ask in cluster.record.asks[asked:]):
+            if len(client.waiting) < LARGE_ONES:
+                text = client.text("." * LARGE)
+                client.say(rid, text, cid=text.rstrip("."))
+            await pause(0.01)
+        if store.is_running:
+            cluster.note((await client.newest(rid))[0], "nothing can be read while the disk is full")
+    finally:
+        await deferToThread(disk.free)
+    if not store.is_running:
+        store.kill()
+        await deferToThread(store.start)
+
+
+async def clock_wrong(cluster: Cluster) -> None:
+    """A node's wall clock goes an hour forth, and two hours back: order and timers do not mind."""
+    clock: Any = cluster.clock
+    for hours in (1, -1, 0):
+        clock.set(3600 * hours)
+        await pause(cluster.rng.uniform(0.5, 1.5))
 
 
 async def row_locked(cluster: Cluster) -> None:
@@ -225,11 +261,14 @@ def _ok(asks: list[Ask]) -> list[Ask]:
 
 
 class Fault(NamedTuple):
-    """`kinds`: the stores to which it applies. `proxied`: whether it is done on the nodes' ways to their engines."""
+    """`kinds`: the stores to which it applies. `rig`: what the Cluster has to have for it."""
 
     strike: Strike
     kinds: tuple[str, ...] = ("mysql", "redis")
-    proxied: bool = False
+    rig: Mapping[str, Any] = MappingProxyType({})
+
+
+PROXIED: Final = {"proxied": True}
 
 
 FAULTS: Final = {
@@ -239,17 +278,19 @@ FAULTS: Final = {
     "node-frozen": Fault(node_frozen),
     "rolling-restart": Fault(rolling_restart),
     "one-cid": Fault(one_cid),
-    "bus-silent": Fault(bus_silent, proxied=True),
+    "bus-silent": Fault(bus_silent, rig=PROXIED),
     "row-locked": Fault(row_locked, ("mysql",)),
-    "cut-off": Fault(cut_off, proxied=True),
-    "reply-lost": Fault(reply_lost, proxied=True),
+    "disk-full": Fault(disk_full, rig={"disk_mb": DISK_MB}),
+    "clock-wrong": Fault(clock_wrong, rig={"own_clock": True}),
+    "cut-off": Fault(cut_off, rig=PROXIED),
+    "reply-lost": Fault(reply_lost, rig=PROXIED),
 }
 
 
 async def play(folder: Path, name: str, kind: str, rounds: int, seed: int) -> tuple[list[str], dict[str, float]]:
     """Some rounds of a fault on a new cluster: what was wrong in any, and of each figure the greatest."""
     fault = FAULTS[name]
-    cluster = Cluster(folder, kind, seed, proxied=fault.proxied)
+    cluster = Cluster(folder, kind, seed, **fault.rig)
     found: list[str] = []
     most: dict[str, float] = {}
     try:
