@@ -211,12 +211,13 @@ async def cut_off(cluster: Cluster) -> None:
 
 
 async def others_served(cluster: Cluster, clients: list[Client], seconds: float) -> None:
-    """Let time pass, at the end of which those not among `clients` are served in every room, whoever had locked it."""
+    """Let time pass, at the end of which those not among `clients` are served in all their rooms, whoever locked them."""
     await pause(seconds - LAST)
     asked, others = len(cluster.record.asks), [client for client in cluster.clients if client not in clients]
     await pause(LAST)
     asks = cluster.asked_since(asked, others)
-    missing = cluster.record.members.keys() - {ask.rid for ask in _ok(asks)}
+    rooms = {rid for rid, mids in cluster.record.members.items() if mids & {client.member for client in others}}
+    missing = rooms - {ask.rid for ask in _ok(asks)}
     seen = {rid: Counter(ask.code or ask.outcome for ask in asks if ask.rid == rid) for rid in missing}
     cluster.note(not missing, f"nobody else was served while a node was away: {seen}; {cluster.waiting(others)}")
 
