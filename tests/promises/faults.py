@@ -211,7 +211,7 @@ async def cut_off(cluster: Cluster) -> None:
 
 
 async def others_served(cluster: Cluster, clients: list[Client], seconds: float) -> None:
-    """Let time pass, at the end of which those not among `clients` are served in all their rooms, whoever locked them."""
+    """Let time pass, at the end of which those not among `clients` are served in their rooms, whoever locked them."""
     await pause(seconds - LAST)
     asked, others = len(cluster.record.asks), [client for client in cluster.clients if client not in clients]
     await pause(LAST)
