@@ -146,12 +146,15 @@ class Resealed(Struct, frozen=True):
 class Account(Struct, frozen=True):
     """A person who logs in with a name and a password, at goTalk's door.
 
-    `id`: 1, 2, 3 …, never given twice. `name`: as they wrote it. `secret`: the password's hash; never shown nor logged.
+    `id`: growing from 1 on, with gaps, never given twice. `name`: as they wrote it. `secret`: the password's hash.
     """
 
     id: int
     name: str
     secret: str
+
+    def __repr__(self) -> str:
+        return f"Account({self.id})"  # wherever it is printed or logged, its hash is not
 
 
 class Handed(Struct, frozen=True, array_like=True):

@@ -99,16 +99,6 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_stays_locked_when_a_call_has_changed_nothing(mysql: Server, mariadb: MariaDb) -> None:
-    """A repeated cid locks its room, and stores nothing: the transaction ends all the same."""
-    async with opened(lambda _: MysqlStore(mysql)) as store:
-        await put(store, joined("r", "a"), message("r", "a", "hi", "c"))
-        assert [outcome.duplicate for outcome in await put(store, message("r", "a", "hi", "c"))] == [True]
-        assert await store.drop_token(b"no such token") is None
-        assert mariadb.query("SELECT COUNT(*) FROM information_schema.innodb_trx") == [(0,)]
-
-
-@pytest_twisted.ensureDeferred
 async def test_a_locked_room_gives_unavailable_in_time_and_lets_others_read(
     mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
