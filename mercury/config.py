@@ -277,6 +277,19 @@ class Retention(Section, frozen=True):
     ] = 0
 
 
+class Crypto(Section, frozen=True):
+    """Encryption of what is stored."""
+
+    keys: Annotated[
+        str,
+        Meta(
+            description="The file with the keys that message texts are encrypted with in the store, made by "
+            "`mercury-keys new FILE`: the first key encrypts, all decrypt. Empty: texts are stored in clear. "
+            "docs/encryption.md says more."
+        ),
+    ] = ""
+
+
 class Token(Section, frozen=True):
     """Tokens, which clients log in with."""
 
@@ -363,6 +376,7 @@ class Config(Section, frozen=True):
     mysql: Mysql = Mysql()
     redis: Redis = Redis()
     retention: Retention = Retention()
+    crypto: Crypto = Crypto()
     token: Token = Token()
     limits: Limits = Limits()
 

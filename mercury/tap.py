@@ -10,12 +10,14 @@ import resource
 import sys
 import time
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.internet.interfaces import IProtocolFactory
 
 from mercury.backends.bus_local import LocalBus
+from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
 from mercury.config import (
     Api,
     Config,
@@ -55,17 +57,25 @@ if TYPE_CHECKING:
     from mercury.backends.redis_link import RedisServer
 
 
-def make_store(config: Config) -> IStore:
-    """The store that the settings choose."""
-    kind, rooms = storage_type(config), config.limits.rooms_per_member
+def keys_of(config: Config) -> Keys:
+    """What texts are encrypted with; no keys if no file of them is set. ConfigError if it cannot be used."""
+    try:
+        return read_keys(Path(config.crypto.keys)) if config.crypto.keys else NO_KEYS
+    except KeyFileError as error:
+        raise ConfigError(f"--crypto.keys: {error}") from None
+
+
+def make_store(config: Config, *, beside: bool = False) -> IStore:
+    """The store that the settings choose. `beside`: beside nodes that use it, to seal it anew."""
+    kind, rooms, keys = storage_type(config), config.limits.rooms_per_member, keys_of(config)
     if kind == "memory":
         from mercury.backends.memory import MemoryStore
 
-        return MemoryStore(rooms)
+        return MemoryStore(rooms, keys)
     if kind == "sqlite":
         from mercury.backends.sqlite import SqliteStore
 
-        return SqliteStore(config.sqlite.path, rooms)
+        return SqliteStore(config.sqlite.path, rooms, keys, beside=beside)
     if kind == "redis":
         from twisted.internet import reactor
 
@@ -73,10 +83,11 @@ def make_store(config: Config) -> IStore:
         from mercury.backends.redis import RedisStore
 
         server = redis_server(config.redis)
-        return RedisStore(reactor, server, rooms, keep=config.retention.entries, channel=room_channels(server))
+        channel = room_channels(server)
+        return RedisStore(reactor, server, rooms, keep=config.retention.entries, channel=channel, keys=keys)
     from mercury.backends.mysql import MysqlStore
 
-    return MysqlStore(mysql_server(config.mysql), config.mysql.connections, rooms)
+    return MysqlStore(mysql_server(config.mysql), config.mysql.connections, rooms, keys)
 
 
 def make_bus(reactor: Any, config: Config) -> IBus:
@@ -91,7 +102,7 @@ def make_bus(reactor: Any, config: Config) -> IBus:
         return MysqlBus(reactor, mysql_server(config.mysql))
     from mercury.backends.bus_redis import RedisBus
 
-    return RedisBus(reactor, redis_server(config.redis), store_publishes=kind == "redis")
+    return RedisBus(reactor, redis_server(config.redis), store_publishes=kind == "redis", keys=keys_of(config))
 
 
 def redis_server(redis: Redis) -> RedisServer:
@@ -246,7 +257,8 @@ def makeService(options: Options) -> IService:
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
     chat = make_chat(reactor, store, config, make_bus(reactor, config))
-    service = MercuryService(reactor, chat, config, options.warnings, options.parent)
+    warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
+    service = MercuryService(reactor, chat, config, warnings, options.parent)
     service.listenings = [
         Listening("server.api", endpoint_of(config.server.api), make_rest(reactor, chat, config, service)),
         Listening("server.ws", endpoint_of(config.server.ws), make_websocket(reactor, chat, config)),

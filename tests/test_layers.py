@@ -42,6 +42,7 @@ ASIDE = {
 #: What may be imported only by some; a driver belongs to its backend, a framework to its transport.
 KEPT_TO = {
     "autobahn": {"mercury.transports", "mercury.client"},
+    "cryptography": {"mercury.backends"},
     "klein": {"mercury.transports"},
     "prompt_toolkit": {"mercury.client"},
     "pymysql": {"mercury.backends"},

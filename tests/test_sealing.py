@@ -23,6 +23,7 @@ from mercury.backends.sealing import (
     is_sealed,
     parse_keys,
     read_keys,
+    warnings_of,
 )
 from mercury.events import readable
 from mercury.model import Entry
@@ -256,6 +257,6 @@ def test_a_file_that_everybody_may_read_makes_a_warning(mode: int, warned: bool,
     path = tmp_path / "keys"
     path.write_text(line("k1"))
     os.chmod(path, mode)
-    keys, warnings = read_keys(path)
+    keys, warnings = read_keys(path), warnings_of(path)
     assert (keys.first, repr(keys)) == ("k1", "Keys(k1)")
     assert [f"mode {mode:o}" in warning for warning in warnings] == [True] * warned

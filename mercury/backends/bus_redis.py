@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from mercury.backends.redis_link import Link, RedisServer
 from mercury.backends.redis_subscriber import Subscriber
+from mercury.backends.sealing import NO_KEYS, Keys
 from mercury.errors import MercuryError
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
@@ -73,14 +74,20 @@ def room_channels(server: RedisServer) -> str:
 
 @implementer(IBus)
 class RedisBus:
-    """`store_publishes`: entries are told by the store's script already, so that publish() has nothing to do."""
+    """`store_publishes`: entries are told by the store's script already, so that publish() has nothing to do.
+
+    `keys`: what texts are sealed with, here as in the store.
+    """
 
     is_up = False
 
-    def __init__(self, reactor: Any, server: RedisServer, *, store_publishes: bool = False) -> None:
+    def __init__(
+        self, reactor: Any, server: RedisServer, *, store_publishes: bool = False, keys: Keys = NO_KEYS
+    ) -> None:
         self.node = secrets.token_hex(6)
         self._reactor = reactor
         self._store_publishes = store_publishes
+        self._keys = keys
         self._rooms = room_channels(server)
         self._nodes = server.channel("nodes")
         self._listener: IBusListener | None = None
@@ -122,7 +129,7 @@ class RedisBus:
         messages = [
             (self._rooms + rid, Envelope(self.node, part))
             for rid, of_room in groupby(sorted(entries, key=by_room), key=by_room)  # sorted() keeps a room's order
-            for part in _parts(list(of_room))
+            for part in _parts([self._keys.closed(entry) for entry in of_room])
         ]
         self._send(messages, {entry.rid for entry in entries})
 
@@ -223,7 +230,8 @@ class RedisBus:
         elif node == self.node:
             return
         elif envelope.entries:
-            self._tell(lambda listener: listener.entries_came(envelope.entries))
+            entries = [self._keys.opened(entry) for entry in envelope.entries]
+            self._tell(lambda listener: listener.entries_came(entries))
         elif isinstance(signal, Doubt):
             self._doubt(signal.rids)
         elif signal is not None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from mercury.backends import mysql_sql as sql
 from mercury.backends.batch import Batch, Membership, RoomState
 from mercury.backends.mysql_sql import escaped_bytes, insert, insert_once, numbers, parts, pieces, rows, to_json
-from mercury.backends.sealing import OVERHEAD, Keys, is_sealed
+from mercury.backends.sealing import OVERHEAD, Keys
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome
 
@@ -44,7 +44,7 @@ _members = json.Decoder(tuple[str, ...])
 def entry_of(keys: Keys, rid: str, row: Sequence[Any]) -> Entry:
     """A row of mysql_sql.ENTRY."""
     seq, id, kind, ctime, mid, text, cid, members = row
-    said, lost = keys.open(rid, seq, text) if is_sealed(text) else (text.decode(), "")
+    said, lost = keys.read(rid, seq, text)
     return Entry(
         rid, seq, id, kind.decode(), ctime, mid.decode(), said,
         None if cid is None else cid.decode(), _members.decode(members) if members else (), lost,

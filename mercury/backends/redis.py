@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
-from msgspec import Struct
 from msgspec.msgpack import Decoder
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mercury.backends.batch import occupied, refused
+from mercury.backends.batch import occupied, refused, repeated
 from mercury.backends.redis_accounts import RedisAccounts
+from mercury.backends.redis_append import Answer, Appender, SealedDraft
 from mercury.backends.redis_link import RETRY_AFTER, Link, RedisServer
+from mercury.backends.redis_reseal import reseal
 from mercury.backends.redis_script import SOURCE, call
-from mercury.errors import Code, MercuryError
-from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Room, Slice, Token
+from mercury.backends.sealing import NO_KEYS, STEP, Keys
+from mercury.errors import MercuryError
+from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
 
 log = Logger()
@@ -35,19 +38,7 @@ CHUNK: Final = 1000  # things forgotten in one call: Redis does nothing else mea
 PUBLISHED: Final = 256 * 1024  # bytes in one notification, about
 
 
-class Answer(Struct):
-    """What became of a draft, as append.lua says."""
-
-    seq: int = 0
-    id: int = 0
-    members: tuple[str, ...] = ()
-    first: Entry | None = None
-    nothing: bool = False
-    error: Code | None = None
-    who: str = ""
-
-
-_answers = Decoder(list[Answer])
+_answers = Decoder(tuple[bool, list[Answer]])
 _page = Decoder(tuple[list[Entry], int, int])
 _history = Decoder(tuple[list[Entry], bool])
 _located = Decoder(tuple[str, int] | None)
@@ -70,7 +61,7 @@ class RedisStore(RedisAccounts):
 
     `rooms_per_member`: how many rooms a member may be in; `keep`: how many entries of a room are kept, and a few more;
     both 0 for any number. `channel`: a room's new entries are published by the script that stores them, on the channel
-    of that name and the room's; bus_redis.py listens there. None: nobody is told.
+    of that name and the room's; bus_redis.py listens there. None: nobody is told. `keys`: what texts are sealed with.
 
     Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
     """
@@ -85,13 +76,16 @@ class RedisStore(RedisAccounts):
         *,
         keep: int = 0,
         channel: str | None = None,
+        keys: Keys = NO_KEYS,
     ) -> None:
+        self.keys = keys
         self._reactor = reactor
         self._server = server
         self._limit = rooms_per_member
         self._keep = keep
         self._channel = channel
         self._link: Link | None = None
+        self._appender = Appender(reactor, self._send)
 
     def open(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._open())
@@ -108,6 +102,7 @@ class RedisStore(RedisAccounts):
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
+        await self._appender.idle()
         if self._link is not None:
             await self._link.close()
 
@@ -140,25 +135,20 @@ class RedisStore(RedisAccounts):
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
-        appending = self._call(
-            _answers,
-            "append",
-            drafts=drafts,
-            ctime=ctime,
-            limit=self._limit,
-            keep=self._keep,
-            channel=self._channel,
-            chunk=PUBLISHED,
-        )
+        appending = self._appender.append(drafts, ctime, self.keys)
         return appending.addCallback(
             lambda answers: [self._outcome(draft, ctime, a) for draft, a in zip(drafts, answers, strict=True)]
         )
+
+    def _send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[Answer]]]:
+        options = {"limit": self._limit, "keep": self._keep, "channel": self._channel, "chunk": PUBLISHED}
+        return self._call(_answers, "append", drafts=drafts, ctime=ctime, **options)
 
     def _outcome(self, draft: Draft, ctime: int, a: Answer) -> Outcome | MercuryError:
         if a.error is not None:
             return refused(draft, a.error, a.who, self._limit)
         if a.first is not None:
-            return Outcome(a.first, duplicate=True)
+            return repeated(draft, self.keys.opened(a.first))
         if a.nothing:
             return Outcome(None)
         if draft.kind == "message":
@@ -166,17 +156,30 @@ class RedisStore(RedisAccounts):
         return Outcome(Entry(draft.rid, a.seq, a.id, draft.kind, ctime, members=a.members))
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
-        return self._call(_page, "read", rid=rid, after=after, limit=limit).addCallback(lambda page: Slice(*page))
+        return self._call(_page, "read", rid=rid, after=after, limit=limit).addCallback(self._slice)
+
+    def _slice(self, page: tuple[list[Entry], int, int]) -> Slice:
+        entries, head, floor = page
+        return Slice([self.keys.opened(entry) for entry in entries], head, floor)
 
     def history(
         self, rid: str, before: int | None, after: int | None, limit: int
     ) -> Deferred[tuple[list[Entry], bool]]:
-        return self._call(_history, "history", rid=rid, before=before, after=after, limit=limit)
+        found = self._call(_history, "history", rid=rid, before=before, after=after, limit=limit)
+        return found.addCallback(lambda page: ([self.keys.opened(entry) for entry in page[0]], page[1]))
 
     def locate(self, id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
         if rid is None:
             return self._call(_located, "locate", id=id)
         return self._call(_number, "locate_in_room", id=id, rid=rid).addCallback(lambda seq: (rid, seq))
+
+    def reseal(self, rid: str, step: Callable[[Resealed], Deferred[None]]) -> Deferred[None]:
+        def read(after: int) -> Deferred[tuple[list[Entry], int, int]]:
+            return self._call(_page, "read", rid=rid, after=after, limit=STEP)
+
+        if self._link is None or not self.keys:
+            return self.ping()
+        return Deferred.fromCoroutine(reseal(self.keys, rid, step, read, partial(self._call, _number)))
 
     # Rooms and members
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from mercury.backends.redis_link import Link
 
-PARTS: Final = ("common", "append", "log", "rooms", "marks", "accounts", "tokens")
+PARTS: Final = ("common", "append", "log", "rooms", "marks", "accounts", "reseal", "tokens")
 
 SOURCE: Final = b"\n".join(files("mercury.backends").joinpath(f"lua/{part}.lua").read_bytes() for part in PARTS)
 SHA: Final = sha1(SOURCE).hexdigest()  # noqa: S324 - the name by which Redis knows it

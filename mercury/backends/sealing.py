@@ -80,6 +80,10 @@ class Keys:
         except (InvalidTag, ValueError):
             return "", self._lost(id, "damaged", rid, seq)
 
+    def read(self, rid: str, seq: int, stored: bytes) -> tuple[str, Lost]:
+        """The text in a stored form, whether that is sealed or clear, and "" or why there is none."""
+        return self.open(rid, seq, stored) if is_sealed(stored) else (stored.decode(), "")
+
     def _lost(self, id: str, why: Lost, rid: str, seq: int) -> Lost:
         if (id, why) not in self._told and len(self._told) < TOLD:
             self._told.add((id, why))
@@ -214,13 +218,15 @@ def read_text(path: Path) -> str:
         raise KeyFileError(f"{path} is not ASCII text") from None
 
 
-def read_keys(path: Path) -> tuple[Keys, list[str]]:
-    """The keys in a file, of which there is at least one, and warnings for the log. KeyFileError if they cannot be."""
+def read_keys(path: Path) -> Keys:
+    """The keys in a file, of which there is at least one; else KeyFileError."""
     keys = parse_keys(read_text(path), str(path))
     if not keys:
         raise KeyFileError(f"{path} holds no key; make one with: mercury-keys new {path}")
+    return Keys(keys)
+
+
+def warnings_of(path: Path) -> list[str]:
+    """What the log should be told of a file of keys, which is there."""
     mode = stat.S_IMODE(path.stat().st_mode)
-    warnings = (
-        [f"{path} holds keys, and everybody may read it (mode {mode:o}): chmod 600 {path}"] if mode & 0o007 else []
-    )
-    return Keys(keys), warnings
+    return [f"{path} holds keys, and everybody may use it (mode {mode:o}): chmod 600 {path}"] if mode & 0o007 else []

@@ -1,6 +1,8 @@
 -- IStore.append: the rules of mercury/backends/batch.py, and then the writing. One answer a draft:
---   {seq, id} a new entry; with `members` if it is a join or leave    {first = entry} the cid's first message
---   {nothing = true} nobody came or went                              {error = code} refused; `who` for too_large
+--   {seq, id} a new entry; with `members` if it is a join or leave    {nothing = true} nobody came or went
+--   {first = entry} the message that was sent with this cid before, whose text the node compares: it may be sealed
+--   {error = code} refused; `who` for too_large
+-- A draft with `seq` is sealed for this seq. If it would get another one, nothing of the batch is stored.
 
 local SLACK = 100    -- entries above what is to be kept, before a log is trimmed
 local FORGOTTEN = 1000  -- entries trimmed in one call at the most
@@ -72,9 +74,9 @@ local function decider(ctime, limit)
     if draft.mid ~= '' and not is_inside(room, draft.mid) then return {error = 'forbidden'} end
     local key = draft.cid and draft.mid .. '\0' .. draft.cid
     local first = key and first_with(room, key)
-    if first and first.text == draft.text then return {first = first} end
-    if first then return {error = 'conflict'} end
-    local entry = add(room, {kind = 'message', mid = draft.mid, text = draft.text, cid = draft.cid})
+    if first then return {first = first} end
+    local entry = add(room, {kind = 'message', mid = draft.mid, text = draft.text, lost = draft.lost, cid = draft.cid})
+    if draft.seq and draft.seq ~= entry.seq then self.misplaced = true end
     if key then room.firsts[key] = entry end
     return {seq = entry.seq, id = entry.id}
   end
@@ -151,10 +153,11 @@ local function store_entries(room, a)
 end
 
 -- a: drafts, ctime, limit (rooms of a member, 0 for any number), keep (entries of a room, 0 for all),
--- channel (what a room's channel begins with; nil: nobody is told), chunk (bytes)
+-- channel (what a room's channel begins with; nil: nobody is told), chunk (bytes). [whether it is stored, answers]
 function calls.append(a)
   local batch, answers = decider(a.ctime, a.limit), {}
   for at, draft in ipairs(a.drafts) do answers[at] = batch.decide(draft) end
+  if batch.misplaced then return pack({false, answers}) end
   for _, room in ipairs(batch.rooms) do
     if room.born then
       redis.call('HSET', BORN, room.rid, a.ctime)
@@ -172,5 +175,5 @@ function calls.append(a)
   end
   if batch.last_id > batch.stored_id then redis.call('SET', LAST_ID, string.format('%.0f', batch.last_id)) end
   for _, room in ipairs(batch.rooms) do store_entries(room, a) end
-  return pack(answers)
+  return pack({true, answers})
 end

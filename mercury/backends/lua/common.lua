@@ -1,7 +1,7 @@
 -- What all calls share: where each thing is kept, and how logs and places are read and changed.
 --
 -- These files are one script, put together in this order by mercury/backends/redis_script.py: common, append, log, rooms,
--- marks, accounts, tokens. Redis runs a script alone and whole, so each call is a transaction: it looks at everything
+-- marks, accounts, reseal, tokens. Redis runs a script alone and whole, so each call is a transaction: it looks at everything
 -- first and writes last, since a script that fails does not take back what it wrote. Numbers stay below 2^53, which Lua
 -- can count.
 --
@@ -26,6 +26,7 @@ local function places_of(mid) return 'mercury:places:' .. mid end       -- hash:
 local function devices_of(mid) return 'mercury:devices:' .. mid end     -- sorted set: device -> when it last moved
 local function cursors_of(mid, device) return 'mercury:cursors:' .. mid .. '\0' .. device end  -- hash: room -> seq
 local function handed_of(mid, device) return 'mercury:handed:' .. mid .. '\0' .. device end  -- list of Handed, packed
+-- 'mercury:copy:' and a random name: a log that is being sealed anew, see reseal.lua
 local function token_of(digest) return 'mercury:token:' .. digest end   -- hash: mid, expires
 local function tokens_of(mid) return 'mercury:tokens:' .. mid end       -- sorted set: digest -> when it expires
 
