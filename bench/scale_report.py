@@ -82,7 +82,7 @@ def growth(results: Results, stores: list[str]) -> str:
             most = f"{getattr(largest(results), subject):,} {SUBJECTS[subject]}, {store}"
             rows.append([most, f"{grown[worst]:.1f} times ({MEASURES[worst]})", verdict])
     expected = f"expected: at most {TIMES:.0f} times as long as with the fewest, or {MORE_MS:.0f} ms more"
-    return table([expected, "slowed down most, going by a tenth of the tries, the quickest", ""], rows, 3)
+    return table([expected, "slowed down most, in the quickest tenth of the tries", ""], rows, 3)
 
 
 def costs(results: Results, stores: list[str]) -> str:
@@ -121,7 +121,7 @@ def plot(results: Results) -> str:
             left, top = LEFT + column * (WIDTH + GAP), TOP + row * (HEIGHT + GAP)
             body += panel(of(results, store, subject), subject, left, top)
             if not row:
-                body.append(f'<text x="{left}" y="{top - 8}">{SUBJECTS[subject]}</text>')
+                body.append(f'<text x="{left}" y="{top - 8}" font-size="11">{SUBJECTS[subject]}</text>')
             if not column:
                 body.append(f'<text x="16" y="{top + HEIGHT / 2}" font-weight="bold">{escape(store)}</text>')
     return "\n".join([*body, "</svg>\n"])
