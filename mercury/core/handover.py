@@ -126,11 +126,12 @@ class Handover:
         if ear is None:
             ear = Ear(self._chat, session.token, self._forget)
             ear.start(session.checked)
-            self._ears[digest] = ear
+            if ear.why is None:
+                self._ears[digest] = ear
         return ear
 
     def _forget(self, ear: Ear) -> None:
-        del self._ears[ear.token]
+        self._ears.pop(ear.token, None)
 
     async def _listen(self, poll: Poll, ear: Ear) -> list[Entry]:
         clock = self._chat.clock
@@ -169,9 +170,8 @@ class Handover:
             return entries
 
     async def _stand(self, poll: Poll, stored: list[Handed]) -> Standing:
-        """Take what the client acks off what was handed over, and read where the device stands then."""
-        proved, handed = await self._split(stored, poll.ack) if poll.ack else ([], stored)
-        if proved:
+        """Move the cursors by what the client acks, and read where the device stands then."""
+        if poll.ack and (proved := await self._acked(stored, poll.ack)):
             await self._chat.store.move_cursors(cursors_of(poll, proved))
         marks, member, device = self._chat.rooms.marks, poll.session.member, poll.device
         places = {
@@ -183,21 +183,18 @@ class Handover:
             rid: max(place.delivered or 0, marks.pending(rid, member, device), place.joined - 1)
             for rid, place in places.items()
         }
-        return Standing(places, cursors, [run for run in handed if cursors.get(run.rid, run.last) < run.last])
+        return Standing(places, cursors, [run for run in stored if run.last > cursors.get(run.rid, run.last)])
 
-    async def _split(self, stored: list[Handed], ack: int) -> tuple[list[Handed], list[Handed]]:
-        """What was handed over up to and with this message, and the rest. An unknown message proves nothing."""
+    async def _acked(self, stored: list[Handed], ack: int) -> list[Handed]:
+        """What was handed over up to and with this message; nothing if it is none of those."""
         for n, run in enumerate(stored):
             if run.id == ack:
-                return stored[: n + 1], stored[n + 1 :]
-        if not stored:
-            return [], []
-        rid, seq = await self._chat.store.locate(ack, None) or ("", 0)
+                return stored[: n + 1]
+        rid, seq = (await self._chat.store.locate(ack, None) if stored else None) or ("", 0)
         for n, run in enumerate(stored):
             if run.rid == rid and run.first <= seq < run.last:
-                head, rest = Handed(rid, run.first, seq, ack), Handed(rid, seq + 1, run.last, run.id)
-                return [*stored[:n], head], [rest, *stored[n + 1 :]]
-        return [], stored
+                return [*stored[:n], Handed(rid, run.first, seq, ack)]
+        return []
 
     async def _compose(self, poll: Poll, standing: Standing) -> list[Entry]:
         """What was handed over before, in the same order, and as much that is new as fits."""
