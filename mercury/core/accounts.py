@@ -67,7 +67,7 @@ class Accounts:
         self._rules = rules
         self._logins = Throttle(clock, rules.logins_per_minute, "too many wrong passwords")
         self._registrations = Throttle(clock, rules.registrations_per_minute, "too many registrations")
-        self._known: OrderedDict[int, str] = OrderedDict()  # with their names' keys
+        self._known: OrderedDict[int, str] = OrderedDict()  # with their names
 
     # Coming and going
 
@@ -132,27 +132,33 @@ class Accounts:
 
     async def exists(self, id: int) -> bool:
         """Whether there is an account with this id."""
-        return await self._key_of(id) is not None
+        return await self._name_of(id) is not None
 
-    async def _key_of(self, id: int) -> str | None:
-        """What the account's name is compared by; None without such an account."""
+    async def _name_of(self, id: int) -> str | None:
+        """The account's name; None without such an account."""
         if id not in self._known:
             account = await self._store.account_of(id)
             if account is None:
                 return None
-            self._known[id] = key_of(account.name)
+            self._known[id] = account.name
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return self._known[id]
 
     async def check(self, id: int) -> None:
         """not_found if there is no such account."""
-        if not await self.exists(id):
+        await self.name(id)
+
+    async def name(self, id: int) -> str:
+        """The name of the account with this id, or not_found."""
+        found = await self._name_of(id)
+        if found is None:
             raise MercuryError("not_found", f"there is no user {id}")
+        return found
 
     async def check_name(self, id: int, name: str) -> None:
         """unauthorized if this is not the name of the account with this id."""
-        if await self._key_of(id) != key_of(shown(name)):
+        if key_of(await self.name(id)) != key_of(shown(name)):
             raise MercuryError("unauthorized", f"the token is not of user {name!r}")
 
     async def by_name(self, name: str) -> Account:

@@ -90,8 +90,8 @@ class Nodes:
         """The members of the room who are connected to any node, by name."""
         return sorted({session.mid for session in room} | self._elsewhere.get(room.rid, {}).keys())
 
-    def tell(self, rid: str, event: events.Typing | events.Read, but: Listener) -> None:
-        """Tell the room, on all nodes, something that is not stored."""
+    def tell(self, rid: str, event: events.Typing | events.Read, but: Listener | None = None) -> None:
+        """Tell the room, on all nodes, something that is not stored; all of it but the one who said it."""
         self._bus.publish_signal(rid, event)
         self._hub.signal(rid, event, but)
 

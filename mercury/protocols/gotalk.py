@@ -15,9 +15,10 @@ from urllib.parse import parse_qsl
 
 from msgspec import Struct
 
-from mercury.core.conversations import id_of
+from mercury.core.conversations import id_of, member_of
+from mercury.core.people import Known
 from mercury.errors import MercuryError
-from mercury.events import rfc3339
+from mercury.events import readable, rfc3339
 from mercury.model import Entry
 
 LARGEST: Final = 2**63 - 1  # of any number in a form
@@ -27,6 +28,7 @@ OTHER_NAMES: Final = {"sendto": "sendtoid"}
 RECEIVED: Final = "message received"
 NOTHING: Final = "no message"
 LOGGED_OUT: Final = "logged out"
+READ: Final = "read"
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")  # not \d, which takes every script's digits
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -153,8 +155,44 @@ class Message(Struct, omit_defaults=True):
     From: str | None = None
 
 
+class Person(Struct):
+    """Somebody whom one knows. `Unread` messages of the two are above one's read mark; the last `Seq` is `Last`."""
+
+    Id: int
+    Name: str
+    Friend: bool
+    Unread: int
+    Last: int
+
+
+class Everybody(Struct):
+    """Oneself, and whom one knows."""
+
+    Id: int
+    Name: str
+    People: list[Person]
+
+
+class History(Struct):
+    """What two have said to each other, oldest first. `More`: there are more that way."""
+
+    Messages: list[Message]
+    More: bool
+
+
+def people(id: int, name: str, known: Sequence[Known]) -> Everybody:
+    """Somebody, and whom they know."""
+    return Everybody(id, name, [Person(one.id, one.name, one.is_friend, one.unread, one.last) for one in known])
+
+
+def history(entries: Sequence[Entry], more: bool, reader: int, other: int) -> History:
+    """A piece of what `reader` and `other` have said to each other."""
+    mine = member_of(reader)
+    return History([message(entry, other if entry.mid == mine else reader) for entry in entries], more)
+
+
 def message(entry: Entry, reader: int) -> Message:
     """A message as it is handed over to `reader`, to whom all in their conversations was said that others wrote."""
     sender = id_of(entry.mid)
     name = entry.mid if sender is None else None
-    return Message(entry.text, sender or 0, reader, entry.id, entry.seq, rfc3339(entry.ctime), name)
+    return Message(readable(entry), sender or 0, reader, entry.id, entry.seq, rfc3339(entry.ctime), name)

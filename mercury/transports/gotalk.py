@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
@@ -20,24 +19,17 @@ from mercury.core.accounts import Accounts, Session
 from mercury.core.chat import Chat
 from mercury.core.conversations import member_of, room_of
 from mercury.core.handover import LONGEST_WAIT, Handover, Poll, device_of
+from mercury.core.people import People
 from mercury.errors import MercuryError
 from mercury.protocols import gotalk
 from mercury.protocols.gotalk import Form, Link, User
 from mercury.transports.answering import answered, no_route, refuse_strange_pages
 from mercury.transports.filtering import key_of
+from mercury.transports.pages import add_pages
 from mercury.transports.proving import Proof, ProvingRequest, ProvingSite
 
 CALL_SECONDS: Final = 30.0  # for a call's work, waiting aside; the store's own limits are shorter
 COOKIE: Final = "gotalk"
-
-PAGES: Final = {"/login": "login", "/register": "register", "/send": "send", "/sync": "sync"}
-FILES: Final = {"/gotalk.js": "text/javascript; charset=utf-8", "/gotalk.css": "text/css; charset=utf-8"}
-
-PAGE_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 @dataclass
@@ -74,6 +66,7 @@ class Door:
         self.chat = chat
         self._accounts = accounts
         self._handover = handover
+        self._people = People(chat, accounts)
         self._secure = secure
 
     # People
@@ -87,8 +80,9 @@ class Door:
     async def login(self, asked: Asked) -> Answer:
         name, password = asked.form.text("username"), asked.form.text("password")
         account, token, expires = await self._accounts.login(name, password, asked.address)
-        seconds = expires // 1_000_000 - int(time.time())
-        return Answer(User(account.id, account.name, SessionID=token), self._cookie(asked, token, seconds))
+        cookie = self._cookie(asked, token, expires // 1_000_000 - int(time.time()))
+        shown = "" if asked.form.has("cookieonly") else token  # no script shall be able to read it
+        return Answer(User(account.id, account.name, SessionID=shown), cookie)
 
     async def logout(self, asked: Asked) -> Answer:
         for token in {asked.form.text_or("token", ""), asked.cookie} - {""}:
@@ -133,6 +127,25 @@ class Door:
         proof = None if ack is not None else lambda: self._handover.proved(poll, entries)
         return Answer([gotalk.message(entry, session.id) for entry in entries], proof=proof)
 
+    # What the pages show beside
+
+    async def people(self, asked: Asked) -> Answer:
+        session = await self._session(asked)
+        name, known = await self._accounts.name(session.id), await self._people.known(session)
+        return Answer(gotalk.people(session.id, name, known))
+
+    async def history(self, asked: Asked) -> Answer:
+        session, form = await self._session(asked), asked.form
+        other, before = form.number("friendid"), form.number_or("before", 0) or None
+        after = form.number("after") if form.has("after") else None
+        entries, more = await self._people.history(session, other, before, after)
+        return Answer(gotalk.history(entries, more, session.id, other))
+
+    async def read(self, asked: Asked) -> Answer:
+        session, form = await self._session(asked), asked.form
+        await self._people.read(session, form.number("friendid"), form.number("seq"))
+        return Answer(gotalk.READ)
+
     # Who asks
 
     async def _session(self, asked: Asked) -> Session:
@@ -170,34 +183,17 @@ def make_gotalk_site(
     app = Klein()
     for call in (
         door.register, door.login, door.logout, door.getuseridbyname, door.send, door.sync, door.addfriend,
-        door.friendlist,
+        door.friendlist, door.people, door.history, door.read,
     ):  # fmt: skip
         name = call.__name__
         app.route(f"/{name}", methods=["POST"], endpoint=name)(_call(door, name, call))
-    folder = files("mercury.transports") / "gotalk_pages"
-    for path, page in PAGES.items():
-        text = (folder / f"{page}.html").read_bytes()
-        app.route(path, methods=["GET"], endpoint=f"page {path}")(_page(text, "text/html; charset=utf-8"))
-    for path, kind in FILES.items():
-        app.route(path, methods=["GET"], endpoint=f"file {path}")(_page((folder / path[1:]).read_bytes(), kind))
-
-    @app.route("/", methods=["GET"], endpoint="home")
-    def home(request: Any) -> bytes:
-        body: bytes = request.respond(302, b"", {"Location": "/login", "Content-Type": "text/plain"} | PAGE_HEADERS)
-        return body
+    add_pages(app)
 
     @app.handle_errors(HTTPException)
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "people go to /login")
 
     return ProvingSite(app.resource(), chat.clock, body_bytes)
-
-
-def _page(content: bytes, kind: str) -> Callable[..., bytes]:
-    def respond(request: ProvingRequest) -> bytes:
-        return request.respond(200, content, {"Content-Type": kind} | PAGE_HEADERS)
-
-    return respond
 
 
 def _call(door: Door, name: str, call: Callable[[Asked], Awaitable[Answer]]) -> Callable[..., Deferred[bytes]]:
