@@ -56,7 +56,7 @@ class ProvingChannel(Channel):
         super().dataReceived(data)
 
     def requestDone(self, request: Any) -> None:
-        self._between = not self._dataBuffer  # else the next request was sent before this one was answered
+        self._between = not any(self._dataBuffer)  # else the next request was sent before this one was answered
         super().requestDone(request)  # type: ignore[no-untyped-call]
 
     def loseConnection(self) -> None:
