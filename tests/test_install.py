@@ -53,7 +53,7 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_brings_its_own_files_and_one_plugin(venv: Path, tmp_path: Path) -> None:
     listed = run(venv / "bin/pip", "show", "--files", "mercury-chat", cwd=tmp_path).partition("Files:\n")[2].split()
     foreign = {
-        name for name in listed if not name.startswith(("mercury/", "mercury_chat-", "../../../bin/mercury-client"))
+        name for name in listed if not name.startswith(("mercury/", "mercury_chat-", "../../../bin/mercury-"))
     }
     assert {name for name in foreign if "__pycache__" not in name} == {PLUGIN}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "mercury").rglob("*.py")}
@@ -64,6 +64,7 @@ def test_twistd_and_the_client_work_by_name(venv: Path, tmp_path: Path) -> None:
     assert f"Mercury {__version__}" in run(venv / "bin/twistd", "mercury", "--version", cwd=tmp_path)
     assert "--server.ws.port" in run(venv / "bin/twistd", "mercury", "--help", cwd=tmp_path)
     assert "--member" in run(venv / "bin/mercury-client", "--help", cwd=tmp_path)
+    assert "rewrite" in run(venv / "bin/mercury-keys", "--help", cwd=tmp_path)
 
 
 def test_the_server_serves(venv: Path, tmp_path: Path, free_port: Callable[[], int]) -> None:

@@ -18,7 +18,7 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.tap", "mercury.service", "mercury.options"},
+    {"mercury.tap", "mercury.service", "mercury.options", "mercury.keys"},
     {"mercury.config", "mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
@@ -32,7 +32,10 @@ LAYERS = (
 
 #: Beside the layers: what these may import of Mercury beside themselves, and who may import them.
 ASIDE = {
-    "mercury.backends": ({"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors"}, {"mercury.tap"}),
+    "mercury.backends": (
+        {"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors"},
+        {"mercury.tap", "mercury.keys"},
+    ),
     "mercury.client": (
         {"mercury.commands", "mercury.events", "mercury.model", "mercury.errors", "mercury.closing", "mercury"},
         set[str](),
