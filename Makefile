@@ -59,7 +59,7 @@ conformance: ## the WebSocket conformance cases, against Mercury's own protocol 
 
 faults: test-packages ## kill, freeze and cut off nodes, MariaDB and Redis, twenty times each, and check what clients saw
 	$(INSTALL) .venv/test
-	@PYTHONPATH=tests $(BIN)/python -m promises.faults $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m promises.play $(ARGS)
 
 pins: ## resolve setup.py's requirements anew and write them to requirements/
 	tools/pins $(PYTHON)

@@ -47,6 +47,7 @@ class MariaDb:
         data, user = f"--datadir={folder / 'data'}", f"--user={getpass.getuser()}"
         self._command = [
             program("mariadbd"), "--no-defaults", data, user, "--bind-address=127.0.0.1", f"--port={self.port}",
+            f"--tmpdir={folder}",  # a server that starts removes whatever looks temporary there, another one's too
             f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}", "--skip-name-resolve",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=1", *options,
         ]  # fmt: skip

@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from promises import cuts
 from promises.checker import summary
-from promises.faults import FAULTS, play
+from promises.faults import FAULTS
+from promises.play import play
 from pytest_twisted import ensureDeferred
 
 
@@ -19,3 +21,11 @@ async def test_every_promise_is_kept_through(name: str, kind: str, tmp_path: Pat
     found, figures = await play(tmp_path, name, kind, rounds=2, seed=1)
     assert not found, summary(found)
     assert figures["asked"] > 50  # there was something to see
+
+
+@ensureDeferred
+async def test_cut_answers_lose_nothing_of_what_gotalks_people_write(tmp_path: Path) -> None:
+    """10,000 messages, three times; a hundred times in `make faults`."""
+    found, figures = await cuts.play(tmp_path, rounds=3, seed=1)
+    assert not found, summary(found)
+    assert figures["cuts"] > 500

@@ -81,7 +81,7 @@ ADD_PLACES = "INSERT INTO membership (room, mid, joined, seen, seen_nth)"
 # The log: read
 
 #: In no order, and without LIMIT: seqs have no holes, so a page's bounds can be told. ORDER BY would put the texts into
-#: a temporary table, which MariaDB keeps on disk; and MariaDB 10.11 has died of a subquery's (in ha_maria::drop_table).
+#: a temporary table, which MariaDB keeps on disk.
 READ = f"""
 SELECT r.head, r.floor, {ENTRY}
   FROM room AS r LEFT JOIN entry AS e FORCE INDEX (PRIMARY)

@@ -1,32 +1,24 @@
-"""The faults, each done to a cluster of three nodes while everybody talks: make faults, or python -m promises.faults
+"""The faults, each done to a cluster of three nodes while everybody talks. play.py plays them.
 
 A fault returns when it is healed. What must hold while it lasts it notes itself; the rest is the checker's.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from math import nan
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
-from promises.checker import summary
 from promises.clients import Client, V2Client, until
 from promises.cluster import BACKEND, EVERYWHERE, Cluster, Strike, pause
 from promises.recorder import Ask
 from promises.server import Server
 
-FIGURES: Final = ("first_ok_s", "resumed_s", "resident_mb", "descriptors")
 TRY_LATER: Final = 1013
 DISK_MB: Final = 400  # for a disk that gets full
 LARGE: Final = 12_000  # characters of a text that helps to fill it
@@ -286,65 +278,3 @@ FAULTS: Final = {
     "cut-off": Fault(cut_off, rig=PROXIED),
     "reply-lost": Fault(reply_lost, rig=PROXIED),
 }
-
-
-async def play(folder: Path, name: str, kind: str, rounds: int, seed: int) -> tuple[list[str], dict[str, float]]:
-    """Some rounds of a fault on a new cluster: what was wrong in any, and of each figure the greatest."""
-    fault = FAULTS[name]
-    cluster = Cluster(folder, kind, seed, **fault.rig)
-    found: list[str] = []
-    most: dict[str, float] = {}
-    try:
-        await cluster.begin()
-        for number in range(rounds):
-            wrong = await cluster.round(number, fault.strike)
-            shown = " ".join(f"{figure}={value:.4g}" for figure, value in cluster.figures.items())
-            print(f"{name} on {kind}, round {number}: {cluster.record.counts()}, {shown}, {summary(wrong)}", flush=True)
-            found += wrong
-            most = {f: max(value, most.get(f, 0.0)) for f, value in cluster.figures.items()}
-    except AssertionError as why:  # something never came, so it makes no sense to go on
-        found += [*cluster.wrong, str(why)]
-        print(f"{name} on {kind} broke off: {why}\n{cluster.last_words()}", flush=True)
-    finally:
-        await cluster.close()
-    return found, most
-
-
-# As a program
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m promises.faults", description=__doc__)
-    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"{', '.join(FAULTS)}; all if none is named")
-    parser.add_argument(
-        "--on", choices=("mysql", "redis"), help="MariaDB with Redis, or Redis alone; both if not given"
-    )
-    parser.add_argument("--rounds", type=int, default=20, help="of each fault (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="another one is another run (%(default)s)")
-    chosen = parser.parse_args(arguments)
-    if unknown := set(chosen.faults) - FAULTS.keys():
-        parser.error(f"there is no fault {', '.join(sorted(unknown))}")
-    return chosen
-
-
-async def main(_: object, *arguments: str) -> None:
-    """Play what is chosen, print a table, and exit with 1 if anything was wrong."""
-    chosen = parse(arguments)
-    table = [f"{'':32}{'first ok (I6)':>16}{'all resumed':>14}{'memory (I5)':>14}{'descriptors':>13}{'violations':>12}"]
-    bad = 0
-    for name in chosen.faults or FAULTS:
-        for kind in [kind for kind in FAULTS[name].kinds if chosen.on in (None, kind)]:
-            with tempfile.TemporaryDirectory(prefix="mercury-faults-") as folder:
-                found, most = await play(Path(folder), name, kind, chosen.rounds, chosen.seed)
-            bad += len(found)
-            first, resumed, memory, descriptors = (most.get(figure, nan) for figure in FIGURES)
-            table.append(
-                f"{f'{name} on {kind}':32}{first:14.2f} s{resumed:12.2f} s{memory:11.0f} MB{descriptors:13.0f}"
-                f"{len(found):12}"
-            )
-    print("\nThe greatest of each, over the rounds:\n\n" + "\n".join(table))
-    sys.exit(1 if bad else 0)
-
-
-if __name__ == "__main__":
-    react(main, sys.argv[1:])
