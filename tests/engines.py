@@ -44,14 +44,14 @@ class MariaDb:
         self.port = free_port()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        data, user = f"--datadir={folder / 'data'}", f"--user={getpass.getuser()}"
+        # A server that starts removes whatever looks temporary in its tmpdir, and be it another one's.
+        own = [f"--datadir={folder / 'data'}", f"--tmpdir={folder}", f"--user={getpass.getuser()}"]
         self._command = [
-            program("mariadbd"), "--no-defaults", data, user, "--bind-address=127.0.0.1", f"--port={self.port}",
-            f"--tmpdir={folder}",  # a server that starts removes whatever looks temporary there, another one's too
+            program("mariadbd"), "--no-defaults", *own, "--bind-address=127.0.0.1", f"--port={self.port}",
             f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}", "--skip-name-resolve",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=1", *options,
         ]  # fmt: skip
-        install = [program("mariadb-install-db"), "--no-defaults", data, user, "--skip-test-db"]
+        install = [program("mariadb-install-db"), "--no-defaults", *own, "--skip-test-db"]
         subprocess.run([*install, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
 
     @property
