@@ -185,7 +185,10 @@ class Cluster(Scenario):
             self.record.devices[client.name] = client.member
             client.begin(None)
         fluent = [client for client in self.clients if isinstance(client, V2Client)]
-        await until(lambda: all(set(self._rooms(c)) <= c.has.keys() for c in fluent), "the joining of all members")
+        await until(
+            lambda: all(set(self._rooms(c)) <= c.has.keys() for c in fluent),
+            lambda: f"joining {[(c.name, c.where, set(self._rooms(c)) - c.has.keys()) for c in fluent]}",
+        )
 
     def last_words(self) -> str:
         """The end of what each node wrote, and of MariaDB's log: has it died by itself?"""
