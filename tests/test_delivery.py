@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from promises.clockwork import Clockwork, Device
+from twisted.internet.defer import Deferred
 
 from mercury import closing, commands
 from mercury.core import hub
@@ -12,7 +13,7 @@ from mercury.core.catchup import PAGE
 from mercury.core.hub import HOLE, RETRY
 from mercury.core.marks import FLUSH
 from mercury.errors import MercuryError
-from mercury.model import Draft, Entry, Outcome
+from mercury.model import Draft, Entry, Outcome, Place
 
 
 @pytest.fixture
@@ -390,6 +391,22 @@ def test_a_second_look_at_a_rooms_head_skips_nothing(node: Clockwork) -> None:
     node.chat.hub.deliver(entries)
     node.settle()
     assert ann.texts() == ["on its way"]
+
+
+def test_a_doubt_that_comes_while_places_are_read_is_not_lost(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being read may be older than what the doubt is about."""
+    ann = node.device()
+    old: Deferred[list[Place]] = Deferred()
+    answers = iter([old])
+    read = node.store.store.places
+    monkeypatch.setattr(node.store.store, "places", lambda mid, device: next(answers, None) or read(mid, device))
+    node.chat.hub.look_again((), None)
+    stored(node, Draft(rid="another", kind="joined", members=("ann",)))
+    node.chat.hub.look_again((), None)
+    old.callback([])
+    node.settle()
+    node.post("another", "welcome")
+    assert ann.texts() == ["welcome"]
 
 
 def test_heads_of_many_rooms_are_looked_up_some_at_a_time(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:

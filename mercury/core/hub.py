@@ -301,12 +301,12 @@ class Hub:
 
     async def _place_again(self) -> None:
         while self._unsure:
-            mid = next(iter(self._unsure))
+            mid = self._unsure.pop()  # before it is read, so that a doubt which comes meanwhile counts
             try:
                 places = await self._store.places(mid, "") if mid in self.sessions else []
             except MercuryError:
+                self._unsure.add(mid)
                 break
-            self._unsure.discard(mid)
             for place in places:
                 self.admit(place.rid, place.joined, (mid,))
         self._placing = False
