@@ -258,5 +258,5 @@ def test_a_file_that_everybody_may_read_makes_a_warning(mode: int, warned: bool,
     path.write_text(line("k1"))
     os.chmod(path, mode)
     keys, warnings = read_keys(path), warnings_of(path)
-    assert (keys.first, repr(keys)) == ("k1", "Keys(k1)")
+    assert (keys.ids, repr(keys)) == (["k1"], "Keys(k1)")
     assert [f"mode {mode:o}" in warning for warning in warnings] == [True] * warned

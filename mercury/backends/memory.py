@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from base64 import b64encode
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from heapq import nlargest
@@ -21,7 +20,7 @@ from zope.interface import implementer
 from mercury.backends.batch import Batch, RoomState, occupied
 from mercury.backends.memory_accounts import MemoryAccounts
 from mercury.backends.memory_calls import when_open
-from mercury.backends.sealing import NO_KEYS, STEP, Keys, form_of, renewed
+from mercury.backends.sealing import NO_KEYS, STEP, Keys, form_of, in_base64, renewed
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -151,7 +150,7 @@ class MemoryStore(MemoryAccounts):
             there = {m.seq: m for m in messages[start : start + STEP] if m.id in self._messages}
             fresh, done = renewed(self.keys, rid, ((seq, form_of(entry)) for seq, entry in there.items()))
             for seq, sealed in fresh.items():
-                self._replace(replace(there[seq], text=b64encode(sealed).decode(), lost="no_key"))
+                self._replace(replace(there[seq], text=in_base64(sealed), lost="no_key"))
             await step(done)
 
     def _replace(self, message: Entry) -> None:

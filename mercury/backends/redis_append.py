@@ -7,7 +7,6 @@ other node writes into the same rooms, the first try does.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredLock
 
 from mercury.backends.redis_link import RETRY_AFTER
-from mercury.backends.sealing import Keys
+from mercury.backends.sealing import Keys, in_base64
 from mercury.errors import Code, MercuryError
 from mercury.model import Draft, Entry, Lost
 
@@ -110,5 +109,5 @@ def _sealed(keys: Keys, draft: Draft, seq: int, before: Draft | SealedDraft) -> 
     """The draft, sealed for a seq; as it was before, if that was for the same one."""
     if draft.kind != "message" or (isinstance(before, SealedDraft) and before.seq == seq):
         return before
-    text = b64encode(keys.seal(draft.rid, seq, draft.text)).decode()
+    text = in_base64(keys.seal(draft.rid, seq, draft.text))
     return SealedDraft(draft.rid, draft.mid, text, draft.cid, seq)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from base64 import b64encode
 from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.defer import Deferred
 
-from mercury.backends.sealing import STEP, Keys, form_of, renewed
+from mercury.backends.sealing import STEP, Keys, form_of, in_base64, renewed
 from mercury.errors import MercuryError
 from mercury.model import Entry, Resealed
 
@@ -51,7 +50,7 @@ class Copy:
     async def carry_over(self, upto: int, fresh: dict[int, bytes]) -> None:
         """Make it go up to this seq, with these texts sealed anew."""
         self.is_begun = True
-        texts = [(seq, b64encode(sealed).decode()) for seq, sealed in fresh.items()]
+        texts = [(seq, in_base64(sealed)) for seq, sealed in fresh.items()]
         while self._last < upto:
             last = await self._call(
                 "carry_over", rid=self._rid, copy=self._key, after=self._last, upto=upto, count=STEP, texts=texts

@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from base64 import b64decode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -51,40 +51,40 @@ class Keys:
     """
 
     def __init__(self, keys: Sequence[tuple[str, bytes]] = ()) -> None:
-        self._ciphers = {id: AESGCM(key) for id, key in keys}
+        self.ids = [id for id, _ in keys]
+        self._ciphers = {_header(id): AESGCM(key) for id, key in keys}
         self._told: set[tuple[str, Lost]] = set()
-        self.first = next(iter(self._ciphers), None)
-        self.header = b"" if self.first is None else _header(self.first)
+        self.header = next(iter(self._ciphers), b"")  # what the texts begin with that the first key has sealed
 
     def __bool__(self) -> bool:
-        return bool(self._ciphers)
+        return bool(self.ids)
 
     def __repr__(self) -> str:
-        return f"Keys({', '.join(self._ciphers)})"
+        return f"Keys({', '.join(self.ids)})"
 
     def seal(self, rid: str, seq: int, text: str) -> bytes:
-        """The stored form of a text at its place, by the first key."""
-        if self.first is None:
-            raise ValueError("there is no key to seal with")
+        """The stored form of a text at its place, by the first key. KeyError if there is none."""
         nonce = os.urandom(NONCE_BYTES)
-        return self.header + nonce + self._ciphers[self.first].encrypt(nonce, text.encode(), _place(rid, seq))
+        return self.header + nonce + self._ciphers[self.header].encrypt(nonce, text.encode(), _place(rid, seq))
 
     def open(self, rid: str, seq: int, sealed: bytes) -> tuple[str, Lost]:
         """The text, and "" or why there is none. What cannot be opened is named in the log, each key once."""
-        id, nonce, ciphertext = _parts(sealed)
-        cipher = self._ciphers.get(id)
+        start = 3 + sealed[2] if len(sealed) > 2 else 0
+        header, end = sealed[:start], start + NONCE_BYTES
+        cipher = self._ciphers.get(header)
         if cipher is None:
-            return "", self._lost(id, "no_key" if id else "damaged", rid, seq)
+            return "", self._lost(header, "no_key" if _id_of(header) else "damaged", rid, seq)
         try:
-            return cipher.decrypt(nonce, ciphertext, _place(rid, seq)).decode(), ""
+            return cipher.decrypt(sealed[start:end], sealed[end:], _place(rid, seq)).decode(), ""
         except (InvalidTag, ValueError):
-            return "", self._lost(id, "damaged", rid, seq)
+            return "", self._lost(header, "damaged", rid, seq)
 
     def read(self, rid: str, seq: int, stored: bytes) -> tuple[str, Lost]:
         """The text in a stored form, whether that is sealed or clear, and "" or why there is none."""
         return self.open(rid, seq, stored) if is_sealed(stored) else (stored.decode(), "")
 
-    def _lost(self, id: str, why: Lost, rid: str, seq: int) -> Lost:
+    def _lost(self, header: bytes, why: Lost, rid: str, seq: int) -> Lost:
+        id = _id_of(header)
         if (id, why) not in self._told and len(self._told) < TOLD:
             self._told.add((id, why))
             log.error(
@@ -99,15 +99,15 @@ class Keys:
 
     def stored(self, entry: Entry) -> str | bytes:
         """What a database keeps as the text of a new entry: sealed if it is a message's and there are keys."""
-        if self.first is None or entry.kind != "message":
+        if not self.ids or entry.kind != "message":
             return entry.text
         return self.seal(entry.rid, entry.seq, entry.text)
 
     def closed(self, entry: Entry) -> Entry:
         """The entry with its text sealed, in base64, if it is a message and there are keys."""
-        if self.first is None or entry.kind != "message" or entry.lost:
+        if not self.ids or entry.kind != "message" or entry.lost:
             return entry
-        return replace(entry, text=b64encode(self.seal(entry.rid, entry.seq, entry.text)).decode(), lost="no_key")
+        return replace(entry, text=in_base64(self.seal(entry.rid, entry.seq, entry.text)), lost="no_key")
 
     def opened(self, entry: Entry, sealed: bytes | None = None) -> Entry:
         """The entry with its text opened, or with the reason why it cannot be; unchanged if it is not sealed.
@@ -118,8 +118,8 @@ class Keys:
             return entry
         if sealed is None:
             try:
-                sealed = b64decode(entry.text)
-            except (Base64Error, ValueError):
+                sealed = a2b_base64(entry.text)
+            except ValueError:
                 sealed = b""
         text, lost = self.open(entry.rid, entry.seq, sealed)
         return replace(entry, text=text, lost=lost)
@@ -141,7 +141,12 @@ NO_KEYS: Final = Keys()
 
 def form_of(entry: Entry) -> str | bytes:
     """The stored form of a text, out of an entry in which it stands in base64 if it is sealed."""
-    return b64decode(entry.text) if entry.lost else entry.text
+    return a2b_base64(entry.text) if entry.lost else entry.text
+
+
+def in_base64(sealed: bytes) -> str:
+    """A stored form as text."""
+    return b2a_base64(sealed, newline=False).decode()
 
 
 def renewed(keys: Keys, rid: str, texts: Iterable[tuple[int, str | bytes | None]]) -> tuple[dict[int, bytes], Resealed]:
@@ -168,18 +173,15 @@ def _header(id: str) -> bytes:
     return MARK + bytes([len(id)]) + id.encode("ascii")
 
 
+def _id_of(header: bytes) -> str:
+    """The key's id; empty if this is no header."""
+    id = header[3:].decode("latin-1")
+    return id if ID.fullmatch(id) and header == _header(id) else ""
+
+
 def _place(rid: str, seq: int) -> bytes:
     """Unambiguous, since the length of all but the room's name is fixed."""
     return MARK + seq.to_bytes(8, "big") + rid.encode()
-
-
-def _parts(sealed: bytes) -> tuple[str, bytes, bytes]:
-    """The key's id, the nonce, the ciphertext. An id that is empty stands for what has no such parts."""
-    end = 3 + sealed[2] if len(sealed) > 2 and sealed.startswith(MARK) else 0
-    id = sealed[3:end].decode("latin-1")
-    if not ID.fullmatch(id) or len(sealed) < end + NONCE_BYTES:
-        return "", b"", b""
-    return id, sealed[end : end + NONCE_BYTES], sealed[end + NONCE_BYTES :]
 
 
 # The file
@@ -198,7 +200,7 @@ def parse_keys(text: str, name: str) -> list[tuple[str, bytes]]:
             raise KeyFileError(f"{where}: it is not id:base64, with an id of 1 to 32 letters, digits, dots, _ and -")
         try:
             key = b64decode(encoded.strip(), validate=True)
-        except (Base64Error, ValueError):
+        except ValueError:
             raise KeyFileError(f"{where}: what follows the colon is not base64") from None
         if len(key) != KEY_BYTES:
             raise KeyFileError(f"{where}: the key has {len(key)} bytes; {KEY_BYTES} are needed")
