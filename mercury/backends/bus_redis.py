@@ -100,6 +100,8 @@ class RedisBus:
         self._proved = 0.0  # when a beat of our own came back
         self._others: dict[str, float] = {}  # node -> when it was heard of
         self._unsent = 0
+        self._together: list[str | bytes] = []  # channels and what to publish there, at the turn's end
+        self._at_stake: set[str] = set()
         self._owed: set[str] | None = set()  # rooms to be doubted by the others; None: all
         self._beating = LoopingCall(self._beat)
         self._beating.clock = reactor
@@ -115,6 +117,7 @@ class RedisBus:
         if self._beating.running:
             self._beating.stop()
         self._send([(self._nodes, Envelope(self.node, signal=Beat(leaves=True)))])
+        self._flush()
         self._listener = None
         self.is_up = False
         self._down()
@@ -139,19 +142,30 @@ class RedisBus:
         self._send([(channel, Envelope(self.node, signal=signal))], owed)
 
     def _send(self, messages: Sequence[tuple[str, Envelope]], rids: Iterable[str] = ()) -> None:
-        """Publish, all at once; if that fails, it is made up for in the rooms `rids`."""
+        """Publish; if that fails, it is made up for in the rooms `rids`. All of one turn of the reactor goes together:
+        whoever logs in asks about each of their rooms."""
         args = [part for channel, envelope in messages for part in (channel, _encode(envelope))]
         size = sum(map(len, args))
         if self._unsent + size > UNSENT:
             self._owe(rids)
             return
+        self._unsent += size
+        if not self._together:
+            self._reactor.callLater(0, self._flush)
+        self._together += args
+        self._at_stake.update(rids)
+
+    def _flush(self) -> None:
+        args, self._together = self._together, []
+        rids, self._at_stake = self._at_stake, set()
+        if not args:
+            return
 
         def sent(result: Any) -> None:
-            self._unsent -= size
+            self._unsent -= sum(map(len, args))
             if isinstance(result, Failure):
                 self._owe(rids)
 
-        self._unsent += size
         self._publisher.call("EVAL", PUBLISH_ALL, 0, *args).addBoth(sent).addErrback(_broken)
 
     def _owe(self, rids: Iterable[str] | None) -> None:
