@@ -58,6 +58,7 @@ setup(
             "mypy>=2.4",
             "mypy-zope>=1.0.17",
             "packaging>=26",
+            "playwright>=1.65",
             "pyte>=0.8.2",
             "pytest>=9.2",
             "pytest-twisted>=1.14.3",

@@ -91,7 +91,7 @@ class Nodes:
         return sorted({session.mid for session in room} | self._elsewhere.get(room.rid, {}).keys())
 
     def tell(self, rid: str, event: events.Typing | events.Read, but: Listener | None = None) -> None:
-        """Tell the room, on all nodes, something that is not stored; all of it but the one who said it."""
+        """Tell the room, on all nodes, something that is not stored; on this one all but `but`."""
         self._bus.publish_signal(rid, event)
         self._hub.signal(rid, event, but)
 

@@ -145,7 +145,10 @@ function outgoing(item) {
   for (const [words, act] of [["Try again", heard.retry], ["Discard", heard.drop]]) {
     const button = make("button", "quiet", words);
     button.type = "button";
-    button.addEventListener("click", () => act(item));
+    button.addEventListener("click", () => {
+      act(item);
+      text.focus(); // the button is gone
+    });
     shown.append(button);
   }
   return shown;
