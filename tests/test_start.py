@@ -80,6 +80,16 @@ def test_a_wrong_value_an_unknown_flag_and_an_unreadable_file_are_named(tmp_path
     assert "missing.toml" in refused(tmp_path, "--config", "missing.toml")
 
 
+def test_a_file_of_keys_that_cannot_be_used_is_named_and_shows_nothing(tmp_path: Path) -> None:
+    """Rather than that texts are stored in clear by mistake."""
+    assert "--crypto.keys: missing cannot be read" in refused(tmp_path, "--crypto.keys=missing")
+    (tmp_path / "keys").write_text("k1:c2VjcmV0\n")
+    line = refused(tmp_path, "--crypto.keys=keys")
+    assert "keys, line 1: the key has 6 bytes; 32 are needed" in line
+    assert "c2VjcmV0" not in line
+    assert not (tmp_path / "var").exists()
+
+
 def test_a_start_prints_the_addresses_and_a_stop_ends_well(tmp_path: Path) -> None:
     """And the data is where --sqlite.path says, even in a directory that did not exist."""
     server = subprocess.Popen(
