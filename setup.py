@@ -64,6 +64,7 @@ setup(
             "pytest-twisted>=1.14.3",
             "ruff>=0.17.6",
             "schemathesis>=4.32.5",
+            "sqlmap>=1.10",
             "types-PyMySQL>=1.2",
             "types-PyYAML>=6.0.12",
         ]
