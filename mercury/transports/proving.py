@@ -56,7 +56,8 @@ class ProvingChannel(Channel):
         super().dataReceived(data)
 
     def requestDone(self, request: Any) -> None:
-        self._between = not any(self._dataBuffer)  # else the next request was sent before this one was answered
+        sent_before = any(self._dataBuffer)  # the next request, without waiting for the answer to this one
+        self._between = bool(self.persistent) and not sent_before
         super().requestDone(request)  # type: ignore[no-untyped-call]
 
     def loseConnection(self) -> None:
