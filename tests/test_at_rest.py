@@ -169,6 +169,12 @@ async def test_without_the_right_key_these_messages_alone_cannot_be_read(at_rest
         await client.close()
     await node.start_with(K2, K1)
     assert await node.texts() == ["in clear", "by k1"]
+    assert b"chmod 600" not in node.written()
+    node.keys.chmod(0o644)
+    await node.stop()
+    await node.start()
+    assert b"chmod 600" in node.written()
+    assert not any(key.split(":")[1].strip().encode() in node.written() for key in (K1, K2))
 
 
 @ensureDeferred
