@@ -59,6 +59,10 @@ class Door(Node):
     async def person(self, name: str) -> Person:
         """Register somebody and log them in."""
         assert (await self.post("/register", username=name, password=PASSWORD)).status == 200
+        return await self.login(name)
+
+    async def login(self, name: str) -> Person:
+        """Log somebody in."""
         answer = await self.post("/login", username=name, password=PASSWORD)
         cookie = answer.headers["set-cookie"].partition(";")[0]
         return Person(answer.json["Id"], name, answer.json["SessionID"], cookie)

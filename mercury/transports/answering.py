@@ -15,12 +15,28 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
 
 from mercury.core.batches import as_error
 from mercury.errors import MercuryError
 from mercury.transports.web import Request, error_body
 
 _log = Logger()
+
+
+class Quoted(Resource):
+    """Gives Klein the path as it was sent: unquoted, a name's slash would be taken for the path's."""
+
+    def __init__(self, routes: IResource) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.isLeaf = True
+        self._routes = routes
+
+    def render(self, request: Request) -> Any:
+        if not request.path.isascii():
+            return request.respond_error(MercuryError("bad_request", "the path is not percent-encoded UTF-8"))
+        request.postpath = request.path[1:].split(b"/")
+        return self._routes.render(request)
 
 
 def answered(

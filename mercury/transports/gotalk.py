@@ -23,7 +23,7 @@ from mercury.core.people import People
 from mercury.errors import MercuryError
 from mercury.protocols import gotalk
 from mercury.protocols.gotalk import Form, Link, User
-from mercury.transports.answering import answered, no_route, refuse_strange_pages
+from mercury.transports.answering import Quoted, answered, no_route, refuse_strange_pages
 from mercury.transports.filtering import key_of
 from mercury.transports.pages import add_pages
 from mercury.transports.proving import Proof, ProvingRequest, ProvingSite
@@ -193,7 +193,7 @@ def make_gotalk_site(
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "people go to /login")
 
-    return ProvingSite(app.resource(), chat.clock, body_bytes)
+    return ProvingSite(Quoted(app.resource()), chat.clock, body_bytes)
 
 
 def _call(door: Door, name: str, call: Callable[[Asked], Awaitable[Answer]]) -> Callable[..., Deferred[bytes]]:

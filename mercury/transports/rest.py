@@ -11,12 +11,10 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource, Resource
 
 from mercury.core.chat import Chat
-from mercury.errors import MercuryError
 from mercury.protocols.rest import Result
-from mercury.transports.answering import answered, no_route, refuse_strange_pages
+from mercury.transports.answering import Quoted, answered, no_route, refuse_strange_pages
 from mercury.transports.calls import Call
 from mercury.transports.openapi import CALLS, document
 from mercury.transports.rest_calls import Api
@@ -41,21 +39,6 @@ def make_site(chat: Chat, *, body_bytes: int, ready: Callable[[], bool]) -> Site
         return no_route(request, failure.value, "GET /openapi.json lists all")
 
     return Site(Quoted(app.resource()), chat.clock, body_bytes)
-
-
-class Quoted(Resource):
-    """Gives Klein the path as it was sent: unquoted, a name's slash would be taken for the path's."""
-
-    def __init__(self, routes: IResource) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.isLeaf = True
-        self._routes = routes
-
-    def render(self, request: Request) -> Any:
-        if not request.path.isascii():
-            return request.respond_error(MercuryError("bad_request", "the path is not percent-encoded UTF-8"))
-        request.postpath = request.path[1:].split(b"/")
-        return self._routes.render(request)
 
 
 def _route(api: Api, call: Call, clock: Any) -> Callable[..., Deferred[bytes]]:
