@@ -132,9 +132,9 @@ class Accounts:
 
     async def exists(self, id: int) -> bool:
         """Whether there is an account with this id."""
-        return await self._name_of(id) is not None
+        return await self.name_of(id) is not None
 
-    async def _name_of(self, id: int) -> str | None:
+    async def name_of(self, id: int) -> str | None:
         """The account's name; None without such an account."""
         if id not in self._known:
             account = await self._store.account_of(id)
@@ -151,7 +151,7 @@ class Accounts:
 
     async def name(self, id: int) -> str:
         """The name of the account with this id, or not_found."""
-        found = await self._name_of(id)
+        found = await self.name_of(id)
         if found is None:
             raise MercuryError("not_found", f"there is no user {id}")
         return found

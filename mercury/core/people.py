@@ -35,14 +35,18 @@ class People:
         self._accounts = accounts
 
     async def known(self, session: Session) -> list[Known]:
-        """One's friends, the oldest friendship first, and then who else was ever written with."""
+        """One's friends, the oldest friendship first, and then who else was ever written with.
+
+        Whoever has no account is left out: the application may put anybody into a room that is called so.
+        """
         friends = await self._accounts.friends(session.id)
         places = await self._places(session)
         found = []
         for id in dict.fromkeys([*friends, *places]):
-            place = places.get(id)
-            unread, last = (place.unread, place.head) if place else (0, 0)
-            found.append(Known(id, await self._accounts.name(id), id in friends, unread, last))
+            name, place = await self._accounts.name_of(id), places.get(id)
+            if name is not None:
+                unread, last = (place.unread, place.head) if place else (0, 0)
+                found.append(Known(id, name, id in friends, unread, last))
         return found
 
     async def history(
