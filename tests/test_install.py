@@ -56,8 +56,9 @@ def test_it_brings_its_own_files_and_one_plugin(venv: Path, tmp_path: Path) -> N
         name for name in listed if not name.startswith(("mercury/", "mercury_chat-", "../../../bin/mercury-"))
     }
     assert {name for name in foreign if "__pycache__" not in name} == {PLUGIN}
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "mercury").rglob("*.py")}
-    assert sources <= set(listed), "setup.py does not name all packages"
+    files = (path for path in (ROOT / "mercury").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    missing = {str(path.relative_to(ROOT)) for path in files} - set(listed)
+    assert not missing, "setup.py does not name all packages, and what is in them beside Python"
 
 
 def test_twistd_and_the_client_work_by_name(venv: Path, tmp_path: Path) -> None:
