@@ -18,11 +18,15 @@ from twisted.internet.endpoints import serverFromString
 
 from mercury.config import Config, Gotalk, Limits
 from mercury.core.passwords import Passwords
+from mercury.errors import CODES
 from mercury.ports import IStore
 from mercury.tap import make_gotalk
 
 PASSWORD = "correct horse"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+WRONG_NUMBERS = ["+2", "-2", " 2", "2 ", "2_0", "02", "2.0", "2e0", "0x2", "٢", "２", "", "x", str(2**63), "9" * 400]
 
 
 class Person(NamedTuple):
@@ -90,3 +94,12 @@ def request(path: str, version: str = "1.1", headers: tuple[str, ...] = (), **fi
 def contents(data: bytes) -> list[str]:
     """The texts of the messages in the last answer of some bytes."""
     return [message["Content"] for message in json.loads(data.rpartition(b"\r\n\r\n")[2])]
+
+
+def problem(answer: Answer) -> tuple[int, str]:
+    """An error's status and code; it has the one shape that errors have."""
+    assert answer.json["status"] == "error"
+    assert answer.json["error"]
+    assert set(answer.json) <= {"status", "error", "code", "retry_after"}
+    assert answer.status in (CODES[answer.json["code"]][0], 405)
+    return answer.status, answer.json["code"]

@@ -1,26 +1,20 @@
-"""goTalk's calls under HTTP as it comes: fields spelt in every way, wrong ones, strangers, cookies.
-
-A generator makes up 5,000 requests, right and wrong ones, and may find no fault.
-"""
+"""goTalk's calls under HTTP as it comes: fields spelt in every way, wrong ones, strangers, cookies."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 import pytest_twisted
-from gotalk_rig import FORM, PASSWORD, Door, Person, request
+from gotalk_rig import FORM, PASSWORD, WRONG_NUMBERS, Door, Person, problem, request
 from pytest_twisted import ensureDeferred
-from rig import Answer, Wiretap, until
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
+from rig import Wiretap, until
 
 from mercury.core.conversations import member_of
 from mercury.core.ear import LINGER
-from mercury.errors import CODES
 
 JSON = {"Content-Type": "application/json"}
 
@@ -36,15 +30,6 @@ class Street:
 async def street() -> AsyncIterator[Street]:
     async with Door() as door:
         yield Street(door, await door.person("ann"), await door.person("Bob"))
-
-
-def problem(answer: Answer) -> tuple[int, str]:
-    """An error's status and code; it has the one shape that errors have."""
-    assert answer.json["status"] == "error"
-    assert answer.json["error"]
-    assert set(answer.json) <= {"status", "error", "code", "retry_after"}
-    assert answer.status in (CODES[answer.json["code"]][0], 405)
-    return answer.status, answer.json["code"]
 
 
 # How fields are spelt
@@ -86,9 +71,6 @@ async def test_texts_come_as_they_were_sent(street: Street) -> None:
         poll = await street.door.post("/sync", token=street.bob.token, ack=0)
         assert [message["Content"] for message in poll.json] == [text, text]
         await street.door.sync(street.bob, ack=poll.json[-1]["Id"])
-
-
-WRONG_NUMBERS = ["+2", "-2", " 2", "2 ", "2_0", "02", "2.0", "2e0", "0x2", "٢", "２", "", "x", str(2**63), "9" * 400]
 
 
 @pytest.mark.parametrize("number", WRONG_NUMBERS)
@@ -343,112 +325,3 @@ async def test_a_token_of_gotalk_opens_a_websocket_session_and_one_of_rest_lets_
     assert (await street.door.post("/sync", token=secret, id=street.bob.id)).json == "no message"
     secret, _ = await tokens.make(member_of(99))
     assert problem(await street.door.post("/sync", token=secret)) == (401, "unauthorized")
-
-
-# Made up
-
-
-class Maker:
-    """Makes up requests: mostly right, with something wrong in them."""
-
-    PATHS = ("/register", "/login", "/logout", "/getuseridbyname", "/send", "/sync", "/addfriend", "/friendlist",
-             "/people", "/history", "/read")  # fmt: skip
-    NAMES = ("token", "id", "username", "password", "sendToId", "content", "friendid", "ack", "wait", "device", "cid",
-             "invite", "before", "after", "seq", "x", "", "é")  # fmt: skip
-    TEXTS = (
-        "",
-        "x",
-        "ann",
-        "Bob",
-        PASSWORD,
-        "\x00",
-        "é" * 200,
-        "\u202e",
-        "' OR 1=1 --",
-        "%s%n",
-        "{{7*7}}",
-        "../..",
-        "a" * 20000,
-    )
-
-    def __init__(self, seed: int, people: list[Person]) -> None:
-        self.random = random.Random(seed)
-        self.people = people
-        self.person = people[0]
-
-    def value(self, name: str) -> Any:
-        """What stands in a field."""
-        some = self.random
-        person = self.person
-        right: dict[str, Any] = {
-            "token": person.token, "id": person.id, "username": person.name, "password": PASSWORD, "ack": 1, "wait": 0,
-            "sendToId": person.id, "content": "hello", "friendid": person.id, "before": 9, "after": 0, "seq": 1,
-        }  # fmt: skip
-        if some.random() < 0.9 and name in right:
-            return right[name]
-        if name == "wait":
-            return "0x"
-        return some.choice([*self.TEXTS, *WRONG_NUMBERS, 0, 1, 2, 2**62, 2**63 - 1])
-
-    def make(self) -> bytes:
-        """The bytes of one."""
-        some = self.random
-        self.person = some.choice(self.people)
-        names = [name for name in self.NAMES if some.random() < 0.8]
-        fields = [(name, self.value(name)) for name in names] * (2 if some.random() < 0.05 else 1)
-        shapes: list[Any] = [None, True, 1.5, -1, [], {}, [["id", 1]], {"a": {"b": [1]}}]
-        as_json = json.dumps(dict(fields) | {some.choice(self.NAMES): some.choice(shapes)})
-        kind, body = some.choice(
-            [
-                *[("application/x-www-form-urlencoded", urlencode(fields).encode())] * 4,
-                *[("application/json", json.dumps(dict(fields)).encode())] * 2,
-                ("application/json; charset=utf-8", as_json.encode()),
-                ("application/json", some.randbytes(some.randrange(40))),
-                ("text/plain", some.randbytes(some.randrange(40))),
-                ("multipart/form-data; boundary=x", b"--x\r\n\r\n--x--"),
-            ]
-        )
-        method = "POST" if some.random() < 0.95 else some.choice(("GET", "PUT", "HEAD", "OPTIONS", "DELETE", "FOO"))
-        path = (
-            some.choice(self.PATHS)
-            if some.random() < 0.95
-            else some.choice(("/", "/x", "/send/", "//", "/%ff", "/send?id=%"))
-        )
-        cookie = some.choice(("", "gotalk=", "gotalk=x", "gotalk; =", self.people[0].cookie))
-        origin = some.choice(("", "", "", "http://localhost", "http://[", "null"))
-        lines = [
-            f"{method} {path} HTTP/1.1",
-            "Host: localhost",
-            f"Content-Type: {kind}",
-            f"Content-Length: {len(body)}",
-        ]
-        lines += [f"Cookie: {cookie}"] if cookie else []
-        lines += [f"Origin: {origin}"] if origin else []
-        return "\r\n".join([*lines, "Connection: close"]).encode() + b"\r\n\r\n" + body
-
-
-@ensureDeferred
-async def test_no_request_that_can_be_made_up_is_a_fault() -> None:
-    logged: list[LogEvent] = []
-    observer: Any = logged.append
-    globalLogPublisher.addObserver(observer)
-    statuses: dict[int, int] = {}
-    async with Door() as door:
-        maker = Maker(4, [await door.person(name) for name in ("ann", "Bob", "eve")])
-        for _ in range(5000):
-            wiretap = await door.connect()
-            data = maker.make()
-            wiretap.write(data)
-            head, _, body = (await wiretap.all()).partition(b"\r\n\r\n")
-            door._wiretaps.clear()
-            status = int(head.split()[1])
-            statuses[status] = statuses.get(status, 0) + 1
-            assert status < 500, data
-            if data.startswith(b"POST /logout"):
-                maker.people = [await door.login(person.name) for person in maker.people]
-            if status >= 400 and not data.startswith(b"HEAD"):
-                problem(Answer(status, {}, json.loads(body)))
-    globalLogPublisher.removeObserver(observer)
-    assert [eventAsText(event) for event in logged if event["log_level"].name not in ("debug", "info")] == []
-    assert {200, 400, 401, 403, 404, 405, 409} <= statuses.keys()
-    assert statuses[200] > 1000  # it does get somewhere
