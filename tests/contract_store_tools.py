@@ -109,12 +109,13 @@ async def for_all(strategy: SearchStrategy[T], check: Callable[[T], Coroutine[An
 
 @contextmanager
 def logged() -> Iterator[list[LogEvent]]:
-    """What is logged at level info or above within the block."""
+    """What Mercury logs at level info or above within the block, and all errors of others."""
     events: list[LogEvent] = []
 
     @provider(ILogObserver)
     def note(event: LogEvent) -> None:
-        if event["log_level"] >= LogLevel.info and event["log_namespace"].startswith("mercury"):
+        least = LogLevel.info if event["log_namespace"].startswith("mercury") else LogLevel.error
+        if event["log_level"] >= least:
             events.append(event)
 
     globalLogPublisher.addObserver(note)

@@ -59,16 +59,11 @@ class RedisEngine:
         assert self._process is None, "it is running"
         self._process = subprocess.Popen(self._command, cwd=self._folder, stdin=subprocess.DEVNULL)
         end = time.monotonic() + START_SECONDS
-        while not self._answers():
+        while not self.answers():
             if time.monotonic() > end or self._process.poll() is not None:
                 self.kill()
                 raise RuntimeError(f"redis-server does not start: {(self._folder / 'log').read_text()[-2000:]}")
             time.sleep(0.01)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has not died by itself, either."""
-        return self._process is not None and self._process.poll() is None
 
     def ask(self, *command: str) -> bytes:
         """The raw reply to one command, on a connection of its own."""
@@ -84,11 +79,18 @@ class RedisEngine:
             peer.sendall(_encoded(*command))
             return peer.recv(1 << 16)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it can be talked to."""
         try:
             return self.ask("PING") == b"+PONG\r\n"
         except OSError:
             return False
+
+    def recover(self) -> None:
+        """Start it again if it has died by itself, or is about to. Comes back when it answers."""
+        if not self.answers():
+            self.kill()
+            self.start()
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -65,20 +65,21 @@ class MariaDb:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         until = time.monotonic() + START_SECONDS
-        while not self._answers():
+        while not self.answers():
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()
                 raise RuntimeError(f"mariadbd does not start: {(self._folder / 'log').read_text()[-4000:]}")
             time.sleep(0.02)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it has not died by itself, either."""
-        return self._process is not None and self._process.poll() is None
-
     def log(self) -> str:
         """What it has written so far."""
         return (self._folder / "log").read_text()
+
+    def recover(self) -> None:
+        """Start it again if it has died by itself, or is about to. Comes back when it answers."""
+        if not self.answers():
+            self.kill()
+            self.start()
 
     def kill(self) -> None:
         """SIGKILL: what a crash of the process is. Harmless when it is not running."""
@@ -96,7 +97,8 @@ class MariaDb:
         assert self._process
         self._process.send_signal(signal.SIGCONT)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it can be talked to."""
         try:
             self.connect().close()
         except pymysql.err.OperationalError:

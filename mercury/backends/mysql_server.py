@@ -117,6 +117,12 @@ class QuietConnection(Connection):
             self._pool.disconnect(self._connection)
             self._connection = None
 
+    def reconnect(self) -> None:
+        lost, self._connection = self._connection, None  # so that there is none if no other can be made
+        if lost is not None:
+            self._pool.disconnect(lost)
+        self._connection = self._pool.connect()
+
     @property
     def is_lost(self) -> bool:
         """Whether reconnect() comes before anything else."""
@@ -131,9 +137,9 @@ def mend(connection: QuietConnection, error: Exception, tries: int) -> bool:
         connection.rollback()
         sleep(PAUSE * random())  # noqa: S311 - so that two do not meet again
         if connection.is_lost:
-            connection.reconnect()  # type: ignore[no-untyped-call]
+            connection.reconnect()
         return True
     if code in LOST and tries == 1:
-        connection.reconnect()  # type: ignore[no-untyped-call]
+        connection.reconnect()
         return True
     return False

@@ -23,6 +23,7 @@ TRY_LATER: Final = 1013
 DISK_MB: Final = 400  # for a disk that gets full
 LARGE: Final = 12_000  # characters of a text that helps to fill it
 LARGE_ONES: Final = 10  # such texts on the way
+ABORTING: Final = 1.0  # seconds that an engine takes to end itself
 LAST: Final = 2.0  # seconds at the end of a fault
 NOTICED: Final = 15.0  # seconds within which a bus that has fallen silent has to be noticed
 
@@ -118,8 +119,8 @@ async def store_away(cluster: Cluster, when: str, clients: list[Client]) -> Asyn
 
 
 async def disk_full(cluster: Cluster) -> None:
-    """The engines' disk has no room left until clients are told so; what there is can be read. An engine that dies of
-    it, as Redis does when it is to sync always, is started again when there is room."""
+    """The engines' disk has no room left until clients are told so; what there is can be read. An engine that ends
+    itself for it is started again when there is room: Redis, when it is to sync always; MariaDB, when it is its redo log."""
     disk: Any = cluster.disk
     store: Any = cluster.engines.mariadb or cluster.engines.redis
     asked = len(cluster.record.asks)
@@ -132,13 +133,14 @@ async def disk_full(cluster: Cluster) -> None:
                 text = client.text("." * LARGE)
                 client.say(rid, text, cid=text.rstrip("."))
             await pause(0.01)
-        if store.is_running:
-            cluster.note((await client.newest(rid))[0], "nothing can be read while the disk is full")
+        answer = await client.ask(type="history", rid=rid)
+        if answer["type"] == "error":
+            await pause(ABORTING)
+        alive = await deferToThread(store.answers)
+        cluster.note(answer.get("messages") or not alive, f"nothing can be read while the disk is full: {answer}")
     finally:
         await deferToThread(disk.free)
-    if not store.is_running:
-        store.kill()
-        await deferToThread(store.start)
+        await deferToThread(store.recover)
 
 
 async def clock_wrong(cluster: Cluster) -> None:
