@@ -120,7 +120,7 @@ async def store_away(cluster: Cluster, when: str, clients: list[Client]) -> Asyn
 
 async def disk_full(cluster: Cluster) -> None:
     """The engines' disk has no room left until clients are told so; what there is can be read. An engine that ends
-    itself for it is started again when there is room: Redis, when it is to sync always; MariaDB, when it is its redo log."""
+    itself for it is started again when there is room: Redis that syncs always does, and MariaDB over its redo log."""
     disk: Any = cluster.disk
     store: Any = cluster.engines.mariadb or cluster.engines.redis
     asked = len(cluster.record.asks)
