@@ -6,7 +6,7 @@ MEMBER = 1
 BIN := .venv/bin
 
 # What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, and servers that they start.
-TEST_PACKAGES := fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core
+TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core
 CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
 BENCH_PACKAGES := gcc libc6-dev mariadb-server-core redis-server
 

@@ -19,7 +19,8 @@ class House:
 
     def __init__(self, beside: House | None = None, **limits: Any) -> None:
         self.node: Clockwork = Clockwork(beside=beside.node if beside else None, **limits)
-        self.handover = Handover(self.node.chat, self.node.store)  # type: ignore[arg-type]
+        self.wall: float = beside.wall if beside else 1_000_000.0
+        self.handover = Handover(self.node.chat, self.node.store, lambda: self.wall)  # type: ignore[arg-type]
         self.sessions: dict[int, Session] = beside.sessions if beside else {}
         self.secrets: dict[int, str] = {}
 

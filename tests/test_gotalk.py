@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engines import MariaDb
 from gotalk_caller import STORES, Caller, Town
+from programs import SERVER, Program
 from promises.clients import SeedClient, V2Client, until
 from promises.recorder import Record
 from promises.server import Server
@@ -217,6 +220,19 @@ async def test_a_poll_is_answered_by_whichever_node_the_message_came_to(
             assert poll == [("hello", ann.id)]
         finally:
             await other.kill()
+
+
+@ensureDeferred
+async def test_a_door_that_cannot_be_opened_ends_the_start_with_one_line(free_port: Callable[[], int]) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        for flag, words in (
+            ("--gotalk.registration=invite", "gotalk.registration is invite, but gotalk.invite is not set"),
+            (f"--gotalk.port={taken.getsockname()[1]}", "--gotalk.port: cannot listen on"),
+        ):
+            ports = [f"--{name}.port={free_port()}" for name in ("server.api", "server.ws", "gotalk")]
+            program = Program([*SERVER, "--storage.type=memory", "--gotalk.enabled", *ports, flag])
+            assert await program.ended == 1
+            assert words in program.err.decode()
 
 
 @ensureDeferred

@@ -87,9 +87,33 @@ def test_nothing_is_written_for_a_sync_that_has_nothing_to_say() -> None:
     (entry,) = house.say(1, 3, "x")
     house.sync(3, ack=0)
     house.sync(3, ack=entry.id)
+    house.sync(3, device="old")
+    house.node.now(house.handover.proved(house.poll(3, device="old"), [entry]))
+    house.sync(3, device="old")
     house.node.store.calls.clear()
-    assert house.sync(3, ack=entry.id) == []
-    assert house.node.store.calls == ["handed", "places"]
+    assert house.sync(3, ack=entry.id) == house.sync(3, device="old") == []
+    assert house.node.store.calls == ["handed", "places"] * 2
+
+
+@pytest.mark.parametrize("acks", [True, False])
+def test_a_device_that_asks_is_not_forgotten_though_it_gets_nothing(acks: bool) -> None:
+    house = House()
+    (entry,) = house.say(1, 3, "x")
+    ack = entry.id if acks else None
+    house.sync(3, ack=ack)
+    house.node.now(house.handover.proved(house.poll(3), [entry]))
+    devices = house.node.store.store._devices[member_of(3)]
+    for _ in range(3):
+        devices["gotalk"].moved = 0
+        house.sync(3, ack=ack)
+        moved = devices["gotalk"].moved
+        assert moved > 0
+        house.node.now(house.node.store.sweep(0, moved, 9))
+        house.sync(3, ack=ack)
+        assert devices["gotalk"].moved == moved  # no more than twice a day
+        house.wall += 43200
+    house.node.now(house.node.store.sweep(0, 0, 9))
+    assert house.sync(3, ack=ack) == []
 
 
 # Clients that do not
@@ -244,7 +268,7 @@ def test_many_messages_come_in_several_answers(acks: bool) -> None:
         if not acks:
             house.node.now(house.handover.proved(house.poll(3), entries))
     assert got == [str(n) for n in range(2500)]
-    assert memory.calls.count("put_handed") == (4 if acks else 0)
+    assert memory.calls.count("put_handed") == (4 if acks else 1)
 
 
 def test_an_answer_has_a_bounded_length_however_long_the_texts() -> None:

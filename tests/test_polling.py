@@ -156,6 +156,7 @@ def test_a_client_that_hangs_up_is_waited_for_no_longer_and_remembered_nothing_f
     house.say(1, 3, "a")
     gone = house.poll(3, ack=0)
     gone.gone = True
+    house.node.store.calls.clear()
     house.begin(gone)
     assert "put_handed" not in house.node.store.calls
 

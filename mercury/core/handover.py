@@ -12,8 +12,9 @@ arrived (G4, G5):
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -36,6 +37,7 @@ MOST: Final = 1000  # messages in one answer
 MOST_TEXT: Final = 2 << 20  # and characters of their texts, unless the first one alone is longer
 LONGEST_WAIT: Final = 60.0  # seconds
 DEVICE: Final = "gotalk"
+HALF_DAY: Final = 43200  # seconds
 
 
 def device_of(name: str) -> str:
@@ -99,8 +101,9 @@ class Handover:
 
     log = Logger()
 
-    def __init__(self, chat: Chat, store: IAccounts) -> None:
+    def __init__(self, chat: Chat, store: IAccounts, wall: Callable[[], float] = time.time) -> None:
         self._chat = chat
+        self._wall = wall
         self._store = store
         self._ears: dict[bytes, Ear] = {}
         self._turns: dict[tuple[str, str], DeferredLock] = {}
@@ -159,15 +162,20 @@ class Handover:
 
     async def _look(self, poll: Poll) -> list[Entry]:
         """What to hand over now."""
-        async with self._turn(poll.session.member, poll.device):
-            stored = await self._store.handed(poll.session.member, poll.device)
-            standing = await self._stand(poll, stored)
+        member, device = poll.session.member, poll.device
+        async with self._turn(member, device):
+            stored = await self._store.handed(member, device)
+            standing = await self._stand(poll, [run for run in stored if run.rid])
             entries = await self._compose(poll, standing)
-            if poll.ack is not None and not poll.gone:
-                handed = runs(entries)
-                if handed != stored:
-                    await self._store.put_handed(poll.session.member, poll.device, handed)
+            remembered = runs(entries) or [self._alive()]
+            if remembered != stored and not poll.gone and (poll.ack is not None or not entries):
+                await self._store.put_handed(member, device, remembered)
             return entries
+
+    def _alive(self) -> Handed:
+        """What is remembered of a device that got nothing, lest it is forgotten (--limits.device-days): the half of the
+        day that it is now, as a run of no room, so that it is written twice a day."""
+        return Handed("", 0, 0, int(self._wall() // HALF_DAY))
 
     async def _stand(self, poll: Poll, stored: list[Handed]) -> Standing:
         """Move the cursors by what the client acks, and read where the device stands then."""
