@@ -265,7 +265,8 @@ class IBusListener(Interface):
         """Another node is there: it knows nothing yet of who is connected here, nor this one of who is there."""
 
     def node_gone(node: str) -> None:
-        """A node stopped, or was not heard of for five seconds: whoever was connected there is not known to be."""
+        """A node stopped, or was not heard of for five seconds, or the bus is down: whoever was connected there is not
+        known to be. It is there again when node_came() says so."""
 
 
 class IWire(Interface):

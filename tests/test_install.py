@@ -52,9 +52,7 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_brings_its_own_files_and_one_plugin(venv: Path, tmp_path: Path) -> None:
     listed = run(venv / "bin/pip", "show", "--files", "mercury-chat", cwd=tmp_path).partition("Files:\n")[2].split()
-    foreign = {
-        name for name in listed if not name.startswith(("mercury/", "mercury_chat-", "../../../bin/mercury-"))
-    }
+    foreign = {name for name in listed if not name.startswith(("mercury/", "mercury_chat-", "../../../bin/mercury-"))}
     assert {name for name in foreign if "__pycache__" not in name} == {PLUGIN}
     files = (path for path in (ROOT / "mercury").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     missing = {str(path.relative_to(ROOT)) for path in files} - set(listed)
