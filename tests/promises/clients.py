@@ -229,6 +229,7 @@ class SeedClient(Client):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.pages: list[Seen] | None = None
+        self.doubtful: dict[Any, Ask] = {}  # asked, and one of them was refused
 
     def say(self, rid: str, text: str, cid: str | None = None) -> Ask:
         ask = Ask(self.name, self.member, rid, text)
@@ -246,16 +247,19 @@ class SeedClient(Client):
                 ask = self.waiting.popitem()[1]
                 ask.code = frame["code"]
                 ask.outcome = "info" if ask.code in UNSURE else "fail"
-            elif self.waiting:  # else it is not, and all of them remain unknown
-                self.waiting.pop(next(iter(self.waiting)))
+            elif self.waiting:  # else it is not: it may be any of them, and their echoes may still come
+                key = next(iter(self.waiting))
+                self.doubtful[key] = self.waiting.pop(key)
             return
         seen = shown(frame)
         if self.pages is not None:
             self.pages.append(seen)
             return
         self.saw(seen)
-        if seen.mid == self.member and (seen.rid, seen.text) in self.waiting:
-            ask = self.waiting.pop((seen.rid, seen.text))
+        key = seen.rid, seen.text
+        asked = self.waiting if key in self.waiting else self.doubtful
+        if seen.mid == self.member and key in asked:
+            ask = asked.pop(key)
             ask.outcome = "ok"
             ask.answers.append((seen.seq, seen.id, None))
 
