@@ -23,7 +23,7 @@ from mercury.backends.redis import RedisStore
 from mercury.backends.redis_link import RedisServer
 from mercury.backends.sqlite import SqliteStore
 
-NUMBER = count()
+NUMBER = count()  # of databases, also for other modules that use the same server
 
 
 class TestMemory(StoreContract, AccountsContract):
@@ -71,8 +71,7 @@ class TestRedis(StoreContract, AccountsContract):
 @pytest.fixture(scope="module")
 def mysql_database(mariadb: MariaDb) -> Callable[[], Server]:
     """Gives databases that are not there yet, all within one server."""
-    number = count()
-    return lambda: mariadb.database(f"contract_{next(number)}")
+    return lambda: mariadb.database(f"contract_{next(NUMBER)}")
 
 
 class TestMysql(StoreContract, AccountsContract):

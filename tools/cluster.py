@@ -43,7 +43,9 @@ class Program:
                 [program("setpriv"), "--pdeathsig=TERM", "--", *self.command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        (FOLDER / f"{self.name}.pid").write_text(f"{self.process.pid}\n")
+        being_written = FOLDER / f"{self.name}.pid.new"
+        being_written.write_text(f"{self.process.pid}\n")
+        being_written.rename(FOLDER / f"{self.name}.pid")  # whoever reads it finds a number, old or new
 
     def wait(self) -> None:
         """Until it serves. SystemExit with the end of its log if it does not."""
