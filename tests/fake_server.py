@@ -88,6 +88,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.epoch = "e1"
+        self.people: list[Any] = []  # who came by, to be stopped: they would come back, to whoever listens here next
         self.tokens: list[str] = []
         self.calls: list[tuple[str, Any]] = []
         self.urls: list[str] = []

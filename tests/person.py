@@ -36,6 +36,7 @@ class Person:
         self.client = Client(
             reactor, "1", [ROOM], self.events.append, server=where, device="d", clock=clock, rng=AtOnce()
         )
+        server.people.append(self)
         self.client.start().addErrback(lambda failure: setattr(self, "failed", failure.value))
 
     def say(self, text: str) -> None:

@@ -28,6 +28,8 @@ async def server() -> AsyncIterator[FakeServer]:
     fake = FakeServer()
     fake.listen()
     yield fake
+    for someone in fake.people:
+        await someone.client.stop()
     await fake.close()
 
 
