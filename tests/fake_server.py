@@ -103,6 +103,7 @@ class FakeServer:
     def listen(self) -> None:
         """Open both ports, again the same ones if it is not the first time."""
         factory = WebSocketServerFactory(protocols=["mercury.v2.json"])
+        factory.setProtocolOptions(closeHandshakeTimeout=5)  # of whole seconds, rounded down: 1 may be none at all
         factory.protocol = cast(type[Session], type("BoundSession", (Session,), {"server": self}))
         rest = Resource()
         rest.isLeaf = True
