@@ -13,8 +13,18 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from contract_store_tools import NOW, TRICKY, Make, OpenStore, joined, left, place_of, put, some_time
-from twisted.internet import reactor
+from contract_store_tools import (
+    NOW,
+    TRICKY,
+    Make,
+    OpenStore,
+    joined,
+    left,
+    place_of,
+    put,
+    some_time,
+    unavailable_unless_open,
+)  # fmt: skip
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyClass, verifyObject
@@ -77,14 +87,7 @@ class AccountsContract(OpenStore):
             ("put_handed", ("a", "d", [])), ("handed", ("a", "d")),
         ]  # fmt: skip
         assert {name for name, _ in calls} == set(IAccounts.names())
-        for _ in range(2):
-            for name, args in calls:
-                with pytest.raises(MercuryError) as caught:
-                    await getattr(store, name)(*args).addTimeout(30, reactor)  # seconds; else it might never end
-                assert caught.value.code == "unavailable"
-                assert caught.value.retry_after is not None
-            await store.open()
-            await store.close()
+        await unavailable_unless_open(store, calls)
 
     @pytest_twisted.ensureDeferred
     async def test_all_of_it_is_there_after_opening_the_store_again(self, store: Any) -> None:

@@ -8,17 +8,25 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import pytest
 import pytest_twisted
 from contract_store_append import AppendContract
 from contract_store_random import RandomContract
 from contract_store_read import ReadContract
-from contract_store_tools import NOW, Make, entry_of, joined, log_of, message, place_of, put, some_time
-from twisted.internet import reactor
+from contract_store_tools import (
+    NOW,
+    Make,
+    entry_of,
+    joined,
+    log_of,
+    message,
+    place_of,
+    put,
+    some_time,
+    unavailable_unless_open,
+)  # fmt: skip
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from zope.interface.verify import verifyClass, verifyObject
 
-from mercury.errors import MercuryError
 from mercury.model import Cursor, Token
 from mercury.ports import IStore
 
@@ -58,14 +66,7 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
             ("reseal", ("r", succeed)),
         ]  # fmt: skip
         assert {name for name, _ in calls} == set(IStore.names()) - {"epoch", "open", "close"}
-        for _ in range(2):
-            for name, args in calls:
-                with pytest.raises(MercuryError) as caught:
-                    await getattr(store, name)(*args).addTimeout(30, reactor)  # seconds; else it might never end
-                assert caught.value.code == "unavailable"
-                assert caught.value.retry_after is not None
-            await store.open()
-            await store.close()
+        await unavailable_unless_open(store, calls)
 
     @pytest_twisted.ensureDeferred
     async def test_close_finishes_what_runs_and_may_come_twice(self, make: Make) -> None:

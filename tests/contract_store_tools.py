@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 
+import pytest
 import pytest_twisted
 from hypothesis import example, given, settings
 from hypothesis.strategies import SearchStrategy
@@ -123,6 +124,18 @@ def logged() -> Iterator[list[LogEvent]]:
         yield events
     finally:
         globalLogPublisher.removeObserver(note)
+
+
+async def unavailable_unless_open(store: Any, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+    """Before open() and after close() each of these calls fails with unavailable and says when to try again."""
+    for _ in range(2):
+        for name, args in calls:
+            with pytest.raises(MercuryError) as caught:
+                await getattr(store, name)(*args).addTimeout(30, reactor)  # seconds; else it might never end
+            assert caught.value.code == "unavailable"
+            assert caught.value.retry_after is not None
+        await store.open()
+        await store.close()
 
 
 class OpenStore:

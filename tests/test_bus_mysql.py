@@ -50,16 +50,16 @@ class Ear:
         self.doubted.append(None if rids is None else list(rids))
 
     def entries_came(self, entries: Sequence[Entry]) -> None:
-        raise NotImplementedError
+        raise AssertionError("a bus on MySQL brings nothing from other nodes but doubt")
 
     def signal_came(self, node: str, signal: Signal) -> None:
-        raise NotImplementedError
+        raise AssertionError("a bus on MySQL brings nothing from other nodes but doubt")
 
     def node_came(self, node: str) -> None:
-        raise NotImplementedError
+        raise AssertionError("a bus on MySQL brings nothing from other nodes but doubt")
 
     def node_gone(self, node: str) -> None:
-        raise NotImplementedError
+        raise AssertionError("a bus on MySQL brings nothing from other nodes but doubt")
 
 
 @pytest.fixture(autouse=True)
