@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
-import free_ports
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -71,7 +70,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """Gives ports to servers in their own processes. A server in the test's own process listens on port 0 instead."""
-    return free_ports.free_port
+    from free_ports import free_port as give
+
+    return give
 
 
 @pytest.fixture(scope="session")
