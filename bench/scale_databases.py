@@ -93,7 +93,8 @@ class MariaDb:
         found = self._query(
             "SELECT argument FROM mysql.general_log WHERE command_type = 'Query' AND thread_id <> CONNECTION_ID()"
         )
-        return Call(by_name((text for (text,) in found), mysql_sql, "%s"), read)
+        firsts = (text.partition(";")[0] for (text,) in found)  # each comes with the others that were sent with it
+        return Call(by_name(firsts, mysql_sql, "%s"), read)
 
     def _explain(self, statement: str) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Table, access, key, what it is compared with, rows, and more, of each step but the INSERT itself."""

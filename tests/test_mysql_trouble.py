@@ -246,12 +246,12 @@ async def test_a_lost_answer_to_a_commit_gives_unavailable_and_the_cid_finds_wha
             opened(lambda _: MysqlStore(replace(mysql, port=proxy.outer))) as store,
         ):
             await put(store, message("r", "a", "before"))
-            proxy.cut_answer_to(b"COMMIT")
+            proxy.cut_answer_to(b"COMMIT")  # which goes with what it commits
             await unavailable(put(store, message("r", "a", "hi", "c")))
             (again,) = await put(store, message("r", "a", "hi", "c"))
             assert again.duplicate
             assert again.entry == (await log_of(direct, "r"))[-1]
-            proxy.cut_answer_to(b"INSERT INTO entry")  # nothing of that is stored, so the store itself tries again
+            proxy.cut_answer_to(b"START TRANSACTION")  # nothing of that is stored, so the store itself tries again
             (done,) = await put(store, message("r", "a", "ho"))
             assert [entry.text for entry in await log_of(direct, "r")] == ["", "before", "hi", "ho"]
             assert done.entry.seq == 4

@@ -72,7 +72,7 @@ class MysqlStore(MysqlAccounts):
             raise MercuryError("unavailable", f"{name} cannot be used: {error.args[-1]}", RETRY_AFTER) from None
         except MercuryError as error:
             raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
-        self._appender = self._pool(f"{name} (appending)", 1)
+        self._appender = self._pool(f"{name} (appending)", 1, autocommit=True)
         self._writer = self._pool(f"{name} (writing)", WRITERS)
         self._reader = self._pool(f"{name} (reading)", self._connections - WRITERS - 1, autocommit=True)
 

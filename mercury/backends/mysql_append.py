@@ -1,14 +1,14 @@
 """IStore.append on MySQL: lock the rooms, load what the drafts concern, let a Batch decide, store what has changed.
 
-Five statements for a batch of messages, with the one that commits; more if they have cids, if some rooms get more
-messages than others, if there are more than ROWS, or if members come or go. The rooms are locked in the order of their
-names, so batches of any number of nodes that share rooms wait for each other and do not deadlock; and what a batch adds
-to a room becomes visible before the next batch can add to it.
+Two round trips for a batch: one that locks and loads, one that stores and commits. After each the thread has to wait
+until the reactor lets go of Python's lock, so they cost more than most statements in them. The rooms are locked in the
+order of their names, so batches of any number of nodes that share rooms wait for each other and do not deadlock; and
+what a batch adds to a room becomes visible before the next batch can add to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from msgspec import json
@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from mercury.backends import mysql_sql as sql
 from mercury.backends.batch import Batch, Membership, RoomState
-from mercury.backends.mysql_sql import escaped_bytes, insert, insert_once, numbers, parts, pieces, rows, to_json
+from mercury.backends.mysql_server import uncertain
+from mercury.backends.mysql_sql import Statement, insert, insertion, numbers, parts, pieces, rows, to_json, together
 from mercury.backends.sealing import OVERHEAD, Keys
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome
@@ -54,11 +55,11 @@ def entry_of(keys: Keys, rid: str, row: Sequence[Any]) -> Entry:
 def append(
     cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys
 ) -> list[Outcome | MercuryError]:
-    """Decide and store a batch within the caller's transaction, which this may commit once before it changed anything.
-    `limit`: rooms a member may be in, 0 for any number. `packet`: bytes in a statement."""
+    """Decide and store a batch in a transaction, on a connection that has none and commits by itself. `limit`: rooms a
+    member may be in, 0 for any number. `packet`: bytes in a statement. Raises Uncertain, and what the driver raises."""
     refused = [_too_long(draft, packet) for draft in drafts]
     fitting = [draft for draft, error in zip(drafts, refused, strict=True) if error is None]
-    batch, found = _load(cursor, fitting, ctime, limit, keys)
+    batch, found = _load(cursor, fitting, ctime, limit, packet, keys)
     decided = batch.decide(fitting)
     ids = _save(cursor, batch, found, packet, keys)
     answers = iter(_with_ids(decided, ids))
@@ -67,12 +68,14 @@ def append(
 
 def _too_long(draft: Draft, packet: int) -> MercuryError | None:
     most = packet - 2 * OVERHEAD
-    if 8 * len(draft.text) < most - sql.ROW_BYTES or escaped_bytes(draft.text) < most:
+    if 8 * len(draft.text) < most - sql.ROW_BYTES or sql.escaped_bytes(draft.text) < most:
         return None
     return MercuryError("too_large", "the text is longer than the database takes; its max_allowed_packet is the limit")
 
 
-def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, keys: Keys) -> tuple[Batch, dict[str, Found]]:
+def _load(
+    cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys
+) -> tuple[Batch, dict[str, Found]]:
     """What the drafts concern, and the rows of its rooms."""
     asked: dict[str, set[str]] = {draft.rid: set() for draft in drafts}
     cids: set[tuple[str, str, str]] = set()
@@ -88,36 +91,42 @@ def _load(cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, keys: Ke
             if draft.kind == "joined":
                 made.add(draft.rid)
                 coming.update(draft.members if limit else ())
-    found = _lock_rooms(cursor, asked, made)
-    rooms: dict[str, RoomState] = {}
-    by_number: dict[int, RoomState] = {}
-    for rid, (nr, head, floor, messages, made_at, deleted, _) in found.items():
-        rooms[rid] = by_number[nr] = RoomState(rid, head, floor, messages, made_at, bool(deleted))
-    pairs = [(row.nr, mid) for rid, row in found.items() for mid in asked[rid]]
-    for part in pieces(pairs):
-        for (place,) in numbers(cursor, sql.FIND_MEMBERS, to_json(part)):
-            nr, mid = part[place - 1]
-            by_number[nr].members[mid] = INSIDE
-    known = [(found[rid].nr, mid, cid) for rid, mid, cid in cids if rid in found]
-    for nr, *row in rows(cursor, sql.FIND_FIRSTS, to_json(known)) if known else ():
-        first = entry_of(keys, by_number[nr].rid, row)
-        by_number[nr].firsts[first.mid, first.cid] = first
+    pairs = list(pieces([(rid, mid) for rid, mids in asked.items() for mid in mids]))
+    questions: list[Statement] = [(sql.FIND_MEMBERS, (to_json(part),)) for part in pairs]
+    if cids:
+        questions.append((sql.FIND_FIRSTS, (to_json(list(cids)),)))
+    found, answers = _lock_rooms(cursor, sorted(asked), made, packet, questions)
+    rooms = {
+        rid: RoomState(rid, row.head, row.floor, row.messages, row.ctime, bool(row.deleted))
+        for rid, row in found.items()
+    }
+    for part, places in zip(pairs, answers, strict=False):
+        for (place,) in numbers(places):
+            rid, mid = part[place - 1]
+            if rid in rooms:  # else it came into being after its row was to be locked
+                rooms[rid].members[mid] = INSIDE
+    for name, *row in answers[-1] if cids else ():
+        first = entry_of(keys, name.decode(), row)
+        if first.rid in rooms:
+            rooms[first.rid].firsts[first.mid, first.cid] = first
     return Batch(rooms, PROVISIONAL, ctime, limit, _places(cursor, coming)), found
 
 
-def _lock_rooms(cursor: Any, rids: Iterable[str], made: set[str]) -> dict[str, Found]:
-    """The rooms' rows, locked in one order. Those that the batch may make get a row first, as if they were deleted: in
-    a transaction of its own, since a row that is locked later than the others is out of order."""
-    ordered = sorted(rids)
-    asked = to_json([(rid,) for rid in ordered])
+def _lock_rooms(
+    cursor: Any, rids: Sequence[str], made: set[str], packet: int, questions: Sequence[Statement]
+) -> tuple[dict[str, Found], list[Sequence[Any]]]:
+    """The rooms' rows, locked in the order of their names, and what the questions then found. Rooms that the batch may
+    make get a row first, as if they were deleted: in a transaction of its own, since a row that is locked later than
+    the others is out of order."""
+    lock = (sql.LOCK_ROOMS, (to_json([(rid,) for rid in rids]),))
     while True:
-        found = {ordered[place - 1]: Found(*row) for place, *row in numbers(cursor, sql.LOCK_ROOMS, asked)}
+        _, (locked, _), *answers = together(cursor, packet, sql.BEGIN, lock, *questions)
+        found = {rids[place - 1]: Found(*row) for place, *row in numbers(locked)}
         missing = sorted(made - found.keys())
         if not missing:
-            return found
+            return found, [answer for answer, _ in answers]
         cursor.execute("COMMIT")
         insert(cursor, sql.ADD_ROOMS, [(rid, 0, 0, 0, 0, 1) for rid in missing], sql.UNLESS_THERE)
-        cursor.execute("COMMIT")
 
 
 def _places(cursor: Any, mids: set[str]) -> dict[str, int]:
@@ -136,47 +145,54 @@ def _save(cursor: Any, batch: Batch, found: dict[str, Found], packet: int, keys:
     above all that were given out before, so under the room's lock they grow with its seqs.
     """
     ids: list[int] = []
-    entries = [
-        (
-            found[e.rid].nr,
-            e.seq,
-            nth,
-            e.kind,
-            e.ctime,
-            e.mid,
-            keys.stored(e),
-            e.cid,
-            to_json(e.members) if e.members else None,
+    step = next((row.step for row in found.values()), 1)  # the same for all rooms
+    new = [_row(found[entry.rid].nr, entry, nth, keys) for _, entry, nth in batch.entries]
+    cut = list(parts(new, TEXT, packet))
+    entries = [insertion(sql.ADD_ENTRIES, part) for part in cut]
+    with uncertain():
+        done = together(
+            cursor, packet, *entries, *_growth(batch, found), *_gone(batch, found), *_come(batch, found), sql.COMMIT
         )
-        for _, e, nth in batch.entries
-    ]
-    for part in parts(entries, TEXT, packet):
-        insert_once(cursor, sql.ADD_ENTRIES, part)
-        step = found[batch.entries[0][1].rid].step  # the same for all rooms
-        ids.extend(range(cursor.lastrowid, cursor.lastrowid + step * len(part), step))
-    _save_rooms(cursor, batch, found)
-    if batch.left:
-        gone = to_json(sorted((found[room.rid].nr, mid) for room, mid in batch.left))
-        for statement in sql.DROP_PLACES:
-            cursor.execute(statement, (gone,))
-    if batch.joined:
-        insert(cursor, sql.ADD_MEMBERS, [(mid,) for mid in sorted({m for _, m in batch.joined})], sql.UNLESS_MEMBER)
-        inside = {(found[room.rid].nr, mid): room.members[mid] for room, mid in batch.joined if mid in room.members}
-        insert(cursor, sql.ADD_PLACES, [(*place, m.joined, m.read, m.read_nth) for place, m in inside.items()])
+    for part, (_, first) in zip(cut, done, strict=False):
+        ids.extend(range(first, first + step * len(part), step))
     return ids
 
 
-def _save_rooms(cursor: Any, batch: Batch, found: dict[str, Found]) -> None:
+def _row(nr: int, entry: Entry, nth: int, keys: Keys) -> tuple[object, ...]:
+    """An entry for ADD_ENTRIES."""
+    members = to_json(entry.members) if entry.members else None
+    return nr, entry.seq, nth, entry.kind, entry.ctime, entry.mid, keys.stored(entry), entry.cid, members
+
+
+def _growth(batch: Batch, found: dict[str, Found]) -> Iterator[Statement]:
+    """What changes the rows of the batch's rooms."""
     growth: dict[tuple[int, int], list[int]] = {}
     for room in batch.changed.values():
         before = found[room.rid]
         if before.deleted:
-            cursor.execute(sql.BEGIN_ROOM, (room.head, room.floor, room.messages, room.ctime, before.nr))
+            yield sql.BEGIN_ROOM, (room.head, room.floor, room.messages, room.ctime, before.nr)
         else:
             growth.setdefault((room.head - before.head, room.messages - before.messages), []).append(before.nr)
     for (entries, messages), alike in growth.items():
         for part in pieces(alike):
-            cursor.execute(sql.GROW_ROOMS, (entries, messages, part))
+            yield sql.GROW_ROOMS, (entries, messages, part)
+
+
+def _gone(batch: Batch, found: dict[str, Found]) -> Iterator[Statement]:
+    """What takes out those who left, with their cursors."""
+    if batch.left:
+        gone = to_json(sorted((found[room.rid].nr, mid) for room, mid in batch.left))
+        for statement in sql.DROP_PLACES:
+            yield statement, (gone,)
+
+
+def _come(batch: Batch, found: dict[str, Found]) -> Iterator[Statement]:
+    """What brings in those who joined and did not leave again."""
+    for part in pieces(sorted({mid for _, mid in batch.joined})):
+        yield insertion(sql.ADD_MEMBERS, [(mid,) for mid in part], sql.UNLESS_MEMBER)
+    inside = {(found[room.rid].nr, mid): room.members[mid] for room, mid in batch.joined if mid in room.members}
+    for places in pieces([(*place, m.joined, m.read, m.read_nth) for place, m in inside.items()]):
+        yield insertion(sql.ADD_PLACES, places)
 
 
 def _with_ids(answers: list[Outcome | MercuryError], ids: list[int]) -> list[Outcome | MercuryError]:

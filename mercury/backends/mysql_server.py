@@ -1,19 +1,21 @@
 """How Mercury talks to a MySQL or MariaDB server: its address, its connections, and what is done when one is lost.
 
-All connections work in READ COMMITTED. Those that read commit each statement by itself; on those that write, the first
-statement after a COMMIT begins a transaction.
+All connections work in READ COMMITTED. Those that read commit each statement by itself, and so does the one that
+appends, outside of the transactions that it begins; on others, the first statement after a COMMIT begins one.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import random
 from time import sleep
 from typing import Any, Final
 
 import pymysql
-from pymysql.constants import CR, ER
+from pymysql.constants import CLIENT, CR, ER
 from twisted.enterprise.adbapi import Connection, ConnectionPool
 
 from mercury.errors import MercuryError
@@ -69,6 +71,7 @@ class Server:
             "password": self.password,
             "database": self.database,
             "charset": "utf8mb4",
+            "client_flag": CLIENT.MULTI_STATEMENTS,  # pymysql binds by escaping, so this adds nothing to guard
             "autocommit": True,
             "connect_timeout": self.connect_seconds,
             "read_timeout": self.read_seconds,
@@ -129,17 +132,36 @@ class QuietConnection(Connection):
         return self._connection is None
 
 
+class Uncertain(pymysql.err.OperationalError):
+    """The connection was lost when a COMMIT may have been sent: it is not known whether anything is stored."""
+
+
+@contextmanager
+def uncertain() -> Iterator[None]:
+    """Around what sends a COMMIT: turns the error of a connection that is lost there into Uncertain."""
+    try:
+        yield
+    except ENGINE_ERRORS as error:
+        if _code(error) in LOST:
+            raise Uncertain(*error.args) from error
+        raise
+
+
+def _code(error: Exception) -> int:
+    return error.args[0] if error.args else 0
+
+
 def mend(connection: QuietConnection, error: Exception, tries: int) -> bool:
-    """Whether to try a transaction again that failed before its COMMIT was sent, when so much is certain: nothing of it
+    """Whether to try a transaction again that failed before its COMMIT was done, when so much is certain: nothing of it
     is stored. For that, leave the connection without a transaction, or with a new socket (which may raise)."""
-    code = error.args[0] if error.args else 0
+    code = _code(error)
     if code in CONFLICTS and tries < TRIES:
         connection.rollback()
         sleep(PAUSE * random())  # noqa: S311 - so that two do not meet again
         if connection.is_lost:
             connection.reconnect()
         return True
-    if code in LOST and tries == 1:
+    if code in LOST and tries == 1 and not isinstance(error, Uncertain):
         connection.reconnect()
         return True
     return False

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 T = TypeVar("T")
+Statement = tuple[str, Sequence[object]]  # with what is bound to its %s
 
 _NAME = "VARCHAR(190) CHARACTER SET utf8mb4"
 _KINDS = {"rid": _NAME, "mid": _NAME, "cid": "VARCHAR(512) CHARACTER SET utf8mb4", "room": "BIGINT", "seq": "BIGINT"}
@@ -38,6 +39,9 @@ EPOCH = "SELECT epoch FROM store"
 
 # The log: append
 
+BEGIN: Final[Statement] = ("START TRANSACTION", ())
+COMMIT: Final[Statement] = ("COMMIT", ())
+
 _ROOM = ("r.nr", "r.head", "r.floor", "r.messages", "r.ctime", "r.deleted", "@@auto_increment_increment")
 #: First comes the room's place in the list, from 1 on.
 LOCK_ROOMS = f"""
@@ -47,16 +51,16 @@ SELECT {_packed("asked.place", *_ROOM)}
 """
 ADD_ROOMS = "INSERT INTO room (rid, head, floor, messages, ctime, deleted)"
 UNLESS_THERE = "ON DUPLICATE KEY UPDATE deleted = deleted"
-#: The places in the list of those that there are.
+#: The places in the list of those that there are. It sees what holds when it begins, with the rooms' locks taken.
 FIND_MEMBERS = f"""
 SELECT {_packed("asked.place")}
-  FROM {_asked("room", "mid")} STRAIGHT_JOIN membership AS m FORCE INDEX (PRIMARY)
-    ON m.room = asked.room AND m.mid = asked.mid
+  FROM {_asked("rid", "mid")} STRAIGHT_JOIN room AS r FORCE INDEX (rid) ON r.rid = asked.rid
+    STRAIGHT_JOIN membership AS m FORCE INDEX (PRIMARY) ON m.room = r.nr AND m.mid = asked.mid
 """
 FIND_FIRSTS = f"""
-SELECT e.room, {ENTRY}
-  FROM {_asked("room", "mid", "cid")} STRAIGHT_JOIN entry AS e FORCE INDEX (cid)
-    ON e.room = asked.room AND e.mid = asked.mid AND e.cid = asked.cid
+SELECT r.rid, {ENTRY}
+  FROM {_asked("rid", "mid", "cid")} STRAIGHT_JOIN room AS r FORCE INDEX (rid) ON r.rid = asked.rid
+    STRAIGHT_JOIN entry AS e FORCE INDEX (cid) ON e.room = r.nr AND e.mid = asked.mid AND e.cid = asked.cid
 """
 LOCK_MEMBERS = f"""
 SELECT m.mid FROM {_asked("mid")} STRAIGHT_JOIN member AS m FORCE INDEX (PRIMARY) ON m.mid = asked.mid FOR UPDATE
@@ -185,6 +189,7 @@ BURIED_ROOM = "SELECT nr FROM room WHERE rid IS NULL LIMIT 1"
 EMPTY_ROOM = "DELETE FROM entry WHERE room = %s LIMIT %s"
 DROP_ROOM = "DELETE FROM room WHERE nr = %s AND rid IS NULL"
 
+UTF8_BYTES: Final = 4  # in a character, at most
 ROWS: Final = 500  # in one INSERT
 ROW_BYTES: Final = 2048  # the most that a row's short columns take, when every byte of them has to be escaped
 
@@ -200,9 +205,26 @@ def rows(cursor: Any, statement: str, *args: object) -> Sequence[Any]:
     return found
 
 
-def numbers(cursor: Any, statement: str, *args: object) -> list[list[int]]:
-    """The rows of a statement that packs them."""
-    ((packed,),) = rows(cursor, statement, *args)
+def together(cursor: Any, packet: int, *statements: Statement) -> list[tuple[Sequence[Any], int]]:
+    """Run statements in one round trip, or one by one if they might be more than `packet` bytes. For each: the rows
+    that it found, and the first id that it gave out. The first that fails is the last that is run."""
+    texts = [cursor.mogrify(*statement) for statement in statements]
+    done: list[tuple[Sequence[Any], int]] = []
+    if texts and UTF8_BYTES * sum(map(len, texts)) < packet:
+        cursor.execute(";".join(texts))
+        done.append((cursor.fetchall(), cursor.lastrowid))
+        while cursor.nextset():
+            done.append((cursor.fetchall(), cursor.lastrowid))
+    else:
+        for text in texts:
+            cursor.execute(text)
+            done.append((cursor.fetchall(), cursor.lastrowid))
+    return done
+
+
+def numbers(found: Sequence[Any]) -> list[list[int]]:
+    """What a statement that packs its rows has found."""
+    ((packed,),) = found
     return [list(map(int, row.split(" "))) for row in packed.split(",")] if packed else []
 
 
@@ -215,10 +237,10 @@ def pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:
 def insert(cursor: Any, how: str, values: Iterable[Sequence[object]], conflict: str = "") -> None:
     """INSERT short rows of equal length in few steps. `how` goes before VALUES, `conflict` after them."""
     for part in pieces(list(values)):
-        insert_once(cursor, how, part, conflict)
+        cursor.execute(*insertion(how, part, conflict))
 
 
-def insert_once(cursor: Any, how: str, part: Sequence[Sequence[object]], conflict: str = "") -> None:
+def insertion(how: str, part: Sequence[Sequence[object]], conflict: str = "") -> Statement:
     """One INSERT of these rows, of which there is one at least."""
     bound: list[object] = []
 
@@ -229,7 +251,7 @@ def insert_once(cursor: Any, how: str, part: Sequence[Sequence[object]], conflic
         return "%s"
 
     listed = "),(".join([",".join(map(cell, row)) for row in part])
-    cursor.execute(f"{how} VALUES ({listed}) {conflict}", bound)
+    return f"{how} VALUES ({listed}) {conflict}", bound
 
 
 def parts(rows: Sequence[Sequence[Any]], text: int, packet: int) -> Iterator[Sequence[Sequence[Any]]]:
