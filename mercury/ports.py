@@ -144,6 +144,9 @@ class IStore(Interface):
     def token(digest: bytes) -> Deferred[Token | None]:
         """The token with this digest, expired or not."""
 
+    def tokens(mid: str) -> Deferred[list[Token]]:
+        """All tokens of a member, expired or not, in no particular order: at most as many as put_token() keeps."""
+
     def drop_token(digest: bytes) -> Deferred[Token | None]:
         """Remove one token and return it; None if it is not there."""
 

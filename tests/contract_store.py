@@ -62,8 +62,8 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
             ("history", ("r", None, None, 1)), ("locate", (1, None)), ("room", ("r",)), ("rooms", ("", 1)),
             ("delete_room", ("r",)), ("members", ("r", "", 1)), ("is_member", ("a",)), ("places", ("a", "d")),
             ("move_cursors", ([Cursor("r", "a", "d", 1)],)), ("move_reads", ([],)), ("put_token", (token, 1)),
-            ("token", (b"d",)), ("drop_token", (b"d",)), ("drop_tokens", ("a",)), ("sweep", (NOW, 1, 1)),
-            ("reseal", ("r", succeed)),
+            ("token", (b"d",)), ("tokens", ("a",)), ("drop_token", (b"d",)), ("drop_tokens", ("a",)),
+            ("sweep", (NOW, 1, 1)), ("reseal", ("r", succeed)),
         ]  # fmt: skip
         assert {name for name, _ in calls} == set(IStore.names()) - {"epoch", "open", "close"}
         await unavailable_unless_open(store, calls)
@@ -131,6 +131,28 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
         await store.put_token(Token(b"d", "b", 2), 9)
         assert await store.token(b"d") == Token(b"d", "b", 2)
         assert (await store.drop_tokens("a"), await store.drop_tokens("b")) == (0, 1)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_members_tokens_are_all_that_are_kept_expired_or_not(self, store: Any) -> None:
+        async def of(mid: str) -> dict[bytes, Token]:
+            found = await store.tokens(mid)
+            assert len({token.digest for token in found}) == len(found)
+            return {token.digest: token for token in found}
+
+        assert await of("ä") == {}
+        tokens = [Token(bytes([n]) * 32, "ä", expires) for n, expires in enumerate([1, NOW, NOW, 2 * NOW + 1])]
+        for token in [*tokens, Token(b"other", "Ä", NOW)]:
+            await store.put_token(token, 9)
+        assert await of("ä") == {token.digest: token for token in tokens}
+        await store.put_token(Token(tokens[1].digest, "Ä", NOW), 9)  # it is another member's now
+        await store.drop_token(tokens[2].digest)
+        assert await of("ä") == {tokens[n].digest: tokens[n] for n in (0, 3)}
+        await store.put_token(Token(b"new", "ä", NOW), 2)
+        assert (await of("ä")).keys() == {b"new", tokens[3].digest}
+        await store.sweep(NOW, 2**60, 9)
+        assert (await of("ä")).keys() == {tokens[3].digest}
+        await store.drop_tokens("ä")
+        assert await of("ä") == {}
 
     @pytest_twisted.ensureDeferred
     async def test_drop_tokens_takes_all_of_one_member(self, store: Any) -> None:

@@ -24,6 +24,7 @@ from bench.scale_client import subjects
 from bench.scale_databases import Call, Database, MariaDb, Redis, Sqlite
 from bench.scale_fill import EMPTY, Size, fill
 from bench.scale_plans import CALLS, watch
+from mercury.backends import mysql_sql, sqlite_sql
 from mercury.backends.mysql import MysqlStore
 from mercury.backends.redis import RedisStore
 from mercury.backends.redis_link import RedisServer
@@ -41,6 +42,8 @@ MEMBERSHIP_MID: dict[type, tuple[str, str]] = {
     Sqlite: ("DROP INDEX membership_mid", "CREATE INDEX membership_mid ON membership (mid)"),
 }
 
+#: How a member's tokens are asked for.
+TOKENS: dict[type, str] = {MariaDb: mysql_sql.TOKENS % "'a'", Sqlite: sqlite_sql.TOKENS.replace("?1", "'a'")}
 
 MORE = 1.05  # times as much may be read: where joins stand among a page's messages, these are read, too
 
@@ -119,6 +122,14 @@ def test_no_statement_goes_through_a_table_or_sorts(watched: Watched) -> None:
     assert [name for name in statements if not name.isupper()] == []  # all are from mercury/backends/*_sql.py
     complaints = {name: database.complaints(statement) for name, statement in statements.items()}
     assert {name: found for name, found in complaints.items() if found} == {}
+
+
+@on("mysql", "sqlite")
+def test_a_members_tokens_are_found_by_an_index(watched: Watched) -> None:
+    """Clients that log in by WAMP-CRA ask for them; none of those above does."""
+    statement = TOKENS[type(watched.engine.database)]
+    assert watched.engine.database.complaints(statement) == []
+    assert watched.engine.database.complaints(statement.replace("mid =", "expires + 0 ="))  # no index is for that
 
 
 @on("mysql", "sqlite", "redis")

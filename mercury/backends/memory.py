@@ -278,6 +278,10 @@ class MemoryStore(MemoryAccounts):
         return self._tokens.get(digest)
 
     @when_open
+    def tokens(self, mid: str) -> list[Token]:
+        return list(self._tokens_of.get(mid, {}).values())
+
+    @when_open
     def drop_token(self, digest: bytes) -> Token | None:
         return self._forget_token(digest)
 

@@ -173,6 +173,10 @@ class MysqlStore(MysqlAccounts):
     def token(self, digest: bytes) -> Deferred[Token | None]:
         return self._read(_token, sql.TOKEN, digest)
 
+    def tokens(self, mid: str) -> Deferred[list[Token]]:
+        found = self._read(rows, sql.TOKENS, mid)
+        return found.addCallback(lambda tokens: [_as_token(*row) for row in tokens])
+
     def drop_token(self, digest: bytes) -> Deferred[Token | None]:
         return self._write(_drop_token, digest)
 
@@ -267,7 +271,11 @@ def _delete_room(cursor: Any, rid: str) -> bool:
 
 def _token(cursor: Any, statement: str, digest: bytes) -> Token | None:
     row = _row(cursor, statement, digest)
-    return row and Token(row[0], row[1].decode(), row[2])
+    return row and _as_token(*row)
+
+
+def _as_token(digest: bytes, mid: bytes, expires: int) -> Token:
+    return Token(digest, mid.decode(), expires)
 
 
 def _drop_token(cursor: Any, digest: bytes) -> Token | None:

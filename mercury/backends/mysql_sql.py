@@ -164,6 +164,7 @@ SET_READS_OF = "ON DUPLICATE KEY UPDATE seen = VALUES(seen), seen_nth = VALUES(s
 # Tokens
 
 TOKEN = "SELECT digest, mid, expires FROM token WHERE digest = %s"
+TOKENS = "SELECT digest, mid, expires FROM token WHERE mid = %s"
 LOCK_TOKEN = f"{TOKEN} FOR UPDATE"
 PUT_TOKEN = "REPLACE INTO token (digest, mid, expires) VALUES (%s, %s, %s)"
 SURPLUS_TOKENS = """

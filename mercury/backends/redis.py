@@ -43,6 +43,7 @@ _page = Decoder(tuple[list[Entry], int, int])
 _history = Decoder(tuple[list[Entry], bool])
 _located = Decoder(tuple[str, int] | None)
 _token = Decoder(tuple[str, int] | None)
+_tokens = Decoder(list[tuple[str, int]])
 _room = Decoder(Room | None)
 _rooms = Decoder(list[Room])
 _places = Decoder(list[Place])
@@ -233,6 +234,10 @@ class RedisStore(RedisAccounts):
         return self._call(_token, "token", digest=digest.hex()).addCallback(
             lambda found: found and Token(digest, *found)
         )
+
+    def tokens(self, mid: str) -> Deferred[list[Token]]:
+        found = self._call(_tokens, "tokens", mid=mid)
+        return found.addCallback(lambda rows: [Token(bytes.fromhex(digest), mid, expires) for digest, expires in rows])
 
     def drop_token(self, digest: bytes) -> Deferred[Token | None]:
         return self._call(_token, "drop_token", digest=digest.hex()).addCallback(_as_token, digest)

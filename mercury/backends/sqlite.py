@@ -198,6 +198,9 @@ class SqliteStore(SqliteAccounts):
     def token(self, digest: bytes) -> Deferred[Token | None]:
         return self._read(_token, sql.TOKEN, digest)
 
+    def tokens(self, mid: str) -> Deferred[list[Token]]:
+        return self._read(_rows, sql.TOKENS, mid).addCallback(lambda found: [Token(*row) for row in found])
+
     def drop_token(self, digest: bytes) -> Deferred[Token | None]:
         return self._write(_token, sql.DROP_TOKEN, digest)
 

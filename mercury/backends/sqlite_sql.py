@@ -174,6 +174,7 @@ SET_READS_OF = "ON CONFLICT (room, mid) DO UPDATE SET read = excluded.read, read
 # Tokens
 
 TOKEN = "SELECT digest, mid, expires FROM token WHERE digest = ?1"
+TOKENS = "SELECT digest, mid, expires FROM token WHERE mid = ?1"
 ADD_MEMBER = "INSERT OR IGNORE INTO member VALUES (?1)"
 PUT_TOKEN = "INSERT OR REPLACE INTO token VALUES (?1, ?2, ?3)"
 KEEP_TOKENS = """

@@ -17,6 +17,13 @@ function calls.token(a)
   return found[1] and pack({found[1], tonumber(found[2])}) or pack(nil)
 end
 
+-- [[digest, expires], ...]
+function calls.tokens(a)
+  local found, tokens = redis.call('ZRANGE', tokens_of(a.mid), 0, -1, 'WITHSCORES'), {}
+  for at = 1, #found, 2 do table.insert(tokens, {found[at], tonumber(found[at + 1])}) end
+  return pack(tokens)
+end
+
 function calls.drop_token(a)
   local token = calls.token(a)
   drop_token(a.digest)
