@@ -127,11 +127,14 @@ class ReadMark(Struct, frozen=True, gc=False):
 
 
 class Token(Struct, frozen=True):
-    """A token as it is kept: `digest` is SHA-256 of the secret, which is never stored. `expires`: microseconds."""
+    """A token as it is kept: `digest` is derived from the secret, which is never stored. `expires`: microseconds."""
 
     digest: bytes
     mid: str
     expires: int
+
+    def __repr__(self) -> str:
+        return f"Token(of {self.mid!r}, expires={self.expires})"  # its digest can sign: it is in no log
 
 
 class Resealed(Struct, frozen=True):

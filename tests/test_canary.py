@@ -1,11 +1,13 @@
 """Secrets stay where they belong: a token that is used in every way there is, right and wrong, is in nothing that the
-server writes at log level debug, nor is the text of messages, and the database does not have the token either.
+server writes at log level debug, nor is what is stored of it, nor the text of messages. The database does not have the
+token either.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+
+from mercury.core.tokens import digest
 
 ROOM = "canary"
 TEXT = "the-text-is-nobody-elses-business"
@@ -70,6 +74,12 @@ def upgrade(target: str, *headers: str, version: str = "HTTP/1.1") -> bytes:
 def files(folder: Path) -> bytes:
     """All that stands in the files of a folder: the database and what belongs to it."""
     return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+def forms(key: bytes) -> tuple[str, ...]:
+    """How a key could be written in a log."""
+    shown = repr(key)[2:-1]
+    return key.hex(), b64encode(key).decode(), shown, shown.replace("\\", "\\\\")
 
 
 async def refused(client: Client) -> None:
@@ -192,11 +202,12 @@ async def test_no_secret_is_ever_written(style: str, tmp_path: Path, free_port: 
             await server.kill()
     log = server.written()
     assert b"ready: REST at" in log
-    for secret in (token, quiet, TEXT):
+    for secret in (token, quiet, TEXT, *forms(digest(token)), *forms(digest(quiet))):
         assert secret.encode() not in log, next(line for line in log.splitlines() if secret.encode() in line)
     stored += files(tmp_path)
     assert ROOM.encode() in stored
     assert quiet.encode() not in stored
+    assert digest(quiet) in stored
 
 
 @pytest_twisted.ensureDeferred

@@ -1,27 +1,40 @@
 """Tokens: who may connect as whom.
 
-A token is 256 random bits. Only its SHA-256 is stored: whoever reads the store cannot connect with what they find, and
-a plain hash is enough since there is nothing to guess. Tokens expire, can be revoked, and a member may have many.
+A token is 256 random bits; it expires, can be revoked, and a member may have many. What is stored of it is only a key
+derived from it: PBKDF2-HMAC-SHA256 (RFC 2898, section 5.2), one iteration, enough since there is nothing to guess.
+
+It is the key that a WAMP-CRA client derives from its token when the challenge holds the salt, iterations and keylen
+below (WAMP specification, advanced profile, Challenge Response Authentication). So a signature can be checked without
+the token. The price: what is stored is no token, and of no use over REST, in a URL or as a ticket; but whoever reads
+the store can sign with it, and so log in by WAMP-CRA as long as `--wamp.authmethods` includes wampcra.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 import time
+from base64 import b64encode
 from collections.abc import Callable
+from typing import Final
 
 from mercury.core.nodes import Nodes
 from mercury.errors import MercuryError
 from mercury.model import Token, check_name
 from mercury.ports import IStore
 
-LONGEST = 10 * 365 * 86400  # seconds: the longest time to live
+LONGEST: Final = 10 * 365 * 86400  # seconds: the longest time to live
+
+#: How clients derive the key that is stored. With other values no token that was made before is valid.
+SALT: Final = "mercury"
+ITERATIONS: Final = 1
+KEY_BYTES: Final = 32
 
 
 def digest(secret: str) -> bytes:
-    """What is stored of a token."""
-    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
+    """What is stored of a token: the key derived from it."""
+    return hashlib.pbkdf2_hmac("sha256", secret.encode(errors="surrogatepass"), SALT.encode(), ITERATIONS, KEY_BYTES)
 
 
 class Tokens:
@@ -51,6 +64,22 @@ class Tokens:
             raise _refused()
         return token
 
+    async def check_signature(self, member: str, challenge: str, signature: str) -> Token:
+        """The member's unexpired token that signed this challenge; else unauthorized, without saying what was wrong.
+
+        `member` and `signature` (base64) are as they came, whatever they are. The challenge is ours: whoever makes it
+        sees to it that no other is like it and that it is answered once, since a signature fits each time it comes.
+        """
+        try:
+            check_name("member", member)
+        except MercuryError:
+            raise _refused() from None
+        given = signature.encode(errors="surrogatepass")
+        for token in await self._store.tokens(member):
+            if hmac.compare_digest(_signature(token.digest, challenge), given) and not self.expired(token):
+                return token
+        raise _refused()
+
     async def find(self, secret: str) -> Token:
         """The token, whoever's it is, if it has not expired; else unauthorized."""
         token = await self._store.token(digest(secret))
@@ -74,6 +103,11 @@ class Tokens:
         count = await self._store.drop_tokens(member)
         self._nodes.revoke(member, None)
         return count
+
+
+def _signature(key: bytes, challenge: str) -> bytes:
+    """What WAMP-CRA answers to a challenge. HMAC's key is the derived key in base64."""
+    return b64encode(hmac.digest(b64encode(key), challenge.encode(), "sha256"))
 
 
 def _refused() -> MercuryError:

@@ -85,7 +85,7 @@ class MakeToken(Body):
 
 
 class TokenMade(Result):
-    """The only time that the token is shown: Mercury keeps no more than a hash of it."""
+    """The only time that the token is shown: Mercury keeps no more than a key derived from it."""
 
     http_status = 201
 
