@@ -60,6 +60,14 @@ def origins(text: str) -> tuple[str, ...]:
     return found
 
 
+def methods(text: str) -> tuple[str, ...]:
+    """The names of a list such as `ticket, wampcra`. ValueError if one is unknown."""
+    found = tuple(part.strip() for part in text.split(","))
+    if unknown := set(found) - {"ticket", "wampcra"}:
+        raise ValueError(f"give ticket, wampcra or both, separated by a comma, not {', '.join(sorted(unknown))}")
+    return found
+
+
 def addresses(text: str) -> tuple[tuple[str, int], ...]:
     """The hosts and ports of a list such as `10.0.0.1:26379, [::1]:26379`; empty: none. ValueError if wrong."""
     found = []
@@ -80,6 +88,7 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 ListeningPort = Annotated[int, Meta(ge=0, le=65535)]
 NetworkList = Annotated[str, _text("networks or addresses, separated by commas", networks)]
 OriginList = Annotated[str, _text("origins or *, separated by commas", origins)]
+MethodList = Annotated[str, _text("ticket, wampcra or both, separated by a comma", methods)]
 AddressList = Annotated[str, _text("hosts with ports, separated by commas, or nothing", addresses)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
@@ -141,6 +150,19 @@ class Server(Section, frozen=True):
 
     api: Api = Api()
     ws: Ws = Ws()
+
+
+class Wamp(Section, frozen=True):
+    """WAMP, for Autobahn's clients, on the WebSocket port."""
+
+    realm: Annotated[str, Meta(min_length=1, description="The realm that clients join.")] = "mercury"
+    authmethods: Annotated[
+        MethodList,
+        Meta(
+            description="How clients log in: ticket, wampcra or both, separated by a comma. With wampcra the token is "
+            "not sent; but whoever can read the store can log in by it with what is kept of tokens."
+        ),
+    ] = "ticket,wampcra"
 
 
 class Gotalk(Section, frozen=True):
@@ -369,6 +391,7 @@ class Config(Section, frozen=True):
     """All of it. `Config()` holds the defaults; mercury.settings.load reads the rest."""
 
     server: Server = Server()
+    wamp: Wamp = Wamp()
     gotalk: Gotalk = Gotalk()
     log: Log = Log()
     storage: Storage = Storage()

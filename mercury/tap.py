@@ -27,6 +27,7 @@ from mercury.config import (
     Redis,
     Ws,
     addresses,
+    methods,
     networks,
     origins,
     storage_type,
@@ -48,6 +49,7 @@ from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.filtering import AddressFilter
 from mercury.transports.gotalk import make_gotalk_site
 from mercury.transports.rest import make_site
+from mercury.transports.wamp import Realm
 from mercury.transports.websocket import WebSocketFactory
 
 BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
@@ -185,7 +187,7 @@ def endpoint_of(listener: Api | Ws | Gotalk) -> str:
 def make_websocket(clock: Any, chat: Chat, config: Config) -> IProtocolFactory:
     """The WebSocket side: address filter, Autobahn, and the door to the chat."""
     limits, ws = config.limits, config.server.ws
-    protocols = Protocols(limits.json_depth)
+    protocols = Protocols(limits.json_depth, Realm(config.wamp.realm, methods(config.wamp.authmethods)))
     factory = WebSocketFactory(
         lambda connection: ChatDoor(chat, protocols, connection),
         reactor=clock,

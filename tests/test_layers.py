@@ -45,7 +45,7 @@ ASIDE = {
 #: What may be imported only by some; a driver belongs to its backend, a framework to its transport.
 KEPT_TO = {
     "argon2": {"mercury.core"},
-    "autobahn": {"mercury.transports", "mercury.client"},
+    "autobahn": {"mercury.transports", "mercury.protocols", "mercury.client"},
     "cryptography": {"mercury.backends"},
     "klein": {"mercury.transports"},
     "prompt_toolkit": {"mercury.client"},

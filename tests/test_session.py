@@ -10,6 +10,7 @@ from mercury.core import journal, session
 from mercury.errors import MercuryError
 from mercury.model import Draft
 from mercury.transports.chat import Protocols
+from mercury.transports.wamp import Realm
 
 
 @pytest.fixture
@@ -384,7 +385,7 @@ def test_limit_history_page() -> None:
 @pytest.mark.parametrize("name", [None, "mercury.v2.json"])
 def test_limit_json_depth(name: str | None) -> None:
     """Deeper than allowed is refused before it is decoded; brackets within strings do not count."""
-    decode = Protocols(4).wire(name, False).decode
+    decode = Protocols(4, Realm("mercury", ())).decoder(name)
     deep = decode(b'{"type":1,"x":' + b"[" * 100_000)
     assert isinstance(deep, commands.Bad)
     assert "--limits.json-depth" in deep.error.reason

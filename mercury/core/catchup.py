@@ -134,16 +134,17 @@ class CatchUp:
 
     def _deliver(self, session: Listener, room: LiveRoom, next_seq: int, page: Page, left: Entry | None) -> None:
         """Write a page; of one in which the member leaves, no more than up to that."""
+        wire = session.wire_in(room.rid)
         if left is None:
-            entries, frames = page.entries, page.frames(session.wire)
+            entries, frames = page.entries, page.frames(wire)
         else:
             entries = [entry for entry in page.entries if entry.seq <= left.seq]
-            frames = session.wire.entries(entries)
+            frames = wire.entries(entries)
         self._outbox.hold()
         try:
             if page.slice.floor >= next_seq:
                 next_seq = page.slice.floor + 1
-                self._outbox.put((session,), session.wire.event(events.Reset(room.rid, page.slice.floor)))
+                self._outbox.put((session,), wire.event(events.Reset(room.rid, page.slice.floor)))
             if entries:
                 next_seq = entries[-1].seq + 1
                 self._outbox.put((session,), frames)

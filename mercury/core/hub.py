@@ -150,13 +150,26 @@ class Hub:
             room = self.rooms[rid] = LiveRoom(rid)
             self.others.listen(rid).addCallback(lambda _: self.warm((rid,)))
         session.rooms[room] = next_seq - 1
-        room.place(session, next_seq)
+        if session.hears(rid):
+            room.place(session, next_seq)
+        else:
+            room.pause(session, next_seq)
 
     def unlisten(self, session: Listener, room: LiveRoom) -> None:
         """The session gets no more of the room."""
         session.rooms.pop(room, None)
         room.remove(session)
+        session.let_go(room.rid)
         self._drop_empty(room)
+
+    def resume(self, session: Listener, room: LiveRoom, next_seq: int) -> None:
+        """A session that paused in a room hears its log from next_seq on."""
+        room.remove(session)
+        session.rooms[room] = min(session.rooms[room], next_seq - 1)
+        if room.place(session, next_seq):
+            session.caught_up(room)
+        else:
+            session.catch_up()
 
     def room_of(self, session: Listener, rid: str) -> LiveRoom:
         """The room, if the session's member is in it; else forbidden, whether the room exists or not (G7)."""
@@ -246,8 +259,9 @@ class Hub:
             if session.opening is not None:
                 _note(session, entry.rid, entry.seq, False)
             elif (room := self.rooms.get(entry.rid)) is not None and room in session.rooms:
-                if room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
-                    self.outbox.put((session,), session.wire.entries((entry,)))
+                last = session.wire_in(entry.rid).entries((entry,))
+                if last and room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
+                    self.outbox.put((session,), last)
                 self.unlisten(session, room)
 
     def _of_members(self, members: Collection[str]) -> list[Listener]:
@@ -365,7 +379,12 @@ class Hub:
             for wire, sessions in room.live.items():
                 if data := wire.event(event):
                     self.outbox.put([session for session in sessions if session is not but], data)
+            apart: Iterable[Listener] = room.paused
         elif but is not None:
-            for session in self.sessions.get(but.mid, ()):
-                if session is not but and room in session.rooms and session not in room.behind:
-                    self.outbox.put((session,), session.wire.event(event))
+            own = self.sessions.get(but.mid, ())
+            apart = [session for session in own if room in session.rooms and session not in room.behind]
+        else:
+            return
+        for session in apart:
+            if session is not but and (data := session.wire_in(rid).event(event)):
+                self.outbox.put((session,), data)

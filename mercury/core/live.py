@@ -3,7 +3,8 @@
 The whole delivery protocol is one number a listener, `next_seq`: what comes with that number is delivered, what is
 above it means that something was missed and the log must be read, what is below was delivered already. Nearly all
 listeners of a room stand at the same place, right behind its head, and are kept together, by wire, so that a batch
-costs nothing but a write for each. Only who is behind has a number of their own.
+costs nothing but a write for each. Only who is behind has a number of their own, and who pauses: a client that has not
+asked for a room's log keeps its place in it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ class LiveRoom:
 
     `early`: entries that came before others which they follow.
     `head`: the last seq this node knows of. `cold`: the head is not known to be the log's own head yet, so nobody can
-    be live. `live`: the sessions whose next_seq is head + 1. `behind`: the others, with their next_seq.
+    be live. `live`: the sessions whose next_seq is head + 1. `behind`: the others, with their next_seq. `paused`: those
+    who do not hear the log, with the next_seq at which they would go on.
     """
 
-    __slots__ = ("behind", "cold", "early", "head", "live", "rid")
+    __slots__ = ("behind", "cold", "early", "head", "live", "paused", "rid")
 
     def __init__(self, rid: str) -> None:
         self.rid = rid
@@ -33,31 +35,35 @@ class LiveRoom:
         self.cold = True
         self.live: dict[IWire, set[Listener]] = {}
         self.behind: dict[Listener, int] = {}
+        self.paused: dict[Listener, int] = {}
 
     def __iter__(self) -> Iterator[Listener]:
         for sessions in self.live.values():
             yield from sessions
         yield from self.behind
+        yield from self.paused
 
     def __len__(self) -> int:
-        return sum(map(len, self.live.values())) + len(self.behind)
+        return sum(map(len, self.live.values())) + len(self.behind) + len(self.paused)
 
     def next_seq(self, session: Listener) -> int:
         """The seq that this session is to get next."""
+        if session in self.paused:
+            return self.paused[session]
         return self.behind.get(session, self.head + 1)
 
     def place(self, session: Listener, next_seq: int) -> bool:
         """Put a session at its place; whether that is live."""
-        if next_seq == self.head + 1 and not self.cold:
+        if next_seq == self.head + 1 and not self.cold and not session.is_slow:
             self.behind.pop(session, None)
-            self.live.setdefault(session.wire, set()).add(session)
+            self.live.setdefault(session.wire_in(self.rid), set()).add(session)
             return True
         self.behind[session] = next_seq
         return False
 
     def fall_behind(self, session: Listener) -> None:
         """Take a session out of the live ones; it keeps its place."""
-        sessions = self.live.get(session.wire)
+        sessions = self.live.get(session.wire_in(self.rid))
         if sessions and session in sessions:
             sessions.discard(session)
             self.behind[session] = self.head + 1
@@ -74,11 +80,18 @@ class LiveRoom:
     def remove(self, session: Listener) -> None:
         """Let a session go."""
         self.behind.pop(session, None)
-        sessions = self.live.get(session.wire)
+        self.paused.pop(session, None)
+        wire = session.wire_in(self.rid)
+        sessions = self.live.get(wire)
         if sessions is not None:
             sessions.discard(session)
             if not sessions:
-                del self.live[session.wire]
+                del self.live[wire]
+
+    def pause(self, session: Listener, next_seq: int) -> None:
+        """The session is in the room and does not hear its log."""
+        self.remove(session)
+        self.paused[session] = next_seq
 
 
 class Listener(ABC):
@@ -102,6 +115,17 @@ class Listener(ABC):
         self.rooms: dict[LiveRoom, int] = {}
         self.opening: dict[str, tuple[int, bool]] | None = None
         self.is_slow = False
+
+    def hears(self, rid: str) -> bool:
+        """Whether it is to get this room's log; else it pauses there."""
+        return True
+
+    def wire_in(self, rid: str) -> IWire:
+        """The wire by which it hears this room. May change only while the session is not live there."""
+        return self.wire
+
+    def let_go(self, rid: str) -> None:  # noqa: B027 - most have nothing to do
+        """It is out of this room now."""
 
     @abstractmethod
     def write(self, data: bytes) -> None:

@@ -78,10 +78,11 @@ class Session(Listener):
         if self._chat.handshake_seconds:
             self._timer = self._chat.clock.callLater(self._chat.handshake_seconds, self.end, closing.BAD_CONNECT)
 
-    def login(self, token: Token, checked: float, device: str) -> None:
-        """Begin: the token in the URL was found good at `checked` (clock). What is received meanwhile waits."""
+    def login(self, token: Token, checked: float, device: str, resume: commands.Resume | None = None) -> None:
+        """Begin: the token was found good at `checked` (clock). What is received meanwhile waits."""
+        self._stop_timer()
         self._busy = True
-        self._watch(self._login(token, checked, device, None))
+        self._watch(self._login(token, checked, device, resume))
 
     async def _connect(self, connect: commands.Connect) -> None:
         self._stop_timer()
@@ -118,16 +119,16 @@ class Session(Listener):
         hub, epoch = self._chat.hub, self._chat.store.epoch
         states = [events.room_state(place) for place in places]
         heartbeat = self._chat.heartbeat.interval
-        self._tell(events.Hello(self.mid, self.device, epoch, heartbeat, states))
+        self._greet(events.Hello(self.mid, self.device, epoch, heartbeat, states))
         for place in places:
             hub.listen(self, place.rid, self._resume_at(place, resume, epoch))
         for rid, (joined, is_in) in changed.items():
             if is_in:
                 if resume is not None and rid in resume.rooms:  # left and joined again meanwhile
-                    self._tell(events.Reset(rid, joined - 1))
+                    self._tell_of(rid, events.Reset(rid, joined - 1))
                 hub.listen(self, rid, joined)
         for room in self.rooms:
-            if not room.cold and self not in room.behind:
+            if not room.cold and self not in room.behind and self not in room.paused:
                 self.caught_up(room)
         self.catch_up()
 
@@ -142,8 +143,11 @@ class Session(Listener):
         if resume.epoch == epoch and claimed <= place.head:
             return claimed + 1
         floor = place.joined - 1  # another store's numbers: start afresh
-        self._tell(events.Reset(place.rid, floor))
+        self._tell_of(place.rid, events.Reset(place.rid, floor))
         return floor + 1
+
+    def _greet(self, hello: events.Hello) -> None:
+        self._tell(hello)
 
     # Commands
 
@@ -258,6 +262,11 @@ class Session(Listener):
         if data := self.wire.event(event):
             self._chat.hub.outbox.put((self,), data)
 
+    def _tell_of(self, rid: str, event: events.Event) -> None:
+        """Tell of what has become of the session's place in a room."""
+        if data := self.wire_in(rid).event(event):
+            self._chat.hub.outbox.put((self,), data)
+
     # What the hub and the catching up ask for
 
     def write(self, data: bytes) -> None:
@@ -265,7 +274,7 @@ class Session(Listener):
         self._wants_proof()
 
     def caught_up(self, room: LiveRoom) -> None:
-        self._tell(events.CaughtUp(room.rid, room.head))
+        self._tell_of(room.rid, events.CaughtUp(room.rid, room.head))
 
     def catch_up(self) -> None:
         self._chat.catch_up.start(self)

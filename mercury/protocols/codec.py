@@ -16,19 +16,23 @@ from mercury.errors import MercuryError
 from mercury.model import Entry
 
 
-class Codec(Protocol):
-    """One protocol: `name` as operators know it, and payloads (without framing) for what a session says."""
+class Encoder(Protocol):
+    """Payloads (without framing) for what a session says. `name`: the protocol, as operators know it."""
 
     name: str
-
-    def decode(self, payload: bytes) -> commands.Command:
-        """The command in a client's frame, or Bad."""
 
     def entry(self, entry: Entry) -> bytes:
         """The payload for a log entry; empty if the protocol has none."""
 
     def event(self, event: events.Event) -> Sequence[bytes]:
         """The payloads for an event, in order; none if the protocol has none."""
+
+
+class Codec(Encoder, Protocol):
+    """One protocol, both ways."""
+
+    def decode(self, payload: bytes) -> commands.Command:
+        """The command in a client's frame, or Bad."""
 
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)

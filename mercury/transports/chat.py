@@ -1,7 +1,7 @@
 """The door to the chat: who may connect at /ws/connect, in which protocol, and the way from a frame to the session.
 
-A token in the URL is checked before the handshake is answered, so a wrong one is refused with 401. A client of
-mercury.v2.json may keep it out of the URL and send it in its first frame instead.
+A token in the URL is checked before the handshake is answered, so a wrong one is refused with 401. Clients of
+mercury.v2.json and of WAMP may keep it out of the URL and log in by their first frames instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from mercury.protocols import v2
 from mercury.protocols.codec import Codec
 from mercury.protocols.seed import Seed
 from mercury.protocols.v2 import V2
+from mercury.protocols.wamp import SERIALIZERS, Packer
 from mercury.transports.frames import DeflatedWire, Wire
+from mercury.transports.wamp import Realm, WampSession
+from mercury.transports.wamp_wires import WampWires
 from mercury.transports.websocket import WebSocketConnection
 
 PATH = "/ws/connect"
@@ -27,14 +30,23 @@ PATH = "/ws/connect"
 _NOT_TEXT = MercuryError("bad_request", "only text frames are spoken here, this one was binary")
 
 
-class Protocols:
-    """The wires of all protocols, each in plain and in deflated frames, shared by all connections of a kind."""
+#: The token in a URL, when it was checked (clock), and the device in the URL.
+Admitted = tuple[Token, float, str]
 
-    def __init__(self, json_depth: int) -> None:
+
+class Protocols:
+    """All that is spoken, in plain and in deflated frames. Connections of a kind share its wires. `realm`: WAMP's."""
+
+    def __init__(self, json_depth: int, realm: Realm) -> None:
         codecs: dict[str | None, Codec] = {None: Seed(json_depth), v2.NAME: V2(json_depth)}
+        packers = {name: Packer(name, json_depth) for name in SERIALIZERS}
+        self._codecs = codecs
+        self._realm = realm
         self._wires = {(name, False): Wire(codec) for name, codec in codecs.items()}
         self._wires |= {(name, True): DeflatedWire(codec) for name, codec in codecs.items()}
-        self._names = [name for name in codecs if name]
+        self._wamp = {(name, False): WampWires(packer, False) for name, packer in packers.items()}
+        self._wamp |= {(name, True): WampWires(packer, True) for name, packer in packers.items()}
+        self._names = [name for name in (*codecs, *SERIALIZERS) if name]
 
     def choose(self, offered: list[str]) -> str | None:
         """The subprotocol to speak: the client's first that is known; none if it offers none."""
@@ -46,9 +58,28 @@ class Protocols:
         spoken = ", ".join(self._names)
         raise MercuryError("bad_request", f"no subprotocol offered is spoken here; offer none, or one of: {spoken}")
 
-    def wire(self, name: str | None, deflate: bool) -> Wire:
-        """The wire of a subprotocol."""
-        return self._wires[name, deflate]
+    def decoder(self, name: str | None) -> Callable[[bytes], commands.Command]:
+        """What makes commands of frames; not of WAMP's, which WampSession.hear() takes."""
+        return self._codecs[name].decode
+
+    def session(
+        self,
+        chat: Chat,
+        connection: WebSocketConnection,
+        name: str | None,
+        deflate: bool,
+        token: Admitted | None,
+        agent: str,
+    ) -> Session:
+        """A session that speaks a subprotocol, and has begun to log in. `agent`: what the client says it is."""
+        if name in SERIALIZERS:
+            return WampSession(chat, connection, self._wamp[name, deflate], self._realm, token, agent)
+        session = Session(chat, connection, self._wires[name, deflate])
+        if token is not None:
+            session.login(*token)
+        else:
+            session.await_connect()
+        return session
 
 
 class ChatDoor:
@@ -60,7 +91,7 @@ class ChatDoor:
         self._chat = chat
         self._protocols = protocols
         self._connection = connection
-        self._admitted: tuple[str | None, Token | None, float, str] | None = None
+        self._admitted: tuple[str | None, Admitted | None, str] | None = None
         self._session: Session | None = None
         self._decode: Callable[[bytes], commands.Command] | None = None
 
@@ -70,34 +101,34 @@ class ChatDoor:
         name = self._protocols.choose(request.protocols)
         device = check_text_of("device", _param(request, "device") or "", NAME_BYTES)
         secret, member = _param(request, "token"), _param(request, "member")
+        agent = request.headers.get("user-agent", "")
         checked = self._chat.clock.seconds()
         if secret is not None:
             if member is None:
                 raise MercuryError("unauthorized", "the URL has a token but no member")
             token = await self._chat.tokens.check(secret, member)
-            self._admitted = (name, token, checked, device)
+            self._admitted = (name, (token, checked, device), agent)
         elif name is None:
             raise MercuryError("unauthorized", f"connect with {PATH}?token=...&member=...")
         else:
-            self._admitted = (name, None, checked, device)
+            self._admitted = (name, None, agent)
         return name
 
     def opened(self, deflate: bool) -> None:
         if (admitted := self._admitted) is None:
             return
         self._admitted = None
-        name, token, checked, device = admitted
-        wire = self._protocols.wire(name, deflate)
-        self._decode = wire.decode
-        self._session = Session(self._chat, self._connection, wire)
-        if token is not None:
-            self._session.login(token, checked, device)
-        else:
-            self._session.await_connect()
+        name, token, agent = admitted
+        if name not in SERIALIZERS:
+            self._decode = self._protocols.decoder(name)
+        self._session = self._protocols.session(self._chat, self._connection, name, deflate, token, agent)
 
     def message(self, payload: bytes, binary: bool) -> None:
-        if self._session is not None and self._decode is not None:
-            self._session.receive(commands.Bad(error=_NOT_TEXT) if binary else self._decode(payload))
+        session = self._session
+        if isinstance(session, WampSession):
+            session.hear(payload, binary)
+        elif session is not None and self._decode is not None:
+            session.receive(commands.Bad(error=_NOT_TEXT) if binary else self._decode(payload))
 
     def pong(self, payload: bytes) -> None:
         if self._session is not None:

@@ -15,10 +15,11 @@ from zope.interface import implementer
 from mercury.events import Event
 from mercury.model import Entry
 from mercury.ports import IWire
-from mercury.protocols.codec import Codec
+from mercury.protocols.codec import Encoder
 
 TEXT = 0x81  # FIN and opcode 1
-DEFLATED = 0xC1  # the same and RSV1
+BINARY = 0x82  # FIN and opcode 2
+DEFLATED = 0x40  # RSV1
 PING = 0x89
 WORTHWHILE = 100  # bytes: what is shorter hardly shrinks
 WINDOW = -9  # raw deflate with the smallest window, which every agreement on window bits allows
@@ -36,30 +37,46 @@ def frame(first: int, payload: bytes) -> bytes:
 
 @implementer(IWire)
 class Wire:
-    """A codec's payloads in plain text frames."""
+    """A codec's payloads in plain frames, `first` being their first byte."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Encoder, first: int = TEXT) -> None:
         self.name = codec.name
-        self.decode = codec.decode
         self._codec = codec
+        self._first = first
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
-        encode, pack = self._codec.entry, self._frame
+        encode, pack = self._codec.entry, self.frame
         return b"".join([pack(payload) for entry in entries if (payload := encode(entry))])
 
     def event(self, event: Event) -> bytes:
-        return b"".join([self._frame(payload) for payload in self._codec.event(event)])
+        return b"".join([self.frame(payload) for payload in self._codec.event(event)])
 
-    def _frame(self, payload: bytes) -> bytes:
-        return frame(TEXT, payload)
+    def frame(self, payload: bytes) -> bytes:
+        """A payload as it goes to the peer."""
+        return frame(self._first, payload)
 
 
 class DeflatedWire(Wire):
     """The same for peers that agreed on permessage-deflate."""
 
-    def _frame(self, payload: bytes) -> bytes:
+    def frame(self, payload: bytes) -> bytes:
         if len(payload) < WORTHWHILE:
-            return frame(TEXT, payload)
+            return frame(self._first, payload)
         deflate = zlib.compressobj(6, zlib.DEFLATED, WINDOW)
         data = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
-        return frame(DEFLATED, data[:-4])  # RFC 7692, 7.2.1: the tail 00 00 ff ff is left out
+        return frame(self._first | DEFLATED, data[:-4])  # RFC 7692, 7.2.1: the tail 00 00 ff ff is left out
+
+
+@implementer(IWire)
+class Several:
+    """What several wires say, one after the other; nothing without any."""
+
+    def __init__(self, name: str, wires: Sequence[Wire]) -> None:
+        self.name = name
+        self._wires = wires
+
+    def entries(self, entries: Sequence[Entry]) -> bytes:
+        return b"".join([wire.entries(entries) for wire in self._wires])
+
+    def event(self, event: Event) -> bytes:
+        return b"".join([wire.event(event) for wire in self._wires])

@@ -32,17 +32,17 @@ class EchoDoor:
 
     def __init__(self, connection: WebSocketConnection) -> None:
         self._connection = connection
-        self._frame = Wire(NO_CODEC)._frame
+        self.frame = Wire(NO_CODEC).frame
 
     async def admit(self, request: ConnectionRequest) -> str | None:
         return None
 
     def opened(self, deflate: bool) -> None:
         if deflate:
-            self._frame = DeflatedWire(NO_CODEC)._frame
+            self.frame = DeflatedWire(NO_CODEC).frame
 
     def message(self, payload: bytes, binary: bool) -> None:
-        framed = self._frame(payload)
+        framed = self.frame(payload)
         if binary:  # the opcode is all that differs
             framed = bytes([framed[0] - TEXT + BINARY]) + framed[1:]
         self._connection.write(framed)

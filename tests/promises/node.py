@@ -16,6 +16,7 @@ from mercury import tap
 from mercury.config import Config, Limits
 from mercury.core.session import Session
 from mercury.transports.chat import ChatDoor, Protocols
+from mercury.transports.wamp import Realm
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
 from promises.clients import Where
 
@@ -45,7 +46,8 @@ class Node:
         self.chat = tap.make_chat(reactor, self.store, self.config)
         await self.store.open()
         self.chat.heartbeat.start()
-        protocols, limits = Protocols(self.config.limits.json_depth), self.config.limits
+        limits = self.config.limits
+        protocols = Protocols(limits.json_depth, Realm("mercury", ("ticket", "wampcra")))
         factory = WebSocketFactory(
             lambda connection: ChatDoor(self.chat, protocols, connection),
             reactor=reactor,
