@@ -179,6 +179,7 @@ class Cluster(Scenario):
             await self.server.ok("POST", f"/api/rooms/{name}-{of}/members", {"members": members})
 
     async def _new_rooms(self, number: int) -> None:
+        await self.all_open()
         await self._make_rooms(str(number))
         for client in self.clients:
             client.record = self.record
@@ -187,7 +188,7 @@ class Cluster(Scenario):
         fluent = [client for client in self.clients if isinstance(client, V2Client)]
         await until(
             lambda: all(set(self._rooms(c)) <= c.has.keys() for c in fluent),
-            lambda: f"joining {[(c.name, c.where, set(self._rooms(c)) - c.has.keys()) for c in fluent]}",
+            lambda: f"joining {[(_how(c), new) for c in fluent if (new := set(self._rooms(c)) - c.has.keys())]}",
         )
 
     def last_words(self) -> str:
@@ -348,4 +349,4 @@ def _how(client: Client) -> str:
     asks = [ask for ask in client.record.asks if ask.device == client.name][-3:]
     said = [(ask.text[:20], ask.outcome, ask.code, ask.tries) for ask in asks]
     state = "open" if client.open else "away"
-    return f"{client.name} ({state}, ends {client.closes[-3:]}, waits for {len(client.waiting)}, last asked {said})"
+    return f"{client.name} at {client.where.ws} ({state}, ends {client.closes[-3:]}, waits for {len(client.waiting)}, last asked {said})"
