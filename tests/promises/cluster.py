@@ -349,4 +349,5 @@ def _how(client: Client) -> str:
     asks = [ask for ask in client.record.asks if ask.device == client.name][-3:]
     said = [(ask.text[:20], ask.outcome, ask.code, ask.tries) for ask in asks]
     state = "open" if client.open else "away"
-    return f"{client.name} at {client.where.ws} ({state}, ends {client.closes[-3:]}, waits for {len(client.waiting)}, last asked {said})"
+    ends = f"ends {client.closes[-3:]}, waits for {len(client.waiting)}"
+    return f"{client.name} at {client.where.ws} ({state}, {ends}, last asked {said})"
