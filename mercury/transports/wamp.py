@@ -224,12 +224,14 @@ class WampSession(Session):
 
     async def _subscribe(self, command: Subscribe) -> None:
         topic, start = command.topic, None
-        if command.after is not None:
-            start = await self._start_after(topic.rid, command.after)
         try:
             rooms = list(self.rooms) if topic.kind == ALL else [self._chat.hub.room_of(self, topic.rid)]
+            if command.after is not None and self in rooms[0].paused:
+                start = await self._start_after(rooms[0], command.after)
+                rooms = [self._chat.hub.room_of(self, topic.rid)]
         except MercuryError as error:
-            self._say_refused(refusal(command, "wamp.error.not_authorized", error.reason))
+            uri = "wamp.error.not_authorized" if error.code == "forbidden" else f"mercury.error.{error.code}"
+            self._say_refused(refusal(command, uri, error.reason))
             return
         id = topic.subscription
         self._say(wamp.Subscribed(command.request, id))
@@ -237,12 +239,14 @@ class WampSession(Session):
             self._subscriptions[id] = topic
             self._tune(rooms, lambda: self._turn(topic, True), start)
 
-    async def _start_after(self, rid: str, after: int) -> int | None:
-        """The seq to go on with, of one who says that they have the room up to `after`."""
-        store = self._chat.store
-        places = await store.places(self.mid, self.device)
-        claimed = commands.Resume(epoch=store.epoch, rooms={rid: after})
-        return next((self._resume_at(place, claimed, store.epoch) for place in places if place.rid == rid), None)
+    async def _start_after(self, room: LiveRoom, after: int) -> int | None:
+        """Where to go on for one who says that they have the room up to `after`. If it never came that far, they have
+        another store's numbers: they are told to start afresh from where their device was."""
+        heads = await self._chat.store.heads((room.rid,))
+        if after <= heads.get(room.rid, 0):
+            return after + 1
+        self._resets[room.rid] = room.next_seq(self) - 1
+        return None
 
     def _unsubscribe(self, command: Unsubscribe) -> None:
         topic = self._subscriptions.pop(command.subscription, None)
