@@ -27,22 +27,25 @@ def kinds_of(name: str) -> tuple[str, ...]:
     return ("sqlite",) if name == CUT else FAULTS[name].kinds
 
 
-async def play(folder: Path, name: str, kind: str, rounds: int, seed: int) -> tuple[list[str], dict[str, float]]:
-    """Some rounds of a fault on a new cluster: what was wrong in any, and of each figure the greatest."""
-    fault = FAULTS[name]
-    cluster = Cluster(folder, kind, seed, **fault.rig)
+async def play(
+    folder: Path, names: Sequence[str], kind: str, rounds: int, seed: int
+) -> tuple[list[str], dict[str, float]]:
+    """Some rounds of each of these faults, one after the other on one new cluster; all need the same rig. What was
+    wrong in any, and of each figure the greatest."""
+    cluster = Cluster(folder, kind, seed, **FAULTS[names[0]].rig)
     found: list[str] = []
     most: dict[str, float] = {}
+    name = names[0]
     try:
         await cluster.begin()
-        for number in range(rounds):
-            wrong = await cluster.round(number, fault.strike)
+        for number, name in enumerate([name for name in names for _ in range(rounds)]):
+            wrong = await cluster.round(number, FAULTS[name].strike)
             shown = " ".join(f"{figure}={value:.4g}" for figure, value in cluster.figures.items())
             print(f"{name} on {kind}, round {number}: {cluster.record.counts()}, {shown}, {summary(wrong)}", flush=True)
-            found += wrong
+            found += [f"{what} ({name})" for what in wrong]
             most = {f: max(value, most.get(f, 0.0)) for f, value in cluster.figures.items()}
     except AssertionError as why:  # something never came, so it makes no sense to go on
-        found += [*cluster.wrong, str(why)]
+        found += [f"{what} ({name})" for what in (*cluster.wrong, str(why))]
         print(f"{name} on {kind} broke off: {why}\n{cluster.last_words()}", flush=True)
     finally:
         await cluster.close()
@@ -78,7 +81,7 @@ async def main(_: object, *arguments: str) -> None:
                 if name == CUT:
                     found, most = await cuts.play(Path(folder), CUTS_A_ROUND * chosen.rounds, chosen.seed)
                 else:
-                    found, most = await play(Path(folder), name, kind, chosen.rounds, chosen.seed)
+                    found, most = await play(Path(folder), [name], kind, chosen.rounds, chosen.seed)
             bad += len(found)
             first, resumed, memory, descriptors = (most.get(figure, nan) for figure in FIGURES)
             table.append(
