@@ -22,6 +22,7 @@ from mercury.config import (
     Secret,
     Storage,
     addresses,
+    methods,
     networks,
     origins,
     storage_type,
@@ -158,6 +159,8 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
         return st.lists(network.map(str), min_size=1).map(", ".join)
     if setting.extra.get("check") is origins:
         return st.lists(st.sampled_from(["*", "https://*.example.org", "http://a:1"]), min_size=1).map(",".join)
+    if setting.extra.get("check") is methods:
+        return st.sampled_from(["ticket", "wampcra", "wampcra, ticket"])
     if setting.extra.get("check") is addresses:
         return st.lists(st.sampled_from(["a:1", "10.0.0.1:26379", "[::1]:65535"])).map(", ".join)
     return st.text(st.characters(codec="utf-8"), min_size=1)
