@@ -40,6 +40,7 @@ setup(
     install_requires=[
         "argon2-cffi>=25.1",
         "autobahn[twisted]>=26.10.2",  # older ones let a small frame unpack past the payload limit
+        "cbor2>=6.2",  # comes with autobahn as well
         "cryptography>=49",  # comes with autobahn and PyMySQL as well
         "hiredis>=3.1",  # without it txredisapi takes a turn of the reactor for each part of a reply
         "klein>=24.8",

@@ -1,8 +1,9 @@
 """`wamp.2.json`, `wamp.2.msgpack` and `wamp.2.cbor`: what Autobahn's clients speak (https://wamp-proto.org).
 
-Autobahn's message classes and serializers do the reading and writing; here stands what the messages mean. A client's
-CALL or PUBLISH becomes one of commands.py; answers become RESULT, PUBLISHED or ERROR, and what a room has to say
-becomes EVENTs. docs/autobahn-js.md is for those who write clients. Sections named below are those of the specification.
+Autobahn's message classes and serializers do the reading and writing, but for the bytes of strangers (wamp_reading.py);
+here stands what the messages mean. A client's CALL or PUBLISH becomes one of commands.py; answers become RESULT,
+PUBLISHED or ERROR, and what a room has to say becomes EVENTs. docs/autobahn-js.md is for those who write clients.
+Sections named below are those of the specification.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from autobahn.wamp.serializer import (
 
 from mercury import commands, events
 from mercury.model import Entry
+from mercury.protocols.wamp_reading import READERS, is_plain
 from mercury.protocols.wamp_topics import ALL, LOG, Topic, topic_of
 
 SERIALIZERS: Final = {
@@ -31,13 +33,11 @@ SERIALIZERS: Final = {
     "wamp.2.cbor": CBORObjectSerializer,
 }
 
-#: What a client may send; the roles of a router are ours.
-FROM_CLIENT: Final = frozenset(
-    {
-        wamp.Hello, wamp.Authenticate, wamp.Abort, wamp.Goodbye, wamp.Call, wamp.Cancel, wamp.Publish,
-        wamp.Subscribe, wamp.Unsubscribe, wamp.Register, wamp.Unregister,
-    }
-)  # fmt: skip
+#: What a client may send; the roles of a router are ours. REQUESTS have an id (basic profile, IDs, session scope).
+REQUESTS: Final = frozenset(
+    {wamp.Call, wamp.Cancel, wamp.Publish, wamp.Subscribe, wamp.Unsubscribe, wamp.Register, wamp.Unregister}
+)
+FROM_CLIENT: Final = REQUESTS | {wamp.Hello, wamp.Authenticate, wamp.Abort, wamp.Goodbye}
 
 #: Procedures: the command, and the names of positional arguments.
 PROCEDURES: Final[dict[str, tuple[type[commands.Command], tuple[str, ...]]]] = {
@@ -52,7 +52,7 @@ PROCEDURES: Final[dict[str, tuple[type[commands.Command], tuple[str, ...]]]] = {
 }
 
 #: ABORT's reason for a login that was refused (advanced profile, URIs, authentication).
-ABORTS: Final = {"unauthorized": "wamp.error.authentication_denied", "bad_request": "wamp.error.protocol_violation"}
+ABORTS: Final = {"unauthorized": "wamp.error.authentication_denied", "bad_request": "wamp.error.invalid_argument"}
 
 UNHEARD: Final = 0  # the ref of what is answered to nobody: a PUBLISH without acknowledge
 
@@ -124,29 +124,6 @@ def _type_of(kind: type[wamp.Message]) -> int:
     return int(number)
 
 
-def is_plain(value: object, depth: int) -> bool:
-    """Whether a decoded value has nothing but what JSON has, and bytes, and nests no deeper: CBOR can do much more."""
-    if value is None or type(value) in (bool, int, float, bytes):
-        return True
-    if type(value) is str:
-        return value.isascii() or _is_unicode(value)
-    if depth == 0:
-        return False
-    if type(value) is list:
-        return all(is_plain(item, depth - 1) for item in value)
-    if type(value) is dict:
-        return all(type(key) is str and is_plain(item, depth - 1) for key, item in value.items())
-    return False
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 class Packer:
     """One serialization. `binary`: whether it goes in binary frames. `depth`: how deep a client's values may nest."""
 
@@ -169,7 +146,7 @@ class Packer:
         if binary != self.binary:
             raise ViolationError(f"{self.name} comes in {'binary' if self.binary else 'text'} frames")
         try:
-            (raw,) = self._objects.unserialize(payload)
+            raw = READERS[self.name](payload, self._depth)
         except Exception as error:  # whatever these libraries raise for what is wrong
             raise ViolationError(f"the message cannot be read as {self.name}") from error
         if type(raw) is not list or not raw or not is_plain(raw, self._depth):
@@ -177,9 +154,13 @@ class Packer:
         kind: Any = Serializer.MESSAGE_TYPE_MAP.get(raw[0]) if type(raw[0]) is int else None
         if kind not in FROM_CLIENT:
             raise ViolationError("the message is of no type that a client sends")
+        if kind in REQUESTS and len(raw) > 1 and raw[1] == 0:  # which Autobahn lets pass
+            raise ViolationError("ids begin with 1")
         try:
             return kind.parse(raw), raw
         except InvalidUriError as error:
+            if kind in (wamp.Abort, wamp.Goodbye):  # whoever goes may go, whatever their reason is called
+                return kind("wamp.close.normal"), raw
             raise WrongUriError(_wrong_uri(kind, raw)) from error
         except Exception as error:  # ProtocolError, and what its checks overlook
             raise ViolationError(f"the message is not well formed: {error}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from autobahn.wamp import message as wamp
 from autobahn.wamp.role import RoleBrokerFeatures, RoleDealerFeatures
+from twisted.internet.defer import Deferred
 
 from mercury import closing, commands, events
 from mercury.closing import Closing
@@ -68,8 +69,8 @@ class WampSession(Session):
     """
 
     __slots__ = (
-        "_aborted", "_all", "_authid", "_challenge", "_extra", "_kinds", "_method", "_realm", "_resets", "_revokes",
-        "_stage", "_subscriptions", "_token", "_welcomed", "_wires",
+        "_aborted", "_all", "_authid", "_challenge", "_extra", "_id", "_kinds", "_method", "_realm", "_resets",
+        "_revokes", "_stage", "_subscriptions", "_token", "_welcomed", "_wires",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +86,7 @@ class WampSession(Session):
         self._wires = wires
         self._realm = realm
         self._token = token
+        self._id = publication()
         self._stage: Callable[[wamp.Message, list[Any]], None] = self._on_hello
         self._welcomed = self._aborted = False
         self._revokes = not agent.startswith(TAKES_NO_REVOCATION)
@@ -102,7 +104,10 @@ class WampSession(Session):
             return
         try:
             message, raw = self._wires.packer.parse(payload, binary)
-            self._stage(message, raw)
+            if isinstance(message, wamp.Abort):  # which is never answered
+                self._hang_up(b"")
+            else:
+                self._stage(message, raw)
         except WrongUriError as error:
             if self._stage == self._on_request:
                 self.receive(error.refused)
@@ -140,11 +145,7 @@ class WampSession(Session):
             self._abort(DENIED, "the token in the URL is another member's")
             return
         self._method = "ticket"
-        self._stage = self._on_request
-        try:
-            self.login(token, checked, self._extra.get("device", device), self._resume())
-        except MercuryError as error:
-            self._abort("wamp.error.invalid_argument", error.reason)
+        self._begin_login(self._enter(token, checked, device))
 
     def _to_sign(self) -> dict[str, Any]:
         """What CHALLENGE says for wampcra (advanced profile, Challenge Response Authentication)."""
@@ -153,7 +154,7 @@ class WampSession(Session):
             "authrole": "member",
             "authmethod": self._method,
             "authprovider": "mercury",
-            "session": publication(),
+            "session": self._id,
             "nonce": secrets.token_urlsafe(24),
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
@@ -161,24 +162,27 @@ class WampSession(Session):
         return {"challenge": self._challenge, "salt": SALT, "iterations": ITERATIONS, "keylen": KEY_BYTES}
 
     def _on_authenticate(self, message: wamp.Message, raw: list[Any]) -> None:
-        if isinstance(message, wamp.Abort):
-            self._hang_up(b"")
-            return
         if not isinstance(message, wamp.Authenticate):
             raise ViolationError("a CHALLENGE is answered by AUTHENTICATE")
+        self._begin_login(self._authenticate(message.signature))
+
+    def _begin_login(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        """What is asked meanwhile waits."""
         self._stage = self._on_request
         self._busy = True
-        self._watch(self._authenticate(message.signature))
+        self._stop_timer()
+        self._watch(work)
 
     async def _authenticate(self, signature: str) -> None:
-        self._stop_timer()
-        resume = self._resume()
         checked, tokens = self._chat.clock.seconds(), self._chat.tokens
         if self._method == "ticket":
             token = await tokens.check(signature, self._authid)
         else:
             token = await tokens.check_signature(self._authid, self._challenge, signature)
-        await self._login(token, checked, self._extra.get("device", ""), resume)
+        await self._enter(token, checked, "")
+
+    async def _enter(self, token: Token, checked: float, device: str) -> None:
+        await self._login(token, checked, self._extra.get("device", device), self._resume())
 
     def _resume(self) -> commands.Resume | None:
         """What HELLO's authextra says of where the client is."""
@@ -197,7 +201,7 @@ class WampSession(Session):
         roles = {"broker": RoleBrokerFeatures(pattern_based_subscription=True, subscription_revocation=True)}
         self._say(
             wamp.Welcome(
-                publication(), {**roles, "dealer": RoleDealerFeatures()}, realm=self._realm.name, authid=self.mid,
+                self._id, {**roles, "dealer": RoleDealerFeatures()}, realm=self._realm.name, authid=self.mid,
                 authrole="member", authmethod=self._method, authprovider="mercury", authextra=about,
             )
         )  # fmt: skip
@@ -205,9 +209,7 @@ class WampSession(Session):
     # Requests
 
     def _on_request(self, message: wamp.Message, raw: list[Any]) -> None:
-        if isinstance(message, wamp.Abort):
-            self._hang_up(b"")
-        elif (command := command_of(message, raw)) is not None:
+        if (command := command_of(message, raw)) is not None:
             self.receive(command)
 
     async def _do(self, command: commands.Command) -> None:
@@ -336,8 +338,13 @@ class WampSession(Session):
 
     def end(self, why: Closing) -> None:
         """Clients that shall come back are told nothing but the close code: a GOODBYE makes Autobahn's stay away."""
-        if self._welcomed and not why.come_back:
-            self.connection.write(self._wires.message(wamp.Goodbye(KILLED, why.reason)))
-        elif not self._welcomed and not self._aborted:
-            self.connection.write(self._wires.message(wamp.Abort(VIOLATION, "HELLO or AUTHENTICATE did not come")))
+        if not (why.come_back or self._aborted):
+            self.connection.write(self._wires.message(self._farewell(why)))
         super().end(why)
+
+    def _farewell(self, why: Closing) -> wamp.Message:
+        if self._welcomed:
+            return wamp.Goodbye(KILLED, why.reason)
+        if why == closing.BAD_CONNECT:
+            return wamp.Abort(VIOLATION, "HELLO or AUTHENTICATE did not come")
+        return wamp.Abort(DENIED, why.reason)

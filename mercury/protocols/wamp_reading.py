@@ -1,0 +1,76 @@
+"""How the bytes of a WAMP message become values, when a stranger has sent them.
+
+Autobahn's serializers would read them too, but leave a stranger much to do harm with: a message of 200 bytes of CBOR
+refers to its own parts so often that it takes years to look through, one of MessagePack claims lengths for which
+hundreds of megabytes are set aside, and JSON is read by a decoder in pure Python. Here what is read costs about what it
+is long, and only what JSON has comes of it, and bytes.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import cbor2
+import msgspec
+
+
+def _json(payload: bytes, depth: int) -> Any:
+    value = msgspec.json.decode(payload)
+    return _with_bytes(value) if b"\\u0000" in payload else value
+
+
+def _with_bytes(value: Any) -> Any:
+    """In WAMP's JSON a text that begins with NUL is bytes (basic profile, Binary Conversion of JSON Strings)."""
+    if isinstance(value, str):
+        return b64decode(value[1:], validate=True) if value.startswith("\0") else value
+    if isinstance(value, dict):
+        return {key: _with_bytes(item) for key, item in value.items()}
+    return [_with_bytes(item) for item in value] if isinstance(value, list) else value
+
+
+def _msgpack(payload: bytes, depth: int) -> Any:
+    return msgspec.msgpack.decode(payload)
+
+
+def _no_tag(*_: object) -> NoReturn:
+    raise ValueError("tags are not read here")
+
+
+class _AllTags(dict[int, Callable[..., NoReturn]]):
+    """Decoders of all tags, those included that cbor2 knows itself."""
+
+    def __missing__(self, tag: int) -> Callable[..., NoReturn]:
+        return _no_tag
+
+
+def _cbor(payload: bytes, depth: int) -> Any:
+    return cbor2.loads(
+        payload, max_depth=depth, semantic_decoders=_AllTags(), tag_hook=_no_tag, strict_hashable_types=True
+    )
+
+
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+
+#: What reads a payload, for each subprotocol. They raise whatever their libraries raise. The depth may be exceeded.
+READERS: Final[dict[str, Callable[[bytes, int], Any]]] = {
+    "wamp.2.json": _json,
+    "wamp.2.msgpack": _msgpack,
+    "wamp.2.cbor": _cbor,
+}
+
+
+def is_plain(value: object, depth: int) -> bool:
+    """Whether a value that was read has nothing but what JSON has, and bytes, and nests no deeper."""
+    if type(value) in SCALARS:
+        return True
+    if type(value) is dict:
+        items: list[object] = list(value.values())
+        if not all(type(key) is str for key in value):
+            return False
+    elif type(value) is list:
+        items = value
+    else:
+        return False
+    return depth > 0 and all(type(item) in SCALARS or is_plain(item, depth - 1) for item in items)
