@@ -40,9 +40,11 @@ setup(
     install_requires=[
         "argon2-cffi>=25.1",
         "autobahn[twisted]>=26.10.2",  # older ones let a small frame unpack past the payload limit
+        "cbor2>=6",  # comes with autobahn, as does msgpack
         "cryptography>=49",  # comes with autobahn and PyMySQL as well
         "hiredis>=3.1",  # without it txredisapi takes a turn of the reactor for each part of a reply
         "klein>=24.8",
+        "msgpack>=1.2",
         "msgspec>=0.22",
         "prompt_toolkit>=3.0.50",
         "PyMySQL[rsa]>=1.2.4",  # rsa: for the passwords of MySQL 8

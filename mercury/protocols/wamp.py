@@ -20,6 +20,8 @@ from autobahn.wamp.serializer import (
     MsgPackObjectSerializer,
     Serializer,
 )
+from cbor2 import undefined
+from msgpack import ExtType
 
 from mercury import commands, events
 from mercury.model import Entry
@@ -124,8 +126,13 @@ def _type_of(kind: type[wamp.Message]) -> int:
     return int(number)
 
 
+#: JavaScript's undefined, as cbor-x and msgpackr have it, with which wampy.js writes.
+UNDEFINED: Final = (undefined, ExtType(0, b"\0"))
+
+
 def is_plain(value: object, depth: int) -> bool:
-    """Whether a decoded value has nothing but what JSON has, and bytes, and nests no deeper: CBOR can do much more."""
+    """Whether a decoded value has nothing but what JSON has, bytes and UNDEFINED, and nests no deeper: CBOR can do much
+    more."""
     if value is None or type(value) in (bool, int, float, bytes):
         return True
     if type(value) is str:
@@ -136,7 +143,19 @@ def is_plain(value: object, depth: int) -> bool:
         return all(is_plain(item, depth - 1) for item in value)
     if type(value) is dict:
         return all(type(key) is str and is_plain(item, depth - 1) for key, item in value.items())
-    return False
+    return value in UNDEFINED
+
+
+def as_in_json(value: Any) -> Any:
+    """A plain value as it would have come in JSON: there is no key whose value is undefined, nor is 5e9 a float only
+    because it is too large for 32 bits, which is how cbor-x and msgpackr write it."""
+    if type(value) is float and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    if type(value) is dict:
+        return {key: as_in_json(item) for key, item in value.items() if item not in UNDEFINED}
+    if type(value) is list:
+        return [as_in_json(item) for item in value]
+    return None if value in UNDEFINED else value
 
 
 def _is_unicode(text: str) -> bool:
@@ -174,6 +193,8 @@ class Packer:
             raise ViolationError(f"the message cannot be read as {self.name}") from error
         if type(raw) is not list or not raw or not is_plain(raw, self._depth):
             raise ViolationError(f"a message is a list of plain values, nested no deeper than {self._depth}")
+        if self.binary:
+            raw = as_in_json(raw)
         kind: Any = Serializer.MESSAGE_TYPE_MAP.get(raw[0]) if type(raw[0]) is int else None
         if kind not in FROM_CLIENT:
             raise ViolationError("the message is of no type that a client sends")
