@@ -24,7 +24,7 @@ from autobahn.wamp.serializer import (
 
 from mercury import commands, events
 from mercury.model import Entry
-from mercury.protocols.wamp_reading import READERS, is_plain
+from mercury.protocols.wamp_reading import READERS, as_in_json, is_plain
 from mercury.protocols.wamp_topics import ALL, LOG, Topic, topic_of
 
 SERIALIZERS: Final = {
@@ -151,6 +151,8 @@ class Packer:
             raise ViolationError(f"the message cannot be read as {self.name}") from error
         if type(raw) is not list or not raw or not is_plain(raw, self._depth):
             raise ViolationError(f"a message is a list of plain values, nested no deeper than {self._depth}")
+        if self.binary:
+            raw = as_in_json(raw)
         kind: Any = Serializer.MESSAGE_TYPE_MAP.get(raw[0]) if type(raw[0]) is int else None
         if kind not in FROM_CLIENT:
             raise ViolationError("the message is of no type that a client sends")

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 import cbor2
 import msgspec
+from cbor2 import undefined
 
 
 def _json(payload: bytes, depth: int) -> Any:
@@ -31,7 +32,13 @@ def _with_bytes(value: Any) -> Any:
 
 
 def _msgpack(payload: bytes, depth: int) -> Any:
-    return msgspec.msgpack.decode(payload)
+    return msgspec.msgpack.decode(payload, ext_hook=_extension)
+
+
+def _extension(code: int, data: memoryview) -> Any:
+    if (code, bytes(data)) != (0, b"\0"):
+        raise ValueError("extension types are not read here")
+    return undefined  # as msgpackr has it, with which wampy.js writes
 
 
 def _no_tag(*_: object) -> NoReturn:
@@ -51,7 +58,7 @@ def _cbor(payload: bytes, depth: int) -> Any:
     )
 
 
-SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, type(undefined)})
 
 #: What reads a payload, for each subprotocol. They raise whatever their libraries raise. The depth may be exceeded.
 READERS: Final[dict[str, Callable[[bytes, int], Any]]] = {
@@ -62,7 +69,7 @@ READERS: Final[dict[str, Callable[[bytes, int], Any]]] = {
 
 
 def is_plain(value: object, depth: int) -> bool:
-    """Whether a value that was read has nothing but what JSON has, and bytes, and nests no deeper."""
+    """Whether a value that was read has nothing but what JSON has, bytes and undefined, and nests no deeper."""
     if type(value) in SCALARS:
         return True
     if type(value) is dict:
@@ -74,3 +81,15 @@ def is_plain(value: object, depth: int) -> bool:
     else:
         return False
     return depth > 0 and all(type(item) in SCALARS or is_plain(item, depth - 1) for item in items)
+
+
+def as_in_json(value: Any) -> Any:
+    """A plain value as it would have come in JSON: there is no key whose value is undefined, nor is 5e9 a float only
+    because it is too large for 32 bits, which is how JavaScript's cbor-x and msgpackr write it."""
+    if type(value) is float and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    if type(value) is dict:
+        return {key: as_in_json(item) for key, item in value.items() if item is not undefined}
+    if type(value) is list:
+        return [as_in_json(item) for item in value]
+    return None if value is undefined else value
