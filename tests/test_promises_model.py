@@ -16,9 +16,11 @@ import pytest_twisted
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from promises.clients import Client, SeedClient, V2Client, until
+from promises.clients import CidClient, Client, FluentClient, SeedClient, V2Client, until
 from promises.node import Node
 from promises.recorder import Ask, Connection, Record, Seen
+from promises.wamp_client import WampCborClient, WampClient, WampMsgpackClient
+from promises.wamp_words import INBOX
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -32,6 +34,8 @@ DEVICES = range(5)
 devices = st.sampled_from(DEVICES)
 rooms = st.sampled_from(ROOMS)
 members = st.sampled_from(("ann", "bob", "cyd"))
+fluent = st.sampled_from((V2Client, WampClient, WampMsgpackClient, WampCborClient))
+topics = st.sampled_from(((), (INBOX,), *((f"mercury.room.{rid}",) for rid in ROOMS)))
 
 Log = dict[int, Seen]
 
@@ -45,8 +49,8 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
 class Promises(RuleBasedStateMachine):
     """The model: who is in which room since when, what was asked under which cid. The log itself is the rest."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(kinds=st.tuples(fluent, fluent, fluent))
+    def begin(self, kinds: tuple[type[Client], ...]) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="mercury-promises-")
         self.node = Node(Path(self.folder.name, "mercury.sqlite"), Limits(ping_seconds=3600, drain_seconds=3600))
         self.record = Record()
@@ -54,9 +58,10 @@ class Promises(RuleBasedStateMachine):
         self.cids: dict[tuple[str, str, str], Ask] = {}
         self.places: dict[int, dict[str, int]] = {}  # connection -> where its member had joined when it was made
         self.before: dict[int, dict[str, int]] = {}  # connection -> what its device had seen before
-        wait(self._begin())
+        self.choosy: set[int] = set()  # connections that did not hear of all rooms all the time
+        wait(self._begin(*kinds))
 
-    async def _begin(self) -> None:
+    async def _begin(self, *kinds: type[Client]) -> None:
         where = await self.node.start()
         tokens = {mid: (await self.node.chat.tokens.make(mid))[0] for mid in ("ann", "bob", "cyd")}
 
@@ -65,10 +70,10 @@ class Promises(RuleBasedStateMachine):
 
         self.clients: list[Client] = [
             device(SeedClient, "ann", "old"),
-            device(V2Client, "ann", "phone"),
-            device(V2Client, "bob"),
+            device(kinds[0], "ann", "phone"),
+            device(kinds[1], "bob"),
             device(SeedClient, "cyd", "old"),
-            device(V2Client, "cyd"),
+            device(kinds[2], "cyd"),
         ]
         await self._join("red", "ann")
         await self._join("red", "bob")
@@ -85,6 +90,8 @@ class Promises(RuleBasedStateMachine):
     async def _connect(self, client: Client, **how: Any) -> None:
         before = dict(client.has)
         await client.connect(**how)
+        if isinstance(client, WampClient) and client.topics != (INBOX,):
+            self.choosy.add(id(client.connection))
         self.before[id(client.connection)] = before
         self.places[id(client.connection)] = {r: seq for (r, mid), seq in self.joined.items() if mid == client.member}
 
@@ -108,7 +115,7 @@ class Promises(RuleBasedStateMachine):
     def say_with_cid(self, number: int, rid: str, cid: str, text: str) -> None:
         """The first text under a cid counts; repeated it gets the same answer, another text gets conflict."""
         client = self.speaker(number)
-        if not isinstance(client, V2Client):
+        if not isinstance(client, FluentClient):
             return
         text = f"{client.member}-{rid}-{cid}-{text}"
         first = self.cids.get((client.member, rid, cid))
@@ -180,9 +187,29 @@ class Promises(RuleBasedStateMachine):
     def acknowledge(self, number: int, rid: str) -> None:
         """A device says what it has, instead of leaving that to the pongs."""
         client = self.speaker(number)
-        if isinstance(client, V2Client) and (rid, client.member) in self.joined and client.connection.seen.get(rid):
+        if isinstance(client, FluentClient) and (rid, client.member) in self.joined and client.connection.seen.get(rid):
             answer = wait(client.ask(type="ack", rid=rid, seq=client.has[rid]))
             assert answer["type"] == "ok"
+
+    @rule(number=devices, chosen=topics)
+    def listen_to(self, number: int, chosen: tuple[str, ...]) -> None:
+        """A WAMP client goes over to other topics, and keeps its place in all rooms."""
+        client = self.speaker(number)
+        if isinstance(client, WampClient):
+            wait(self._listen_to(client, chosen))
+
+    async def _listen_to(self, client: WampClient, chosen: tuple[str, ...]) -> None:
+        if chosen != (INBOX,):
+            self.choosy.add(id(client.connection))
+        client.topics = chosen  # when it comes back, too
+        for topic in set(client.words.topics.values()).difference(chosen):
+            assert (await client.ask(type="unsubscribe", topic=topic))["type"] == "ok"
+        for topic in set(chosen).difference(client.words.topics.values()):
+            answer = await client.ask(type="subscribe", topic=topic)
+            allowed = topic == INBOX or (topic.removeprefix("mercury.room."), client.member) in self.joined
+            assert (answer["type"], answer.get("code")) == (
+                ("ok", None) if allowed else ("error", "wamp.error.not_authorized")
+            )
 
     @rule(rid=rooms, mid=members)
     def join(self, rid: str, mid: str) -> None:
@@ -199,7 +226,7 @@ class Promises(RuleBasedStateMachine):
     def leave(self, number: int, rid: str) -> None:
         """A member leaves, by a frame."""
         client = self.speaker(number)
-        if isinstance(client, V2Client):
+        if isinstance(client, FluentClient):
             answer = wait(client.ask(type="leave", rid=rid))
             inside = self.joined.pop((rid, client.member), None)
             assert (answer["type"], answer.get("code")) == (("ok", None) if inside else ("error", "forbidden"))
@@ -221,7 +248,7 @@ class Promises(RuleBasedStateMachine):
         await self.node.start()
         for client in was_open:
             await self._connect(client)
-            if isinstance(client, V2Client):
+            if isinstance(client, CidClient):
                 unanswered, client.waiting = list(client.waiting.values()), {}
                 for ask in unanswered:
                     client.repeat(ask)
@@ -242,6 +269,8 @@ class Promises(RuleBasedStateMachine):
         for client in self.clients:
             if client.open:
                 client.read_again()
+            if client.open and isinstance(client, WampClient):
+                await self._listen_to(client, (INBOX,))
         for client in self.clients:
             for rid in ROOMS:
                 if client.open and (rid, client.member) in self.joined:
@@ -291,16 +320,19 @@ class Promises(RuleBasedStateMachine):
             if not (resumed and inside is not None and seen.seq < inside):  # a member may ask for what was before
                 assert join, "seen without ever having been in"
                 assert not any(join < going < seen.seq for going in goings), "seen while not in the room"
+            choosy = id(connection) in self.choosy
             if prev is not None:
                 assert seen.seq > prev.seq
                 last = prev.seq
                 if prev.kind == "left" and mid in prev.members:
                     last = max(last, join - 1)
-                elif not connection.everything and any(prev.seq < going < seen.seq for going in goings):
-                    last = join
+                elif (choosy or not connection.everything) and any(prev.seq < going < seen.seq for going in goings):
+                    last = join - 1 if choosy else join
             elif resumed:
                 assert connection.resumed is not None
                 last = connection.resumed[rid]
+                if choosy and any(last < going < seen.seq for going in goings):
+                    last = join - 1
                 assert own_left or seen.seq == last + 1
             elif inside is None:
                 last = join - 1  # it came in while connected

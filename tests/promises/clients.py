@@ -1,4 +1,5 @@
-"""Test clients for both protocols: a member's device that connects, speaks, comes back, and writes everything down.
+"""Test clients: a member's device that connects, speaks, comes back, and writes everything down. Here are those of the
+first Mercury's protocol and of mercury.v2.json; WAMP's (wamp_client.py) and goTalk's (gotalk_client.py) build on them.
 
 They are deliberately plain: what they do not do by themselves (retrying, resuming, waiting) a test does with them.
 """
@@ -24,17 +25,17 @@ from twisted.python.failure import Failure
 from promises.recorder import Ask, Connection, Record, Seen
 
 PATIENCE = 20.0  # seconds; far more than anything here needs on a machine that works
-UNSURE = {"unavailable", "internal"}  # refusals after which it may have been stored all the same
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
 
 
 class Where(NamedTuple):
-    """Where a server listens."""
+    """Where a server listens: for WebSockets, for REST, and for goTalk's calls."""
 
     ws: int
     api: int = 0
+    gotalk: int = 0
     host: str = "127.0.0.1"
 
 
@@ -68,7 +69,7 @@ class _Link(WebSocketClientProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if self.client.link is self:
-            self.client.hear(_decode(payload))
+            self.client.receive(payload, isBinary)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         if self.client.link is self:
@@ -98,6 +99,7 @@ class _Factory(WebSocketClientFactory):
 class Client(ABC):
     """A member's device. `open` while it is connected and logged in; `closes` has the code and reason of each end."""
 
+    protocol = ""
     subprotocols: tuple[str, ...] = ()
     everything = False
 
@@ -107,7 +109,7 @@ class Client(ABC):
         self.member = member
         self.token = token
         self.device = device
-        self.name = f"{member}/{device or ('v2' if self.everything else 'seed')}"
+        self.name = f"{member}/{device or self.protocol}"
         self.link: _Link | None = None
         self.open = False
         self.reading = True
@@ -187,10 +189,18 @@ class Client(ABC):
     # Speaking and hearing
 
     def write(self, **frame: Any) -> None:
-        """Send one frame. On a connection that is closing it is lost."""
+        """Send one frame."""
+        self.send(_encode(frame))
+
+    def send(self, payload: bytes, binary: bool = False) -> None:
+        """Send one WebSocket message. On a connection that is closing it is lost."""
         if self.link is not None:
             with suppress(Disconnected):
-                self.link.sendMessage(_encode(frame))  # type: ignore[no-untyped-call]
+                self.link.sendMessage(payload, binary)  # type: ignore[no-untyped-call]
+
+    def receive(self, payload: bytes, binary: bool) -> None:
+        """A WebSocket message came in."""
+        self.hear(_decode(payload))
 
     def text(self, tail: str = "") -> str:
         """A text that nobody else sends."""
@@ -226,6 +236,8 @@ def shown(frame: dict[str, Any]) -> Seen:
 class SeedClient(Client):
     """The first Mercury's protocol: a message is acknowledged by its echo, an error belongs to no message."""
 
+    protocol = "seed"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.pages: list[Seen] | None = None
@@ -244,9 +256,7 @@ class SeedClient(Client):
             if self.pages is not None:  # the end of a page
                 return
             if len(self.waiting) == 1:  # then it is clear which
-                ask = self.waiting.popitem()[1]
-                ask.code = frame["code"]
-                ask.outcome = "info" if ask.code in UNSURE else "fail"
+                self.waiting.popitem()[1].refused(frame["code"])
             elif self.waiting:  # else it is not: it may be any of them, and their echoes may still come
                 key = next(iter(self.waiting))
                 self.doubtful[key] = self.waiting.pop(key)
@@ -279,10 +289,24 @@ class SeedClient(Client):
         return found
 
 
-class V2Client(Client):
-    """mercury.v2.json, with the token in the first frame."""
+class CidClient(Client):
+    """One that is told what became of each of its messages, and can send a message again."""
 
-    subprotocols = ("mercury.v2.json",)
+    def say(self, rid: str, text: str, cid: str | None = None) -> Ask:
+        ask = Ask(self.name, self.member, rid, text, cid)
+        self.record.asks.append(ask)
+        self.repeat(ask)
+        return ask
+
+    @abstractmethod
+    def repeat(self, ask: Ask) -> None:
+        """Send it (again)."""
+
+
+class FluentClient(CidClient):
+    """One that is shown everything, and where answers say what they answer. A test speaks to it in mercury.v2.json's
+    frames, and finds what it was told in the same ones, whatever goes over the wire."""
+
     everything = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -296,12 +320,14 @@ class V2Client(Client):
     def _query(self) -> str:
         return ""
 
-    def opened(self) -> None:
-        frame: dict[str, Any] = {"token": self.token, "member": self.member, "device": self.device}
-        if self._how.get("resume", True) and self.epoch:
-            frame["resume"] = {"epoch": self.epoch, "rooms": self.has}
-        self.claimed = dict(self.has) if "resume" in frame else None
-        self.write(type="connect", **frame)
+    def resume(self) -> dict[str, Any]:
+        """What to say at login of where this device is, if anything."""
+        resumes = self._how.get("resume", True) and bool(self.epoch)
+        self.claimed = dict(self.has) if resumes else None
+        return {"resume": {"epoch": self.epoch, "rooms": self.claimed}} if resumes else {}
+
+    async def hear_signals(self, rid: str) -> None:  # noqa: B027 - most hear them anyway
+        """Hear of typing, presence and read marks in a room."""
 
     def hear(self, frame: dict[str, Any]) -> None:
         kind, ref = frame["type"], frame.get("ref")
@@ -324,17 +350,9 @@ class V2Client(Client):
             ask.outcome = "ok"
             ask.answers.append((frame["seq"], frame["id"], frame["duplicate"]))
         elif ask.outcome == "info":
-            ask.code = frame["code"]
-            ask.outcome = "info" if ask.code in UNSURE or ask.tries > 1 else "fail"
-
-    def say(self, rid: str, text: str, cid: str | None = None) -> Ask:
-        ask = Ask(self.name, self.member, rid, text, cid)
-        self.record.asks.append(ask)
-        self.repeat(ask)
-        return ask
+            ask.refused(frame["code"])
 
     def repeat(self, ask: Ask) -> None:
-        """Send it (again)."""
         ref = next(self.refs)
         self.waiting[ref] = ask
         ask.tries += 1
@@ -362,3 +380,13 @@ class V2Client(Client):
             read, more = await self.newest(rid, after=found[-1].seq if found else 0, limit=page)
             found += read
         return found
+
+
+class V2Client(FluentClient):
+    """mercury.v2.json, with the token in the first frame."""
+
+    protocol = "v2"
+    subprotocols = ("mercury.v2.json",)
+
+    def opened(self) -> None:
+        self.write(type="connect", token=self.token, member=self.member, device=self.device, **self.resume())

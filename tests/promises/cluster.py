@@ -27,7 +27,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from promises.checker import violations
-from promises.clients import UNSURE, Client, RefusedError, SeedClient, V2Client, until
+from promises.clients import Client, RefusedError, SeedClient, V2Client, until
 from promises.machine import Clock, Disk
 from promises.recorder import Ask, Record
 from promises.scenario import ROOMS, WINDOW, Scenario
@@ -279,8 +279,7 @@ class Cluster(Scenario):
             ask.outcome = "ok"
             ask.answers.append((answer["body"]["seq"], answer["body"]["id"], answer["body"]["duplicate"]))
         else:
-            ask.code = answer["code"]
-            ask.outcome = "info" if ask.code in UNSURE or ask.tries > 1 else "fail"
+            ask.refused(answer["code"])
 
     async def _ask_again(self) -> None:
         """Whoever was told `unavailable` cannot know whether it was stored: those with a cid send it once more."""

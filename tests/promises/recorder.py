@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 Outcome = Literal["info", "ok", "fail"]
 
+UNSURE = {"unavailable", "internal"}  # refusals after which it may have been stored all the same
+
 
 class Seen(NamedTuple):
     """An entry of a room's log as a client was shown it. `kind` is message, joined or left."""
@@ -42,6 +44,11 @@ class Ask:
     code: str = ""
     answers: list[tuple[int, int | None, bool | None]] = field(default_factory=list)
     tries: int = 0
+
+    def refused(self, code: str) -> None:
+        """The answer is an error."""
+        self.code = code
+        self.outcome = "info" if code in UNSURE or self.tries > 1 else "fail"
 
 
 @dataclass

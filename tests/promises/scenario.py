@@ -1,4 +1,4 @@
-"""What a server has to survive: members of both protocols talk in bursts, links break, and the server is killed.
+"""What a server has to survive: members of all WebSocket protocols talk in bursts, links break, and the server is killed.
 
 The same scenario runs against Mercury as it is (test_promises_kill.py) and against Mercury broken on purpose
 (test_checker.py); what comes out is a record for the checker.
@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from promises.clients import Client, RefusedError, SeedClient, V2Client, until
+from promises.clients import CidClient, Client, FluentClient, RefusedError, SeedClient, V2Client, until
 from promises.recorder import Ask, Record
 from promises.server import Server
+from promises.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 
 ROOMS = {"all": range(8), "even": range(0, 8, 2), "odd": range(1, 8, 2)}
+KINDS: Sequence[type[Client]] = (
+    SeedClient, SeedClient, V2Client, V2Client, WampClient, SeedClient, WampMsgpackClient, WampCborClient,
+)  # fmt: skip # what each member speaks: in each room, somebody speaks each protocol
 WINDOW = 12  # messages that a client has on the way at most
 QUIET = 3.0  # seconds without anything new after which nothing more is expected
 
@@ -53,11 +58,10 @@ class Scenario:
             self.record.members[rid] = set(names)
             await self.server.ok("POST", f"/api/rooms/{rid}/members", {"members": names})
         for n in range(8):
-            kind = SeedClient if n in (0, 1, 5) else V2Client
-            self.clients.append(kind(self.record, self.server.where, f"m{n}", await self.server.token(f"m{n}")))
+            self.clients.append(KINDS[n](self.record, self.server.where, f"m{n}", await self.server.token(f"m{n}")))
 
     async def _connect(self) -> None:
-        """All come back at once; who speaks the second protocol repeats what was not answered, then reads a page."""
+        """All come back at once; who can repeats what was not answered, and reads a page."""
         began = time.monotonic()
         for client in self.clients:
             client.abort()
@@ -66,10 +70,11 @@ class Scenario:
 
     async def _return(self, client: Client) -> None:
         await client.connect()
-        if isinstance(client, V2Client):
+        if isinstance(client, CidClient):
             unanswered, client.waiting = client.waiting.values(), {}
             for ask in {id(ask): ask for ask in unanswered}.values():
                 client.repeat(ask)
+        if isinstance(client, FluentClient):
             await client.newest(self.rng.choice(self._rooms(client)))
 
     def _rooms(self, client: Client) -> list[str]:
@@ -92,7 +97,7 @@ class Scenario:
     def _talk(self, client: Client) -> None:
         free = WINDOW - len(client.waiting)
         for _ in range(self.rng.randint(0, max(free, 0))):
-            if isinstance(client, V2Client) and self.rng.random() < 0.1 and (done := self._done(client)):
+            if isinstance(client, CidClient) and self.rng.random() < 0.1 and (done := self._done(client)):
                 client.repeat(self.rng.choice(done))
                 continue
             text = client.text("." * self.rng.choice((0, 10, 800)))
@@ -126,7 +131,7 @@ class Scenario:
         self.figures["recovered"] = time.monotonic() - began
 
     async def _complete(self) -> bool:
-        if any(isinstance(client, V2Client) and client.waiting for client in self.clients):
+        if any(isinstance(client, CidClient) and client.waiting for client in self.clients):
             return False
         for rid in self.record.members:
             found = (await self.server.ok("GET", f"/api/rooms/{rid}/messages?limit=1"))["messages"]
@@ -139,8 +144,8 @@ class Scenario:
         histories = self.record.histories
         for rid, members in self.record.members.items():
             histories.setdefault("REST", {})[rid] = await self.server.history(rid)
-            for kind in (SeedClient, V2Client):
-                reader = next(c for c in self.clients if c.member in members and type(c) is kind)
+            for kind in (SeedClient, V2Client, WampClient):
+                reader = next(c for c in self.clients if c.member in members and isinstance(c, kind))
                 await until(lambda c=reader: c.open, f"the return of {reader.name}")  # type: ignore[misc]
                 histories.setdefault(kind.__name__, {})[rid] = await reader.history(rid)
 
