@@ -12,12 +12,15 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
+import txaio
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from engines import MariaDb
 
     from mercury.backends.mysql_server import Server
+
+txaio.use_twisted()  # Autobahn's serializers take their clock when they are imported, whoever does that first
 
 # Where the asserts of many tests stand: they too shall say what was compared.
 pytest.register_assert_rewrite(

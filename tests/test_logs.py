@@ -354,7 +354,7 @@ def test_libraries_that_log_requests_and_frames_are_heard_only_from_warn_on(name
 def test_autobahns_own_loggers_are_among_them(everything: Log) -> None:
     """Its logger's namespace is found by what it does, not by what we think it is called."""
     logger = WebSocketServerFactory.log
-    before = tx.get_global_log_level()  # type: ignore[no-untyped-call]
+    before = tx.get_global_log_level()
     logger.set_log_level("debug", keep=False)
     try:
         logger.debug("frame {payload}", payload=PASSWORD)

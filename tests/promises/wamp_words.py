@@ -30,7 +30,7 @@ class SubscribeAfter(wamp.Subscribe):
     after: int | None = None
 
     def marshal(self) -> list[Any]:
-        marshalled: list[Any] = super().marshal()
+        marshalled: list[Any] = super().marshal()  # type: ignore[no-untyped-call]
         if self.after is not None:
             marshalled[2]["after"] = self.after
         return marshalled
@@ -87,7 +87,7 @@ class Words:
         return wamp.Call(request, f"mercury.{kind}", args=[rest.pop("rid")] if "rid" in rest else [], kwargs=rest)
 
     def _subscribe(self, request: int, topic: str, after: int | None = None) -> wamp.Message:
-        message = SubscribeAfter(request, topic)
+        message = SubscribeAfter(request, topic)  # type: ignore[no-untyped-call]
         message.after = after
         return message
 
