@@ -18,20 +18,8 @@ from twisted.internet.interfaces import IProtocolFactory
 
 from mercury.backends.bus_local import LocalBus
 from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
-from mercury.config import (
-    Api,
-    Config,
-    ConfigError,
-    Gotalk,
-    Mysql,
-    Redis,
-    Ws,
-    addresses,
-    methods,
-    networks,
-    origins,
-    storage_type,
-)
+from mercury.config import Api, Config, Gotalk, Mysql, Redis, Ws, storage_type
+from mercury.config_types import ConfigError, addresses, api_keys, methods, networks, origins
 from mercury.core.accounts import Accounts, Rules
 from mercury.core.catchup import CatchUp
 from mercury.core.chat import Chat
@@ -45,6 +33,7 @@ from mercury.core.tokens import Tokens
 from mercury.options import Options as Options  # twistd looks for it here
 from mercury.ports import IAccounts, IBus, IStore
 from mercury.service import Listening, MercuryService
+from mercury.transports.api_keys import ApiKeys
 from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.filtering import AddressFilter
 from mercury.transports.gotalk import make_gotalk_site
@@ -210,7 +199,7 @@ def make_rest(clock: Any, chat: Chat, config: Config, service: MercuryService) -
     """The REST side: address filter and Klein."""
     api = config.server.api
     return AddressFilter(
-        make_site(chat, body_bytes=config.limits.body_bytes, ready=lambda: service.ready),
+        make_site(chat, ApiKeys(api_keys(api.keys)), body_bytes=config.limits.body_bytes, ready=lambda: service.ready),
         networks(api.address),
         proxies=networks(api.proxies) if api.endpoint.startswith("haproxy:") else None,
         clock=clock,
