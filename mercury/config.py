@@ -32,6 +32,16 @@ class Section(Struct, frozen=True, rename="kebab", kw_only=True):
     """What all sections have in common: nobody changes one after it was read, and names have dashes outside."""
 
 
+class Tls(Section, frozen=True):
+    """TLS on this port, 1.2 and later."""
+
+    cert: Annotated[
+        str,
+        Meta(description="A file with the certificate and those that lead up to its authority (PEM). Empty: no TLS."),
+    ] = ""
+    key: Annotated[str, Meta(description="The file with its key (PEM), unencrypted.")] = ""
+
+
 class Api(Section, frozen=True):
     """The REST API, for the application's backend."""
 
@@ -57,6 +67,7 @@ class Api(Section, frozen=True):
             "one, each as the NAME:HASH that `mercury-keys api new NAME` prints. Empty: no key is asked for."
         ),
     ] = ""
+    tls: Tls = Tls()
 
 
 class Ws(Section, frozen=True):
@@ -82,6 +93,7 @@ class Ws(Section, frozen=True):
     compression: Annotated[
         bool, Meta(description="Compress each message (permessage-deflate). Costs memory and time for each connection.")
     ] = False
+    tls: Tls = Tls()
 
 
 class Server(Section, frozen=True):
@@ -142,6 +154,7 @@ class Gotalk(Section, frozen=True):
     registrations_per_minute: Annotated[
         CountOrNone, Meta(description="Tries to register a minute from one address. 0: any number.")
     ] = 10
+    tls: Tls = Tls()
 
 
 class Log(Section, frozen=True):
