@@ -7,97 +7,39 @@ docstring the section's heading; a field is a setting. Outside, `Ws.frame_bytes`
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-Network = IPv4Network | IPv6Network
-
-
-class ConfigError(Exception):
-    """A setting is wrong. One line that names the flag, variable or file and key, and says what is allowed."""
-
-    def __init__(self, line: str) -> None:
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Secret:
-    """A text that must not be shown: whatever prints it prints `***`. Only `.value` gives it away."""
-
-    value: str
-
-    def __repr__(self) -> str:
-        return "***"
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """The networks of a list such as `10.0.0.0/8, ::1`. An address alone is that one address. ValueError if wrong."""
-    return tuple(_network(part.strip()) for part in text.split(","))
-
-
-def _network(text: str) -> Network:
-    try:
-        return ip_network(text)
-    except ValueError:
-        pass
-    try:
-        meant = ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError("give IPv4 or IPv6 networks separated by commas, such as 10.0.0.0/8,::1/128") from None
-    address = ip_address(text.partition("/")[0])
-    raise ValueError(f"{text} is no network: write {meant} for all of it, or {address} for that one address")
-
-
-def origins(text: str) -> tuple[str, ...]:
-    """The origins of a list such as `https://chat.example,https://*.example.org`. ValueError if wrong."""
-    found = tuple(part.strip() for part in text.split(","))
-    if not all(part == "*" or "://" in part for part in found):
-        raise ValueError("give * for any, or origins separated by commas, such as https://chat.example")
-    return found
-
-
-def methods(text: str) -> tuple[str, ...]:
-    """The names of a list such as `ticket, wampcra`. ValueError if one is unknown."""
-    found = tuple(part.strip() for part in text.split(","))
-    if unknown := set(found) - {"ticket", "wampcra"}:
-        raise ValueError(f"give ticket, wampcra or both, separated by a comma, not {', '.join(sorted(unknown))}")
-    return found
-
-
-def addresses(text: str) -> tuple[tuple[str, int], ...]:
-    """The hosts and ports of a list such as `10.0.0.1:26379, [::1]:26379`; empty: none. ValueError if wrong."""
-    found = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        host, _, port = part.rpartition(":")
-        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise ValueError("give hosts with their ports separated by commas, such as 10.0.0.1:26379,10.0.0.2:26379")
-        found.append((host.strip("[]"), int(port)))
-    return tuple(found)
-
-
-def _text(allowed: str, check: Callable[[str], object]) -> Meta:
-    """Marks a text that has to satisfy `check`, which raises ValueError with what to give instead."""
-    return Meta(extra={"allowed": allowed, "check": check})
-
-
-Port = Annotated[int, Meta(ge=1, le=65535)]
-ListeningPort = Annotated[int, Meta(ge=0, le=65535)]
-NetworkList = Annotated[str, _text("networks or addresses, separated by commas", networks)]
-OriginList = Annotated[str, _text("origins or *, separated by commas", origins)]
-MethodList = Annotated[str, _text("ticket, wampcra or both, separated by a comma", methods)]
-AddressList = Annotated[str, _text("hosts with ports, separated by commas, or nothing", addresses)]
-Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
-Seconds = Annotated[float, Meta(gt=0, le=3600)]
-SecondsOrNone = Annotated[float, Meta(ge=0, le=3600)]
+from mercury.config_types import (
+    AddressList,
+    ApiKeyList,
+    ConfigError,
+    Count,
+    CountOrNone,
+    ListeningPort,
+    MethodList,
+    NetworkList,
+    OriginList,
+    Port,
+    Seconds,
+    SecondsOrNone,
+    Secret,
+)
 
 
 class Section(Struct, frozen=True, rename="kebab", kw_only=True):
     """What all sections have in common: nobody changes one after it was read, and names have dashes outside."""
+
+
+class Tls(Section, frozen=True):
+    """TLS on this port, 1.2 and later."""
+
+    cert: Annotated[
+        str,
+        Meta(description="A file with the certificate and those that lead up to its authority (PEM). Empty: no TLS."),
+    ] = ""
+    key: Annotated[str, Meta(description="The file with its key (PEM), unencrypted.")] = ""
 
 
 class Api(Section, frozen=True):
@@ -118,6 +60,14 @@ class Api(Section, frozen=True):
             description="With a haproxy: endpoint: who may tell the REST API, by the PROXY protocol, whom they serve."
         ),
     ] = "127.0.0.1/32,::1/128"
+    keys: Annotated[
+        ApiKeyList,
+        Meta(
+            description="Who may call the REST API, beside being on its list: the keys, of which callers have to show "
+            "one, each as the NAME:HASH that `mercury-keys api new NAME` prints. Empty: no key is asked for."
+        ),
+    ] = ""
+    tls: Tls = Tls()
 
 
 class Ws(Section, frozen=True):
@@ -143,6 +93,7 @@ class Ws(Section, frozen=True):
     compression: Annotated[
         bool, Meta(description="Compress each message (permessage-deflate). Costs memory and time for each connection.")
     ] = False
+    tls: Tls = Tls()
 
 
 class Server(Section, frozen=True):
@@ -203,6 +154,7 @@ class Gotalk(Section, frozen=True):
     registrations_per_minute: Annotated[
         CountOrNone, Meta(description="Tries to register a minute from one address. 0: any number.")
     ] = 10
+    tls: Tls = Tls()
 
 
 class Log(Section, frozen=True):

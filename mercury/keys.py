@@ -1,6 +1,8 @@
-"""The command `mercury-keys`: makes the keys that texts are encrypted with at rest, and encrypts anew what is stored.
+"""The command `mercury-keys`: makes the keys that texts are encrypted with at rest, encrypts anew what is stored, and
+makes keys for the REST API.
 
     mercury-keys new FILE       makes a key, and puts it first into the file of --crypto.keys
+    mercury-keys api new NAME   makes a key for the REST API, and prints what to configure
     mercury-keys rewrite ...    with the server's own settings: brings all that is stored to the first key
 
 docs/encryption.md says when to do which.
@@ -26,24 +28,29 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, global
 from twisted.python.usage import UsageError
 from zope.interface import provider
 
-from mercury import tap
+from mercury import config_types, tap
 from mercury.backends.sealing import KEY_BYTES, KeyFileError, parse_keys, read_text
-from mercury.config import ConfigError, storage_type
+from mercury.config import storage_type
+from mercury.config_types import ConfigError
 from mercury.errors import MercuryError
 from mercury.model import Resealed
 from mercury.options import Options
 from mercury.ports import IStore
+from mercury.transports import api_keys
 
 USAGE = """\
 mercury-keys new [--last] FILE
        mercury-keys rewrite [FLAGS]
+       mercury-keys api new NAME
 
 new      Make a key, and put it first into the file: from the next start on texts are encrypted with it. With --last
          put it last: what other nodes encrypt with it can be read.
 rewrite  Encrypt what is stored with the first key, while the nodes run. FLAGS are those of twistd mercury: give those
          that choose the store, and --crypto.keys.
 
-docs/encryption.md says more.
+api new  Make a key for the REST API. NAME is whose it is. It is printed once; only its hash is configured.
+
+docs/encryption.md says more, and docs/rest.md of the API's keys.
 """
 
 PAGE: Final = 500  # rooms that are asked for at once
@@ -62,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"mercury-keys rewrite: {error}", file=sys.stderr)
             sys.exit(2)
         react(rewrite, (options,))
+    if words[:2] == ["api", "new"] and len(words) == 3:
+        print(new_api_key(words[2]))
+        return
     parser = argparse.ArgumentParser(prog="mercury-keys", usage=USAGE, allow_abbrev=False)
     parser.format_help = parser.format_usage  # type: ignore[method-assign]
     parser.add_argument("command", choices=["new", "rewrite"])
@@ -105,6 +115,21 @@ def new_key(path: Path, *, last: bool = False) -> str:
         f"{path} has the key {id} in front now. Restart Mercury; then: mercury-keys rewrite\n"
         "If there are several nodes, each of them has to have the key to read before any of them writes with it: then\n"
         "take this line out again, and use mercury-keys new --last."
+    )
+
+
+def new_api_key(name: str) -> str:
+    """A new key for the REST API, and what to do with it. Raises SystemExit if it cannot have that name."""
+    key, kept = api_keys.new_key()
+    try:
+        config_types.api_keys(f"{name}:{kept}")
+    except ValueError:
+        print("mercury-keys api new: a name has no colon and no comma", file=sys.stderr)
+        sys.exit(2)
+    return (
+        f"The key of {name}, which is not kept anywhere: {key}\n"
+        f"Its caller sends it with every request:  Authorization: Bearer {key[:4]}...\n"
+        f"Put this into --server.api.keys, behind a comma if there are others, and restart Mercury:\n{name}:{kept}"
     )
 
 

@@ -16,7 +16,8 @@ from typing import ClassVar
 from twisted.python import usage
 
 from mercury import __version__
-from mercury.config import Config, ConfigError
+from mercury.config import Config
+from mercury.config_types import ConfigError
 from mercury.settings import CONFIG_FILE, DEFAULT_FILE, SETTINGS, Setting, as_text, load, nearest, variable
 
 FILE_HELP = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import signal
 import sys
 import time
 from typing import Any, NamedTuple, NoReturn
@@ -29,6 +30,7 @@ from mercury.core.passwords import Passwords
 from mercury.errors import MercuryError
 from mercury.logs import log_stream, observer
 from mercury.transports.chat import PATH
+from mercury.transports.tls import Certificate
 
 STOP_SECONDS = 10.0  # for all that is still going on when Mercury is told to stop
 GOODBYE_SECONDS = 0.5  # for the clients' halves of the closing handshakes
@@ -38,11 +40,17 @@ DAY = 86_400_000_000  # microseconds
 
 
 class Listening(NamedTuple):
-    """One listener: the settings' section that it belongs to, its endpoint string, and what serves there."""
+    """One listener: the settings' section that it belongs to, its endpoint string, what serves there, and with which
+    certificate if it does so by TLS."""
 
     section: str
     endpoint: str
     factory: IProtocolFactory
+    certificate: Certificate | None
+
+    def scheme(self, plain: str) -> str:
+        """What its URLs begin with, `plain` being without TLS."""
+        return f"{plain}s" if self.certificate else plain
 
 
 class MercuryService(Service):
@@ -83,6 +91,7 @@ class MercuryService(Service):
     def startService(self) -> None:
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
         Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 
     def _bind(self, listening: Listening) -> IListeningPort:
@@ -146,13 +155,16 @@ class MercuryService(Service):
     def _banner(self, rest: str, ws: str, *gotalk: str) -> str:
         server, kind = self._config.server, storage_type(self._config)
         where = f"{kind}, in {self._config.sqlite.path}" if kind == "sqlite" else kind
-        api, ports = f"http://{rest}", (rest.rpartition(":")[2], ws.rpartition(":")[2])
+        schemes = [
+            listening.scheme(plain) for listening, plain in zip(self.listenings, ("http", "ws", "http"), strict=False)
+        ]
+        api, ports = f"{schemes[0]}://{rest}", (rest.rpartition(":")[2], ws.rpartition(":")[2])
         other = "" if ports == ("6009", "6010") else ' ARGS="--api.port={} --ws.port={}"'.format(*ports)
-        pages = "".join(f"  goTalk      http://{at}/   for {self._config.gotalk.address}\n" for at in gotalk)
+        pages = "".join(f"  goTalk      {schemes[2]}://{at}/   for {self._config.gotalk.address}\n" for at in gotalk)
         return (
             f"\nMercury {__version__} is ready. Ctrl-C stops it.\n\n"
             f"  REST        {api}   for {server.api.address}\n"
-            f"  WebSocket   ws://{ws}{PATH}   for {server.ws.address}\n"
+            f"  WebSocket   {schemes[1]}://{ws}{PATH}   for {server.ws.address}\n"
             f"{pages}"
             f"  Store       {where}\n\n"
             f"Now chat, in two other terminals:\n\n"
@@ -162,6 +174,16 @@ class MercuryService(Service):
         )
 
     # Meanwhile
+
+    def reload(self) -> None:
+        """Read the certificates anew. One that cannot be used is said, and the one before stays."""
+        for certificate in filter(None, (listening.certificate for listening in self.listenings)):
+            try:
+                certificate.reload()
+            except MercuryError as error:
+                self.log.error("{reason}; the certificate that was read before stays", reason=error.reason)
+            else:
+                self.log.info("{certificate} was read anew", certificate=certificate.name)
 
     def _sweep(self) -> Deferred[None]:
         limits = self._config.limits

@@ -19,7 +19,8 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
-from mercury.config import Config, ConfigError, Secret, storage_type
+from mercury.config import Config, storage_type
+from mercury.config_types import ConfigError, Secret
 
 PREFIX = "MERCURY_"
 CONFIG_FILE = "config.file"  # the one flag and variable that is not a setting: it names the file

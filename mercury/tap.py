@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +19,8 @@ from twisted.internet.interfaces import IProtocolFactory
 
 from mercury.backends.bus_local import LocalBus
 from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
-from mercury.config import (
-    Api,
-    Config,
-    ConfigError,
-    Gotalk,
-    Mysql,
-    Redis,
-    Ws,
-    addresses,
-    methods,
-    networks,
-    origins,
-    storage_type,
-)
+from mercury.config import Api, Config, Gotalk, Mysql, Redis, Ws, storage_type
+from mercury.config_types import ConfigError, addresses, api_keys, methods, networks, origins
 from mercury.core.accounts import Accounts, Rules
 from mercury.core.catchup import CatchUp
 from mercury.core.chat import Chat
@@ -42,13 +31,16 @@ from mercury.core.nodes import Nodes
 from mercury.core.passwords import Passwords
 from mercury.core.rooms import Rooms
 from mercury.core.tokens import Tokens
+from mercury.errors import MercuryError
 from mercury.options import Options as Options  # twistd looks for it here
 from mercury.ports import IAccounts, IBus, IStore
 from mercury.service import Listening, MercuryService
+from mercury.transports.api_keys import ApiKeys
 from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.filtering import AddressFilter
 from mercury.transports.gotalk import make_gotalk_site
 from mercury.transports.rest import make_site
+from mercury.transports.tls import Certificate, under_tls
 from mercury.transports.wamp import Realm
 from mercury.transports.websocket import WebSocketFactory
 
@@ -184,8 +176,19 @@ def endpoint_of(listener: Api | Ws | Gotalk) -> str:
     return f"tcp:{listener.port}:backlog={BACKLOG}" + (f":interface={interface}" if interface else "")
 
 
-def make_websocket(clock: Any, chat: Chat, config: Config) -> IProtocolFactory:
-    """The WebSocket side: address filter, Autobahn, and the door to the chat."""
+def certificate_of(section: str, listener: Api | Ws | Gotalk) -> Certificate | None:
+    """What a listener serves TLS with, if it does. ConfigError if that cannot be used."""
+    tls = listener.tls
+    if bool(tls.cert) != bool(tls.key):
+        raise ConfigError(f"{section}.tls.cert and {section}.tls.key go together: give both or none")
+    try:
+        return Certificate(f"{section}.tls", Path(tls.cert), Path(tls.key)) if tls.cert else None
+    except MercuryError as error:
+        raise ConfigError(error.reason) from None
+
+
+def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certificate | None = None) -> IProtocolFactory:
+    """The WebSocket side: address filter, TLS, Autobahn, and the door to the chat."""
     limits, ws = config.limits, config.server.ws
     protocols = Protocols(limits.json_depth, Realm(config.wamp.realm, methods(config.wamp.authmethods)))
     factory = WebSocketFactory(
@@ -197,7 +200,7 @@ def make_websocket(clock: Any, chat: Chat, config: Config) -> IProtocolFactory:
         compression=ws.compression,
     )
     return AddressFilter(
-        factory,
+        under_tls(factory, certificate),
         networks(ws.address),
         proxies=networks(ws.proxies) if ws.endpoint.startswith("haproxy:") else None,
         connections=limits.connections,
@@ -206,11 +209,14 @@ def make_websocket(clock: Any, chat: Chat, config: Config) -> IProtocolFactory:
     )
 
 
-def make_rest(clock: Any, chat: Chat, config: Config, service: MercuryService) -> IProtocolFactory:
-    """The REST side: address filter and Klein."""
-    api = config.server.api
+def make_rest(
+    clock: Any, chat: Chat, config: Config, service: MercuryService, certificate: Certificate | None = None
+) -> IProtocolFactory:
+    """The REST side: address filter, TLS and Klein."""
+    api, keys = config.server.api, ApiKeys(api_keys(config.server.api.keys))
+    site = make_site(chat, keys, body_bytes=config.limits.body_bytes, ready=lambda: service.ready)
     return AddressFilter(
-        make_site(chat, body_bytes=config.limits.body_bytes, ready=lambda: service.ready),
+        under_tls(site, certificate),
         networks(api.address),
         proxies=networks(api.proxies) if api.endpoint.startswith("haproxy:") else None,
         clock=clock,
@@ -233,13 +239,16 @@ def make_accounts(clock: Any, chat: Chat, config: Config, passwords: Passwords) 
     return Accounts(clock, IAccounts(chat.store), chat.tokens, passwords, rules)
 
 
-def make_gotalk(clock: Any, chat: Chat, config: Config, passwords: Passwords) -> IProtocolFactory:
-    """goTalk's side: address filter and Klein."""
+def make_gotalk(
+    clock: Any, chat: Chat, config: Config, passwords: Passwords, certificate: Certificate | None = None
+) -> IProtocolFactory:
+    """goTalk's side: address filter, TLS and Klein."""
     gotalk = config.gotalk
     accounts = make_accounts(clock, chat, config, passwords)
     handover = Handover(chat, IAccounts(chat.store))
+    site = make_gotalk_site(chat, accounts, handover, body_bytes=config.limits.body_bytes, secure=gotalk.secure)
     return AddressFilter(
-        make_gotalk_site(chat, accounts, handover, body_bytes=config.limits.body_bytes, secure=gotalk.secure),
+        under_tls(site, certificate),
         networks(gotalk.address),
         proxies=networks(gotalk.proxies) if gotalk.endpoint.startswith("haproxy:") else None,
         connections=gotalk.connections,
@@ -261,18 +270,26 @@ def makeService(options: Options) -> IService:
     chat = make_chat(reactor, store, config, make_bus(reactor, config))
     warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
     service = MercuryService(reactor, chat, config, warnings, options.parent)
-    service.listenings = [
-        Listening("server.api", endpoint_of(config.server.api), make_rest(reactor, chat, config, service)),
-        Listening("server.ws", endpoint_of(config.server.ws), make_websocket(reactor, chat, config)),
-    ]
-    if config.gotalk.enabled:
-        service.passwords = Passwords(reactor)
-        try:
-            factory = make_gotalk(reactor, chat, config, service.passwords)
-        except ConfigError as error:
-            sys.exit(f"mercury: {error}")
-        service.listenings.append(Listening("gotalk", endpoint_of(config.gotalk), factory))
+    try:
+        service.listenings = list(make_listenings(reactor, chat, config, service))
+    except ConfigError as error:
+        sys.exit(f"mercury: {error}")
     return service
+
+
+def make_listenings(reactor: Any, chat: Chat, config: Config, service: MercuryService) -> Iterator[Listening]:
+    """What the node listens on: REST, WebSocket, and goTalk's door if it is open. May raise ConfigError."""
+    api, ws, gotalk = config.server.api, config.server.ws, config.gotalk
+    certificate = certificate_of("server.api", api)
+    rest = make_rest(reactor, chat, config, service, certificate)
+    yield Listening("server.api", endpoint_of(api), rest, certificate)
+    certificate = certificate_of("server.ws", ws)
+    yield Listening("server.ws", endpoint_of(ws), make_websocket(reactor, chat, config, certificate), certificate)
+    if gotalk.enabled:
+        service.passwords = Passwords(reactor)
+        certificate = certificate_of("gotalk", gotalk)
+        door = make_gotalk(reactor, chat, config, service.passwords, certificate)
+        yield Listening("gotalk", endpoint_of(gotalk), door, certificate)
 
 
 def prepare_process(reactor: Any) -> None:

@@ -26,11 +26,13 @@ from zope.interface import implementer
 from mercury import events
 from mercury.backends.memory import MemoryStore
 from mercury.config import Config, Limits
+from mercury.config_types import api_keys
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.model import Entry
 from mercury.ports import IConnection, IStore, IWire
 from mercury.tap import make_chat
+from mercury.transports.api_keys import ApiKeys
 from mercury.transports.rest import make_site
 
 reactor: Any = installed
@@ -60,12 +62,18 @@ class Node:
         self.config = Config(limits=Limits(**limits))
         self.chat: Chat = make_chat(clock or reactor, self.store, self.config)
         self.ready = True
+        self.keys = ""  # as in --server.api.keys
         self._port: IListeningPort | None = None
         self._wiretaps: list[Wiretap] = []
 
     async def __aenter__(self) -> Node:
         await self.store.open()
-        site = make_site(self.chat, body_bytes=self.config.limits.body_bytes, ready=lambda: self.ready)
+        site = make_site(
+            self.chat,
+            ApiKeys(api_keys(self.keys)),
+            body_bytes=self.config.limits.body_bytes,
+            ready=lambda: self.ready,
+        )
         self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
         return self
 

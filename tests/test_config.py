@@ -13,20 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mercury.config import (
-    Config,
-    ConfigError,
-    Log,
-    Mysql,
-    Redis,
-    Secret,
-    Storage,
-    addresses,
-    methods,
-    networks,
-    origins,
-    storage_type,
-)
+from mercury.config import Config, Log, Mysql, Redis, Storage, storage_type
+from mercury.config_types import ConfigError, Secret, addresses, api_keys, methods, networks, origins
 from mercury.settings import CONFIG_FILE, SETTINGS, Setting, as_text, load
 
 CANARY = "canary-8Qw2"
@@ -161,6 +149,10 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
         return st.lists(st.sampled_from(["*", "https://*.example.org", "http://a:1"]), min_size=1).map(",".join)
     if setting.extra.get("check") is methods:
         return st.sampled_from(["ticket", "wampcra", "wampcra, ticket"])
+    if setting.extra.get("check") is api_keys:
+        return st.lists(st.sampled_from("abc"), unique=True).map(
+            lambda names: ", ".join(f"{name}:{'0f' * 32}" for name in names)
+        )
     if setting.extra.get("check") is addresses:
         return st.lists(st.sampled_from(["a:1", "10.0.0.1:26379", "[::1]:65535"])).map(", ".join)
     return st.text(st.characters(codec="utf-8"), min_size=1)

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from txaio import tx
 from zope.interface.verify import verifyObject
 
-from mercury.config import Secret
+from mercury.config_types import Secret
 from mercury.logs import LEVELS, LONGEST, log_stream, observer
 
 ROOT = Path(__file__).parent.parent

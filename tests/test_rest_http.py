@@ -18,6 +18,7 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from mercury.backends.memory import MemoryStore
 from mercury.errors import MercuryError
 from mercury.model import Draft, Outcome, Token
+from mercury.transports.api_keys import ApiKeys
 from mercury.transports.rest import CALL_SECONDS, make_site
 from mercury.transports.rest_calls import READY_SECONDS, Api
 from mercury.transports.web import LINGER_SECONDS, REQUEST_SECONDS
@@ -220,7 +221,7 @@ async def test_requests_on_one_connection_are_answered_in_order() -> None:
 
 def connect(clock: Clock, store: MemoryStore | None = None) -> tuple[Any, StringTransport]:
     """A connection to REST without a socket: the server's end of it, and what that writes to."""
-    site: Any = make_site(Node(store, clock).chat, body_bytes=1000, ready=lambda: True)
+    site: Any = make_site(Node(store, clock).chat, ApiKeys({}), body_bytes=1000, ready=lambda: True)
     channel, transport = site.buildProtocol(None), StringTransport()
     channel.makeConnection(transport)
     return channel, transport

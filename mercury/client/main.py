@@ -57,6 +57,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PORT",
         help="of its WebSockets; default: %(default)s",
     )
+    parser.add_argument(
+        "--api.key",
+        dest="api_key",
+        default=os.environ.get("MERCURY_API_KEY", ""),
+        metavar="KEY",
+        help="if its REST interface asks for one; better in the environment, as MERCURY_API_KEY, where nobody sees it",
+    )
     return parser.parse_args(argv)
 
 
@@ -109,7 +116,7 @@ async def _run(reactor: Any, options: argparse.Namespace) -> None:
     # Autobahn and Twisted tell much that is no business of the person at the terminal.
     errors = FilteringLogObserver(textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.error)])
     globalLogBeginner.beginLoggingTo([errors], redirectStandardIO=False)
-    server = Server(options.host, options.api_port, options.ws_port)
+    server = Server(options.host, options.api_port, options.ws_port, options.api_key)
     client = Client(reactor, options.member, [options.room], lambda event: face.happened(event), server=server)
     face: Terminal | Pipe
     if sys.stdin.isatty() and sys.stdout.isatty():

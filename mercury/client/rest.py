@@ -29,11 +29,12 @@ ANSWER_SECONDS = 10.0
 
 
 class Server(NamedTuple):
-    """Where a server listens."""
+    """Where a server listens. `api_key`: what its REST interface asks for, if it does."""
 
     host: str = "127.0.0.1"
     api_port: int = 6009
     ws_port: int = 6010
+    api_key: str = ""
 
     @property
     def api(self) -> str:
@@ -69,6 +70,7 @@ class Api:
         self._agent = Agent(reactor, connectTimeout=ANSWER_SECONDS)
         self._clock = clock
         self._base = server.api
+        self._key = server.api_key
 
     async def token(self, member: str) -> str:
         """A new token for a member, who comes into being by this. As a query, since a name may hold a slash."""
@@ -99,6 +101,8 @@ class Api:
 
     async def _exchange(self, method: bytes, path: str, body: object) -> tuple[int, bytes]:
         headers = Headers({"User-Agent": ["mercury-client"], "Content-Type": ["application/json"]})
+        if self._key:
+            headers.addRawHeader("Authorization", f"Bearer {self._key}")
         producer = None if body is None else FileBodyProducer(BytesIO(msgspec.json.encode(body)))
         url = (self._base + path).encode()
         response: IResponse = await self._agent.request(method, url, headers, producer)

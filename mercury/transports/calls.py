@@ -29,6 +29,8 @@ H = TypeVar("H", bound=Handler)
 #: What may go wrong in any call that reaches the store.
 ALWAYS: tuple[Code, ...] = ("bad_request", "forbidden", "too_large", "internal", "unavailable")
 
+UNLESS_OPEN: tuple[Code, ...] = ("unauthorized",)
+
 IN_PATH = re.compile(r"{(\w+)}")
 NOT_QUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^!-~]")
 
@@ -38,7 +40,8 @@ class Call:
     """One call. `names`: the path's parameters, each a member's or a room's name. `optional`: so is the body.
 
     `results`: what it may answer with, each with an HTTP status of its own; none: just {"status":"ok"}, unless `raw`,
-    which is JSON in a shape of its own. `errors`: the codes that it may be refused with.
+    which is JSON in a shape of its own. `errors`: the codes that it may be refused with. `open`: no API key is
+    asked for.
     """
 
     method: str
@@ -54,6 +57,7 @@ class Call:
     results: tuple[type[Result], ...]
     raw: bool
     errors: tuple[Code, ...]
+    open: bool
 
     @property
     def name(self) -> str:
@@ -78,8 +82,9 @@ class Call:
         return given
 
 
-def call(method: str, path: str, *errors: Code) -> Callable[[H], H]:
-    """Declares an async method to be the handler of a call. `errors`: those it may answer with beside ALWAYS."""
+def call(method: str, path: str, *errors: Code, open: bool = False) -> Callable[[H], H]:
+    """Declares an async method to be the handler of a call. `errors`: those it may answer with beside ALWAYS and,
+    unless it is `open`, unauthorized."""
 
     def declare(handler: H) -> H:
         hints = get_type_hints(handler)
@@ -99,7 +104,8 @@ def call(method: str, path: str, *errors: Code) -> Callable[[H], H]:
             optional=bool(others),
             results=tuple(kind for kind in result if issubclass(kind, Result)),
             raw=result == (msgspec.Raw,),
-            errors=ALWAYS + errors,
+            errors=(*ALWAYS, *errors, *(() if open else UNLESS_OPEN)),
+            open=open,
         )
         return handler
 

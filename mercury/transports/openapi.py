@@ -24,6 +24,7 @@ BEGIN = "<!-- made from mercury/transports/rest_calls.py by `python -m mercury.t
 END = "<!-- end of what is made -->\n"
 
 CALLS = calls_of(Api)
+KEY = "key"  # the name of what --server.api.keys asks for
 REF = "#/components/schemas/{name}"
 
 ABOUT = """\
@@ -43,7 +44,7 @@ def document(calls: Sequence[Call] = CALLS) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Mercury", "version": __version__, "description": " ".join(ABOUT.split())},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": {KEY: {"type": "http", "scheme": "bearer"}}},
     }
 
 
@@ -64,6 +65,8 @@ def _operation(call: Call, schemas: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {"operationId": call.name, "summary": call.summary}
     if call.details:
         operation["description"] = call.details
+    if not call.open:
+        operation["security"] = [{KEY: []}, {}]  # only where keys are configured
     if parameters := list(_parameters(call, schemas)):
         operation["parameters"] = parameters
     if call.body is not None:

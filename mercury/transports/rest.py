@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from mercury.core.chat import Chat
 from mercury.protocols.rest import Result
 from mercury.transports.answering import Quoted, answered, no_route, refuse_strange_pages
+from mercury.transports.api_keys import ApiKeys
 from mercury.transports.calls import Call
 from mercury.transports.openapi import CALLS, document
 from mercury.transports.rest_calls import Api
@@ -23,7 +24,7 @@ from mercury.transports.web import Request, Site
 CALL_SECONDS = 30.0  # for a call's work; the store's own limits are shorter
 
 
-def make_site(chat: Chat, *, body_bytes: int, ready: Callable[[], bool]) -> Site:
+def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, ready: Callable[[], bool]) -> Site:
     """The REST API's factory. `ready`: whether this node takes part now, for /readyz."""
     from klein import Klein
     from werkzeug.exceptions import HTTPException
@@ -32,7 +33,7 @@ def make_site(chat: Chat, *, body_bytes: int, ready: Callable[[], bool]) -> Site
     app = Klein()
     for call in CALLS:
         path = call.path.replace("{", "<").replace("}", ">")
-        app.route(path, methods=[call.method], endpoint=call.name)(_route(api, call, chat.clock))
+        app.route(path, methods=[call.method], endpoint=call.name)(_route(api, call, keys, chat.clock))
 
     @app.handle_errors(HTTPException)
     def nothing_there(request: Any, failure: Failure) -> bytes:
@@ -41,17 +42,21 @@ def make_site(chat: Chat, *, body_bytes: int, ready: Callable[[], bool]) -> Site
     return Site(Quoted(app.resource()), chat.clock, body_bytes)
 
 
-def _route(api: Api, call: Call, clock: Any) -> Callable[..., Deferred[bytes]]:
+def _route(api: Api, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Deferred[bytes]]:
     """What Klein calls for a request."""
 
     def respond(request: Request, **names: str) -> Deferred[bytes]:
-        return answered(_work(api, call, request, names), request, f"{call.method} {call.path}", clock, CALL_SECONDS)
+        return answered(
+            _work(api, call, keys, request, names), request, f"{call.method} {call.path}", clock, CALL_SECONDS
+        )
 
     return respond
 
 
-async def _work(api: Api, call: Call, request: Request, names: dict[str, str]) -> bytes:
+async def _work(api: Api, call: Call, keys: ApiKeys, request: Request, names: dict[str, str]) -> bytes:
     refuse_strange_pages(request)
+    if not call.open:
+        keys.check(request.getHeader(b"authorization"))
     _, _, query = request.uri.partition(b"?")
 
     def headers(name: str) -> list[bytes]:

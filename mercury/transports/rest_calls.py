@@ -150,11 +150,11 @@ class Api:
 
     # The node
 
-    @call("GET", "/healthz")
+    @call("GET", "/healthz", open=True)
     async def health(self) -> None:
         """Whether the process lives."""
 
-    @call("GET", "/readyz")
+    @call("GET", "/readyz", open=True)
     async def readiness(self) -> None:
         """Whether this node can serve: it is not stopping, and its store answers."""
         if not self._ready():

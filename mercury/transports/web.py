@@ -34,8 +34,9 @@ def error_body(error: MercuryError) -> bytes:
 
 
 def error_headers(error: MercuryError) -> dict[str, str]:
-    """The headers that go with an error (Retry-After: RFC 9110, 10.2.3)."""
-    return {} if error.retry_after is None else {"Retry-After": str(max(1, ceil(error.retry_after)))}
+    """The headers that go with an error (RFC 9110: Retry-After, 10.2.3; WWW-Authenticate, 11.6.1)."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, ceil(error.retry_after)))}
+    return headers | ({"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {})
 
 
 class Channel(HTTPChannel):

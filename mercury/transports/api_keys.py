@@ -1,0 +1,46 @@
+"""Who may call the REST API, when keys are configured: callers show one as a bearer token (RFC 6750, 2.1).
+
+A key is 256 random bits, so a plain hash of it is enough to keep: there is nothing to guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+
+from mercury.errors import MercuryError
+
+KEY_BYTES = 32
+SCHEME = b"bearer"
+
+
+def new_key() -> tuple[str, str]:
+    """A new key, and its hash for the configuration."""
+    key = secrets.token_urlsafe(KEY_BYTES)
+    return key, digest(key.encode()).hex()
+
+
+def digest(key: bytes) -> bytes:
+    """What is configured of a key."""
+    return hashlib.sha256(key).digest()
+
+
+class ApiKeys:
+    """The configured keys: hashes by name; without any, everybody may call."""
+
+    def __init__(self, hashes: Mapping[str, bytes]) -> None:
+        self._hashes = hashes
+
+    def check(self, authorization: bytes | None) -> None:
+        """Let a caller with this Authorization header go on, or raise unauthorized. How long it takes says nothing
+        about the keys."""
+        if not self._hashes:
+            return
+        scheme, _, key = (authorization or b"").partition(b" ")
+        shown = digest(key.strip())
+        fits = [hmac.compare_digest(shown, kept) for kept in self._hashes.values()]
+        if scheme.lower() != SCHEME or not any(fits):
+            reason = "show one of the API's keys as Authorization: Bearer KEY (--server.api.keys)"
+            raise MercuryError("unauthorized", reason)

@@ -1,0 +1,75 @@
+"""TLS on a listener: its certificate, read anew when it is told to, for the connections that come from then on.
+
+TLS 1.2 and 1.3 (RFC 5246, RFC 8446); nothing older is spoken (RFC 8996).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL, crypto
+from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
+
+from mercury.errors import MercuryError
+
+END = b"-----END CERTIFICATE-----"
+
+
+@implementer(IOpenSSLContextFactory)
+class Certificate:
+    """A certificate with its chain and its key, in files (PEM). `name`: the setting, for error messages."""
+
+    def __init__(self, name: str, chain: Path, key: Path) -> None:
+        self.name = name
+        self._chain = chain
+        self._key = key
+        self._context = self._read()
+
+    def getContext(self) -> SSL.Context:
+        """What new connections are made with."""
+        return self._context
+
+    def reload(self) -> None:
+        """Read the files anew. MercuryError if they cannot be used; then all stays as it was."""
+        self._context = self._read()
+
+    def _read(self) -> SSL.Context:
+        try:
+            own, *others = [
+                crypto.load_certificate(crypto.FILETYPE_PEM, part + END)
+                for part in self._chain.read_bytes().split(END)[:-1]
+            ]
+            key = crypto.load_privatekey(crypto.FILETYPE_PEM, self._key.read_bytes(), passphrase=_no_passphrase)
+            options = CertificateOptions(
+                privateKey=key,
+                certificate=own,
+                extraCertChain=others,
+                raiseMinimumTo=TLSVersion.TLSv1_2,
+                acceptableProtocols=[b"http/1.1"],
+            )
+            context: SSL.Context = options.getContext()
+            context.check_privatekey()
+        except OSError as error:
+            raise MercuryError("unavailable", f"{self.name}: {error.filename}: {error.strerror}") from None
+        except (ValueError, TypeError, SSL.Error, crypto.Error):
+            reason = f"{self.name}: {self._chain} and {self._key} are no certificate (PEM) with its key, unencrypted"
+            raise MercuryError("unavailable", reason) from None
+        return context
+
+
+def _no_passphrase(*_: object) -> bytes:
+    """OpenSSL would ask at the terminal."""
+    return b""
+
+
+def under_tls(factory: Any, certificate: Certificate | None) -> Any:
+    """The factory, behind TLS if there is a certificate."""
+    if certificate is None:
+        return factory
+    wrapped = TLSMemoryBIOFactory(certificate, False, factory)
+    wrapped.noisy = False
+    return wrapped
