@@ -180,6 +180,20 @@ def test_joins_and_leaves_that_got_lost_are_made_up_for(wire: Wire, nodes: Two) 
     assert [room.rid for room in bob.session.rooms] == ["new"]
 
 
+def test_who_comes_into_a_room_that_is_live_here_already_hears_it_at_once(wire: Wire, nodes: Two) -> None:
+    """The join was lost on the bus; one member's places are read again before the other's."""
+    here, there = nodes
+    ann, bob = there.device("ann"), there.device("bob")
+    wire.lossy = True
+    here.join("new", "ann", "bob")
+    wire.lossy = False
+    for device in (ann, bob):
+        there.chat.hub.look_again((), (device.member,))
+        there.settle()
+        assert [event["rid"] for event in device.of("joined")] == ["r", "new"]
+        assert device.of("caught_up")[-1] == {"type": "caught_up", "rid": "new", "seq": 1}
+
+
 def test_presence_is_that_of_all_nodes(wire: Wire, nodes: Two) -> None:
     here, there = nodes
     ann = here.device("ann")

@@ -252,6 +252,8 @@ class Hub:
                 _note(session, rid, seq, True)
             elif (room := self.rooms.get(rid)) is None or room not in session.rooms:
                 self.listen(session, rid, seq)
+                if room is not None and not room.cold and session in room.behind:  # this comes late: the log has more
+                    session.catch_up()
 
     def _expel(self, entry: Entry) -> None:
         self.forget(entry.rid, entry.members)
