@@ -8,6 +8,7 @@ BIN := .venv/bin
 # What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, and servers that they start.
 TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core
 CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
+NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 BENCH_PACKAGES := gcc libc6-dev mariadb-server-core redis-server
 
 # One at a time, whoever else types `make` meanwhile; what another one has just installed is not installed again.
@@ -18,7 +19,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run client cluster test check format bench conformance faults pins clean \
-    test-packages cluster-packages bench-packages
+    test-packages cluster-packages bench-packages javascript
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -35,7 +36,7 @@ cluster: cluster-packages ## run three nodes behind HAProxy, with MariaDB and Re
 	$(INSTALL) .venv/run
 	@exec $(BIN)/python tools/cluster.py
 
-test: test-packages check ## everything: lint, types, all tests; a part: make test ARGS="tests/test_layers.py -x"
+test: test-packages javascript check ## everything: lint, types, all tests; a part: make test ARGS="tests/test_layers.py -x"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: ## lint and types only
@@ -65,7 +66,7 @@ pins: ## resolve setup.py's requirements anew and write them to requirements/
 	tools/pins $(PYTHON)
 
 clean: ## remove what these commands made; var/, where messages are, stays
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info tests/wamp_clients/node_modules
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
 
@@ -88,6 +89,18 @@ clean: ## remove what these commands made; var/, where messages are, stays
 
 test-packages:
 	@tools/packages $(TEST_PACKAGES) $(CLUSTER_PACKAGES)
+
+# The WAMP clients for Node and browsers. Without them the tests of them are skipped.
+JAVASCRIPT := tests/wamp_clients/node_modules/.package-lock.json
+
+javascript:
+	@{ tools/packages $(NODE_PACKAGES) && flock Makefile $(MAKE) --silent $(JAVASCRIPT); } || \
+	    echo "The tests of JavaScript's WAMP clients are skipped: there is no npm, or it could not install them." >&2
+
+$(JAVASCRIPT): tests/wamp_clients/package-lock.json
+	@echo "Installing the WAMP clients that the tests need into $(@D) ..."
+	@cd $(<D) && npm ci --loglevel=error
+	@touch $@
 
 cluster-packages:
 	@tools/packages $(CLUSTER_PACKAGES)
