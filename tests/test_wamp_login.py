@@ -22,6 +22,7 @@ from wamp_rig import (
     SUBSCRIBE,
     SUBSCRIBED,
     WELCOME,
+    WRITE,
     Client,
     Node,
     hello,
@@ -317,10 +318,10 @@ def test_what_only_routers_send_and_what_nobody_sends_is_a_violation(message: An
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_serialization_has_its_kind_of_frames_and_bytes(name: str) -> None:
-    node = Node()
-    for payload, binary in ((b'[1,"mercury",{}]', name == NAMES[0]), (b"\xff\xff", name != NAMES[0]), (b"", True)):
+    node, binary = Node(), name != NAMES[0]
+    for payload, frame in ((WRITE[name](hello()), not binary), (b"\xff\xff", binary), (b"", binary)):
         client = node.stranger(name)
-        client.session.hear(payload, binary)
+        client.session.hear(payload, frame)
         node.settle()
         assert client.since(0) == [VIOLATION]
 

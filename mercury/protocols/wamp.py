@@ -228,7 +228,9 @@ def _published(publish: wamp.Publish) -> commands.Command:
     kwargs = publish.kwargs
     if isinstance(kwargs, dict) and "rid" in kwargs:
         return Refused(ref=ref, uri="wamp.error.invalid_argument", reason="the topic says which room")
-    return _command(ref, commands.Send, ("text", "cid"), publish.payload or publish.args, {**(kwargs or {}), "rid": topic.rid})
+    return _command(
+        ref, commands.Send, ("text", "cid"), publish.payload or publish.args, {**(kwargs or {}), "rid": topic.rid}
+    )
 
 
 def _subscribed(subscribe: wamp.Subscribe, options: Mapping[str, Any]) -> commands.Command:
