@@ -218,7 +218,7 @@ def _called(call: wamp.Call) -> commands.Command:
     if known is None:
         reason = f"there is no procedure {call.procedure}"
         return Refused(ref=ref, uri="wamp.error.no_such_procedure", reason=reason)
-    return _command(ref, *known, call.args, call.kwargs)
+    return _command(ref, *known, call.payload or call.args, call.kwargs)
 
 
 def _published(publish: wamp.Publish) -> commands.Command:
@@ -230,13 +230,17 @@ def _published(publish: wamp.Publish) -> commands.Command:
     kwargs = publish.kwargs
     if isinstance(kwargs, dict) and "rid" in kwargs:
         return Refused(ref=ref, uri="wamp.error.invalid_argument", reason="the topic says which room")
-    return _command(ref, commands.Send, ("text", "cid"), publish.args, {**(kwargs or {}), "rid": topic.rid})
+    return _command(
+        ref, commands.Send, ("text", "cid"), publish.payload or publish.args, {**(kwargs or {}), "rid": topic.rid}
+    )
 
 
 def _subscribed(subscribe: wamp.Subscribe, options: Mapping[str, Any]) -> commands.Command:
     ref = ref_of(subscribe.request, wamp.Subscribe)
     if subscribe.match == wamp.Subscribe.MATCH_WILDCARD:
         return Refused(ref=ref, uri="wamp.error.option_not_allowed", reason="wildcards are not matched here")
+    if subscribe.match == wamp.Subscribe.MATCH_EXACT and "" in subscribe.topic.split("."):  # Autobahn lets it pass
+        return Refused(ref=ref, uri="wamp.error.invalid_uri", reason="a part of the topic is empty")
     topic = topic_of(subscribe.topic, subscribe.match == wamp.Subscribe.MATCH_PREFIX)
     if topic is None:
         reason = f"there is nothing to hear at {subscribe.topic}"
