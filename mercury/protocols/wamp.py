@@ -51,7 +51,7 @@ PROCEDURES: Final[dict[str, tuple[type[commands.Command], tuple[str, ...]]]] = {
     "mercury.leave": (commands.Leave, ("rid",)),
 }
 
-#: ABORT's reason for a login that was refused (advanced profile, URIs, authentication).
+#: ABORT's reason for a login that was refused for good (advanced profile, URIs, authentication).
 ABORTS: Final = {"unauthorized": "wamp.error.authentication_denied", "bad_request": "wamp.error.invalid_argument"}
 
 UNHEARD: Final = 0  # the ref of what is answered to nobody: a PUBLISH without acknowledge
@@ -307,7 +307,7 @@ class Answers:
 def error_of(error: events.Error) -> wamp.Message:
     """ERROR for a request, ABORT for a login."""
     if not isinstance(error.ref, int):
-        return wamp.Abort(ABORTS.get(error.code, f"mercury.error.{error.code}"), error.reason)
+        return wamp.Abort(ABORTS[error.code], error.reason)
     request, kind = divmod(error.ref, 100)
     more = None if error.retry_after is None else {"retry_after": error.retry_after}
     return wamp.Error(kind, request, f"mercury.error.{error.code}", args=[error.reason], kwargs=more)

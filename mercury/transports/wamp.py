@@ -28,6 +28,7 @@ from mercury.errors import MercuryError
 from mercury.model import Token
 from mercury.ports import IConnection, IWire
 from mercury.protocols.wamp import (
+    ABORTS,
     Goodbye,
     Refused,
     Subscribe,
@@ -323,7 +324,8 @@ class WampSession(Session):
 
     def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
         self._aborted = ref is None  # a login was refused
-        super()._refuse(ref, error)
+        if ref is not None or error.code in ABORTS:  # else it is to come back, and an ABORT makes Autobahn JS stay away
+            super()._refuse(ref, error)
 
     def _abort(self, uri: str, reason: str) -> None:
         self._aborted = True
