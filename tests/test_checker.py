@@ -184,8 +184,8 @@ def test_one_thing_wrong_is_found(spoil: Callable[[Record], None], invariant: st
 async def test_a_broken_mercury_is_found(
     fault: str, invariant: str, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    """The scenario that Mercury passes finds each fault, nearly always in the first try, by what clients of v2 saw and by
-    what those of WAMP saw."""
+    """The scenario that Mercury passes finds each fault, nearly always in the first try, with the eyes of v2's clients
+    and of WAMP's."""
     blind = {"v2", "wamp"}
     for seed in range(TRIES):
         folder = tmp_path / str(seed)

@@ -326,7 +326,7 @@ class FluentClient(CidClient):
         self.claimed = dict(self.has) if resumes else None
         return {"resume": {"epoch": self.epoch, "rooms": self.claimed}} if resumes else {}
 
-    async def hear_signals(self, rid: str) -> None:  # noqa: B027 - most hear them anyway
+    async def hear_signals(self, rid: str) -> None:
         """Hear of typing, presence and read marks in a room."""
 
     def hear(self, frame: dict[str, Any]) -> None:

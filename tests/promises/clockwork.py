@@ -78,9 +78,7 @@ class Gate:
 class Clockwork:
     """The node. `settle()` lets everything happen that needs no time."""
 
-    def __init__(
-        self, bus: IBus | None = None, beside: Clockwork | None = None, wamp: str = "", **limits: Any
-    ) -> None:
+    def __init__(self, bus: IBus | None = None, beside: Clockwork | None = None, wamp: str = "", **limits: Any) -> None:
         """`beside`: another node, whose store and clock this one shares, and whom it hears of by `bus`. `wamp`: the
         serialization in which its devices speak WAMP, if they do."""
         rooms = limits.get("rooms_per_member", 0)

@@ -1,4 +1,4 @@
-"""What a server has to survive: members of all WebSocket protocols talk in bursts, links break, and the server is killed.
+"""What a server has to survive: members of all protocols talk in bursts, links break, and the server is killed.
 
 The same scenario runs against Mercury as it is (test_promises_kill.py) and against Mercury broken on purpose
 (test_checker.py); what comes out is a record for the checker.

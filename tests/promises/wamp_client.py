@@ -6,6 +6,7 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory
 from autobahn.wamp import message as wamp
+
 from promises.clients import FluentClient
 from promises.wamp_words import INBOX, SIGNALS, Words
 

@@ -34,7 +34,7 @@ class SubscribeAfter(wamp.Subscribe):
     after: int | None = None
 
     def marshal(self) -> list[Any]:
-        marshalled: list[Any] = super().marshal()
+        marshalled: list[Any] = super().marshal()  # type: ignore[no-untyped-call]
         if self.after is not None:
             marshalled[2]["after"] = self.after
         return marshalled
@@ -61,7 +61,8 @@ class Words:
         """The messages in a payload."""
         assert binary == self._serializer.BINARY
         raw: list[Any] = self._serializer.unserialize(payload)
-        return [Serializer.MESSAGE_TYPE_MAP[message[0]].parse(message) for message in raw]
+        kinds: dict[int, Any] = Serializer.MESSAGE_TYPE_MAP
+        return [kinds[message[0]].parse(message) for message in raw]
 
     # What a client says
 
@@ -91,7 +92,7 @@ class Words:
         return wamp.Call(request, f"mercury.{kind}", args=[rest.pop("rid")] if "rid" in rest else [], kwargs=rest)
 
     def _subscribe(self, request: int, topic: str, after: int | None = None) -> wamp.Message:
-        message = SubscribeAfter(request, topic)
+        message = SubscribeAfter(request, topic)  # type: ignore[no-untyped-call]
         message.after = after
         return message
 
