@@ -9,21 +9,28 @@ from typing import Any
 
 import pytest
 from free_ports import free_port
-from promises.clients import V2Client, until
+from promises.clients import FluentClient, V2Client, until
 from promises.cluster import Engines, flags
 from promises.recorder import Record
 from promises.server import Server
+from promises.wamp_client import WampCborClient, WampClient
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 
-pytestmark = pytest.mark.parametrize("kind", ["mysql", "redis"])
+pytestmark = [
+    pytest.mark.parametrize("kind", ["mysql", "redis"]),
+    pytest.mark.parametrize("speech", [(V2Client, V2Client), (WampClient, WampCborClient)], ids=["v2", "wamp"]),
+]
+
+Speech = tuple[type[FluentClient], type[FluentClient]]  # of Ann and Bob
 
 
 class Two:
     """Ann on the first of two nodes, Bob on the second, both in the room r."""
 
-    def __init__(self, servers: list[Server]) -> None:
+    def __init__(self, servers: list[Server], speech: Speech) -> None:
         self.servers = servers
+        self.speech = speech
         self.record = Record()
 
     async def begin(self) -> None:
@@ -32,20 +39,21 @@ class Two:
         self.ann, self.bob = [await self.person(n, name) for n, name in enumerate(("ann", "bob"))]
         await until(lambda: told(self.ann, "presence", mid="bob", online=True), "seeing that bob came")
 
-    async def person(self, node: int, member: str, device: str = "") -> V2Client:
+    async def person(self, node: int, member: str, device: str = "") -> FluentClient:
         token = await self.servers[node].token(member)
-        client = V2Client(self.record, self.servers[node].where, member, token, device)
+        client = self.speech[node](self.record, self.servers[node].where, member, token, device)
         await client.connect()
+        await client.hear_signals("r")
         await until(lambda: told(client, "caught_up", rid="r"), "catching up")
         return client
 
 
-def told(client: V2Client, kind: str, **what: Any) -> bool:
+def told(client: FluentClient, kind: str, **what: Any) -> bool:
     """Whether the client was sent this."""
     return any(f["type"] == kind and what.items() <= f.items() for f in client.others)
 
 
-async def online(client: V2Client, *members: str) -> None:
+async def online(client: FluentClient, *members: str) -> None:
     """Ask who is there, until it is these: a node that has just begun to listen to a room asks the others itself."""
     for _ in range(1000):
         if (await client.ask(type="presence", rid="r"))["online"] == list(members):
@@ -54,10 +62,10 @@ async def online(client: V2Client, *members: str) -> None:
 
 
 @asynccontextmanager
-async def two(folder: Path, kind: str) -> AsyncIterator[Two]:
+async def two(folder: Path, kind: str, speech: Speech) -> AsyncIterator[Two]:
     engines = Engines(folder, kind)
     servers = [Server(folder, (free_port(), free_port()), *flags(engines.ports())) for _ in range(2)]
-    nodes = Two(servers)
+    nodes = Two(servers, speech)
     try:
         await nodes.begin()
         yield nodes
@@ -69,9 +77,9 @@ async def two(folder: Path, kind: str) -> AsyncIterator[Two]:
 
 
 @ensureDeferred
-async def test_presence_typing_and_read_marks_cross(tmp_path: Path, kind: str) -> None:
+async def test_presence_typing_and_read_marks_cross(tmp_path: Path, kind: str, speech: Speech) -> None:
     """And a node that dies takes its presences with it."""
-    async with two(tmp_path, kind) as nodes:
+    async with two(tmp_path, kind, speech) as nodes:
         ann, bob = nodes.ann, nodes.bob
         await online(ann, "ann", "bob")
         await online(bob, "ann", "bob")
@@ -92,8 +100,8 @@ async def test_presence_typing_and_read_marks_cross(tmp_path: Path, kind: str) -
 
 
 @ensureDeferred
-async def test_kicks_revocations_and_removals_act_on_every_node(tmp_path: Path, kind: str) -> None:
-    async with two(tmp_path, kind) as nodes:
+async def test_kicks_revocations_and_removals_act_on_every_node(tmp_path: Path, kind: str, speech: Speech) -> None:
+    async with two(tmp_path, kind, speech) as nodes:
         first, bob = nodes.servers[0], nodes.bob
         await first.ok("DELETE", "/api/members/bob/connections")
         await until(lambda: not bob.open, "the kick")

@@ -16,10 +16,10 @@ from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome, Place
 
 
-@pytest.fixture
-def node() -> Clockwork:
+@pytest.fixture(params=["", "json", "msgpack", "cbor"], ids=["v2", "wamp-json", "wamp-msgpack", "wamp-cbor"])
+def node(request: pytest.FixtureRequest) -> Clockwork:
     """Ann and Bob are in the room "r", whose log begins with their joining."""
-    node = Clockwork()
+    node = Clockwork(wamp=request.param)
     node.join("r", "ann", "bob")
     return node
 
@@ -186,10 +186,7 @@ def test_a_client_that_fills_up_while_catching_up_goes_on_later(node: Clockwork)
     node.post("r", *map(str, range(3 * PAGE)))
     ann = node.device(login=False)
     ann.full = True
-    token, _ = node.now(node.chat.tokens.make("ann"))
-    ann.session.await_connect()
-    ann.session.receive(commands.Connect(token=token, member="ann"))
-    node.settle()
+    ann.connect(node.token("ann"))
     for _ in range(6):
         assert len(ann.texts()) <= 3 * PAGE
         assert not ann.of("caught_up")
@@ -304,11 +301,7 @@ def test_a_deleted_room_is_left_by_all(node: Clockwork) -> None:
     assert ann.of("left")[-1]["members"] == ["ann", "bob"]
     node.join("r", "ann")
     again = node.device(login=False)
-    token, _ = node.now(node.chat.tokens.make("ann"))
-    resume = commands.Resume(epoch=node.store.epoch, rooms={"r": 2})
-    again.session.await_connect()
-    again.session.receive(commands.Connect(token=token, member="ann", resume=resume))
-    node.settle()
+    again.connect(node.token("ann"), commands.Resume(epoch=node.store.epoch, rooms={"r": 2}))
     assert [event["floor"] for event in again.of("reset")] == [4]
     assert seqs(again) == [5]
 

@@ -13,10 +13,10 @@ from mercury.transports.chat import Protocols
 from mercury.transports.wamp import Realm
 
 
-@pytest.fixture
-def node() -> Clockwork:
+@pytest.fixture(params=["", "json"], ids=["v2", "wamp"])
+def node(request: pytest.FixtureRequest) -> Clockwork:
     """Ann and Bob are in the room "r"."""
-    node = Clockwork()
+    node = Clockwork(wamp=request.param)
     node.join("r", "ann", "bob")
     return node
 
@@ -30,9 +30,9 @@ def test_answers_come_in_the_order_of_commands(node: Clockwork) -> None:
     node.store.shut = {"append", "history"}
     ann.say("r", "one", 1)
     ann.say("elsewhere", "two", 2)
-    ann.session.receive(commands.History(rid="r", ref=3))
+    ann.give(commands.History(rid="r", ref=3))
     ann.say("r", "three", 4)
-    ann.session.receive(commands.Bad(ref=5, error=MercuryError("bad_request", "no")))
+    ann.give(commands.Bad(ref=5, error=MercuryError("bad_request", "no")))
     ann.say("r", "four", 6)
     node.settle()
     assert ann.refs() == []
@@ -48,11 +48,11 @@ def test_a_refused_send_among_waiting_ones_keeps_its_turn(node: Clockwork) -> No
     """What is refused at once is still answered after the sends before it and before what came after it."""
     ann = node.device()
     node.store.shut = {"history"}
-    ann.session.receive(commands.History(rid="r", ref=1))
+    ann.give(commands.History(rid="r", ref=1))
     ann.say("r", "two", 2)
     ann.say("elsewhere", "three", 3)
     ann.say("r", "four", 4)
-    ann.session.receive(commands.Presence(rid="r", ref=5))
+    ann.give(commands.Presence(rid="r", ref=5))
     node.store.open_gate()
     node.settle()
     assert ann.refs() == [1, 2, 3, 4, 5]
@@ -90,7 +90,7 @@ def test_a_full_inbox_of_other_commands_holds_too(node: Clockwork) -> None:
     ann = node.device()
     node.store.shut = {"history"}
     for number in range(session.INBOX + 1):
-        ann.session.receive(commands.History(rid="r", ref=number))
+        ann.give(commands.History(rid="r", ref=number))
     assert ann.held
     node.store.open_gate()
     node.settle()
@@ -105,11 +105,11 @@ def test_a_client_that_does_not_read_gets_no_more_answers(node: Clockwork) -> No
     ann.full = True
     node.store.shut = {"history"}
     for number in range(50):
-        ann.session.receive(commands.History(rid="r", ref=number))
+        ann.give(commands.History(rid="r", ref=number))
     node.store.open_gate()
     node.settle()
     for number in range(50, 100):
-        ann.session.receive(commands.History(rid="r", ref=number))
+        ann.give(commands.History(rid="r", ref=number))
     node.settle()
     assert ann.refs() == [0]
     assert ann.held
@@ -131,18 +131,12 @@ def test_what_comes_after_the_end_counts_for_nothing(node: Clockwork) -> None:
 # Logging in
 
 
-def connect(node: Clockwork, device: Device, token: str, **more: object) -> None:
-    device.session.await_connect()
-    device.session.receive(commands.Connect(token=token, member=device.member, **more))  # type: ignore[arg-type]
-    node.settle()
-
-
 def test_commands_that_come_with_the_connect_wait_for_it(node: Clockwork) -> None:
     """A client need not wait for hello."""
     ann = node.device(login=False)
     token, _ = node.now(node.chat.tokens.make("ann"))
     node.store.shut = {"token", "places"}
-    connect(node, ann, token)
+    ann.connect(token)
     ann.say("r", "at once", 1)
     node.settle()
     assert ann.heard == []
@@ -174,8 +168,9 @@ def test_who_does_not_log_in_is_closed(node: Clockwork) -> None:
     assert eve.code == closing.BAD_CONNECT.code
 
 
-def test_a_second_connect_is_refused(node: Clockwork) -> None:
+def test_a_second_connect_is_refused() -> None:
     """Nobody becomes somebody else."""
+    node = Clockwork()
     ann = node.device()
     token, _ = node.now(node.chat.tokens.make("bob"))
     [answer] = ann.do(commands.Connect(token=token, member="bob", ref=1))
@@ -189,7 +184,7 @@ def test_a_token_of_another_member_is_wrong(node: Clockwork) -> None:
     reasons = []
     for wrong in (token, "nonsense"):
         ann = node.device(login=False)
-        connect(node, ann, wrong)
+        ann.connect(wrong)
         assert ann.code == closing.UNAUTHORIZED.code
         reasons.append([event["reason"] for event in ann.of("error")])
     assert reasons[0] == reasons[1] != []
@@ -213,7 +208,7 @@ def test_revoking_closes_the_connections_of_that_token_only(node: Clockwork) -> 
     """At once; revoking a member closes them all."""
     first, second = node.device(login=False), node.device("ann", "other")
     token, _ = node.now(node.chat.tokens.make("ann"))
-    connect(node, first, token)
+    first.connect(token)
     node.now(node.chat.tokens.revoke(token))
     assert (first.code, second.code) == (closing.UNAUTHORIZED.code, None)
     node.now(node.chat.tokens.revoke_all("ann"))

@@ -8,6 +8,8 @@ import json
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import msgspec
+from autobahn.wamp import message as wamp
 from rig import WIRE
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
@@ -20,9 +22,17 @@ from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.errors import MercuryError
 from mercury.ports import IBus, IConnection
+from mercury.protocols.wamp import Packer
 from mercury.tap import make_chat
+from mercury.transports.frames import BINARY
+from mercury.transports.wamp import Realm, WampSession
+from mercury.transports.wamp_wires import WampWires
+from promises.wamp_words import INBOX, SERIALIZERS, SIGNALS, Words
 
 T = TypeVar("T")
+
+REALM = Realm("mercury", ("ticket",))
+WIRES = {name: WampWires(Packer(f"wamp.2.{name}", 50), deflate=False) for name in SERIALIZERS}
 
 
 class Gate:
@@ -68,9 +78,11 @@ class Gate:
 class Clockwork:
     """The node. `settle()` lets everything happen that needs no time."""
 
-    def __init__(self, bus: IBus | None = None, beside: Clockwork | None = None, **limits: Any) -> None:
-        """`beside`: another node, whose store and clock this one shares, and whom it hears of by `bus`."""
+    def __init__(self, bus: IBus | None = None, beside: Clockwork | None = None, wamp: str = "", **limits: Any) -> None:
+        """`beside`: another node, whose store and clock this one shares, and whom it hears of by `bus`. `wamp`: the
+        serialization in which its devices speak WAMP, if they do."""
         rooms = limits.get("rooms_per_member", 0)
+        self.wamp = wamp
         self.clock: Clock = beside.clock if beside else Clock()
         self.store: Gate = beside.store if beside else Gate(MemoryStore(rooms))
         config = Config(limits=Limits(**limits))
@@ -116,13 +128,15 @@ class Clockwork:
 
     def device(self, member: str = "ann", name: str = "", *, login: bool = True) -> Device:
         """A connected device; its login runs as far as the store lets it."""
-        device = Device(self, member, name)
+        device = WampDevice(self, member, name) if self.wamp else Device(self, member, name)
         if login:
-            secret, _ = self.now(self.chat.tokens.make(member))
-            token = self.now(self.chat.tokens.check(secret, member))
-            device.session.login(token, self.clock.seconds(), name)
-            self.settle()
+            device.enter(self.token(member))
         return device
+
+    def token(self, member: str) -> str:
+        """A new token."""
+        secret, _ = self.now(self.chat.tokens.make(member))
+        return secret
 
     def delivered(self, member: str, rid: str, device: str = "") -> int | None:
         """The stored cursor of a device."""
@@ -138,6 +152,7 @@ class Device:
     def __init__(self, node: Clockwork, member: str, name: str) -> None:
         self.node = node
         self.member = member
+        self.name = name
         self.peer = f"{member}/{name}"
         self.heard: list[dict[str, Any]] = []
         self.writes = 0
@@ -147,7 +162,22 @@ class Device:
         self.full = False
         self.broken = False
         self.taken = 0
-        self.session = Session(node.chat, self, WIRE)
+        self.session = self.make_session()
+
+    def make_session(self) -> Session:
+        return Session(self.node.chat, self, WIRE)
+
+    def enter(self, secret: str) -> None:
+        """Log in with a token, as a connection does whose URL has one."""
+        token = self.node.now(self.node.chat.tokens.check(secret, self.member))
+        self.session.login(token, self.node.clock.seconds(), self.name)
+        self.node.settle()
+
+    def connect(self, secret: str, resume: commands.Resume | None = None) -> None:
+        """Log in by the first frame, as far as the store lets that happen."""
+        self.session.await_connect()
+        self.give(commands.Connect(token=secret, member=self.member, device=self.name, resume=resume))
+        self.node.settle()
 
     # IConnection
 
@@ -155,9 +185,13 @@ class Device:
         if self.broken:
             raise OSError("broken on purpose")
         self.writes += 1
-        self.heard += [json.loads(line) for line in data.splitlines()]
+        self.heard += self.read(data)
         if self.full and not self.session.is_slow:
             self.session.slow()
+
+    def read(self, data: bytes) -> list[dict[str, Any]]:
+        """What these bytes tell."""
+        return [json.loads(line) for line in data.splitlines()]
 
     def ping(self, payload: bytes) -> None:
         if self.broken:
@@ -184,12 +218,16 @@ class Device:
 
     def say(self, rid: str, text: str, ref: int = 0, cid: str | None = None) -> None:
         """Send a message; nothing settles."""
-        self.session.receive(commands.Send(rid=rid, text=text, ref=ref, cid=cid))
+        self.give(commands.Send(rid=rid, text=text, ref=ref, cid=cid))
+
+    def give(self, command: commands.Command) -> None:
+        """Give a command; nothing settles."""
+        self.session.receive(command)
 
     def do(self, command: commands.Command) -> list[dict[str, Any]]:
         """Give a command and return what it brought."""
         before = len(self.heard)
-        self.session.receive(command)
+        self.give(command)
         self.node.settle()
         return self.heard[before:]
 
@@ -215,3 +253,56 @@ class Device:
     def refs(self) -> list[Any]:
         """What was answered, in order."""
         return [event["ref"] for event in self.heard if event["type"] in ("ok", "error") and "ref" in event]
+
+
+class WampDevice(Device):
+    """The same one speaking WAMP, and `heard` in mercury.v2.json's words. It subscribes to all that v2 is told."""
+
+    session: WampSession
+
+    def make_session(self) -> Session:
+        self.words = Words(self.node.wamp)
+        self.challenged = False
+        return WampSession(self.node.chat, self, WIRES[self.node.wamp], REALM, None, "a device")
+
+    def enter(self, secret: str) -> None:
+        self.connect(secret)
+
+    def connect(self, secret: str, resume: commands.Resume | None = None) -> None:
+        more = {"resume": msgspec.to_builtins(resume)} if resume else {}
+        self._hear(self.words.hello(self.member, device=self.name, **more))
+        assert self.challenged
+        self._hear(wamp.Authenticate(secret))
+        self.tell(type="subscribe", topic=INBOX)
+        self.node.settle()
+        for state in [state for hello in self.of("hello") for state in hello["rooms"]]:
+            for kind in SIGNALS:
+                self.tell(type="subscribe", topic=f"mercury.room.{state['rid']}.{kind}")
+        self.node.settle()
+
+    def read(self, data: bytes) -> list[dict[str, Any]]:
+        heard = []
+        while data:
+            binary, size, start = data[0] == BINARY, data[1], 2
+            if size > 125:
+                start = 4 if size == 126 else 10
+                size = int.from_bytes(data[2:start])
+            for message in self.words.unpacked(data[start : start + size], binary):
+                if isinstance(message, wamp.Challenge):
+                    self.challenged = True
+                elif (frame := self.words.frame(message)) != {"type": "ok"}:  # what answers its own subscribing
+                    heard.append(frame)
+            data = data[start + size :]
+        return heard
+
+    def give(self, command: commands.Command) -> None:
+        tag = type(command).__struct_config__.tag or "nonsense"
+        fields = {} if isinstance(command, commands.Bad) else msgspec.to_builtins(command)
+        self.tell(**{**fields, "type": tag, "ref": command.ref})
+
+    def tell(self, **frame: Any) -> None:
+        """Say something in v2's words; nothing settles."""
+        self._hear(self.words.message(frame))
+
+    def _hear(self, message: wamp.Message) -> None:
+        self.session.hear(*self.words.packed(message))

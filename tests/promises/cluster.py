@@ -1,5 +1,5 @@
-"""Three nodes on MariaDB with Redis, or on Redis alone, through which members of both protocols, and a backend by REST,
-talk while harm is done.
+"""Three nodes on MariaDB with Redis, or on Redis alone, through which members of all protocols, two of goTalk's people
+and a backend by REST talk while harm is done.
 
 Each round has rooms of its own and a record of its own, so each is judged by itself. The harm is in faults.py. Whoever
 loses the connection goes to a node that is up, at once and as often as it takes; what got no answer, or `unavailable`,
@@ -27,18 +27,20 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from promises.checker import violations
-from promises.clients import Client, RefusedError, SeedClient, V2Client, until
+from promises.clients import CidClient, Client, FluentClient, RefusedError, SeedClient, V2Client, until
+from promises.gotalk_client import GotalkClient
 from promises.machine import Clock, Disk
 from promises.recorder import Ask, Record
-from promises.scenario import ROOMS, WINDOW, Scenario
+from promises.scenario import KINDS, ROOMS, WINDOW, Scenario
 from promises.server import Server
+from promises.wamp_client import WampClient
 from promises.way import Way
 
 reactor: Any = installed
 
 NODES: Final = 3
 MEMBERS: Final = 8
-EVERYWHERE: Final = "m3"  # has two devices more on each node
+EVERYWHERE: Final = "m3"  # has two devices more on each node, one of v2 and one of WAMP
 BACKEND: Final = "REST"  # the application's backend, which speaks for a member
 KEEP: Final = 0.05  # seconds between looks for clients that are not connected
 LOAD: Final = 2  # messages that a client sends at once at most while something is broken
@@ -108,7 +110,7 @@ class Cluster(Scenario):
                 self.ways.append({name: Way(port) for name, port in ports.items()})
                 ports = {name: way.outer for name, way in self.ways[-1].items()}
             started = self.clock.before(program) if self.clock and not number else program
-            self.servers.append(Server(folder, (free_port(), free_port()), *flags(ports), program=started))
+            self.servers.append(Server(folder, (free_port(), free_port(), free_port()), *flags(ports), program=started))
         super().__init__(self.servers[0], seed)
         self.up = list(self.servers)
         self.wrong: list[str] = []
@@ -124,10 +126,9 @@ class Cluster(Scenario):
         """Start the nodes, and connect everybody."""
         await gatherResults([Deferred.fromCoroutine(server.start()) for server in self.servers])
         await self._make_rooms("start")
-        devices = [(f"m{n}", "", n % NODES) for n in range(MEMBERS)]
-        devices += [(EVERYWHERE, f"d{n}", n % NODES) for n in range(2 * NODES)]
-        for member, device, node in devices:
-            kind = SeedClient if member in ("m0", "m1", "m5") else V2Client
+        devices = [(f"m{n}", "", n % NODES, KINDS[n]) for n in range(MEMBERS)]
+        devices += [(EVERYWHERE, f"d{n}", n % NODES, (V2Client, WampClient)[n % 2]) for n in range(2 * NODES)]
+        for member, device, node, kind in devices:
             token = await self.server.token(member)
             self.clients.append(kind(self.record, self.servers[node].where, member, token, device))
         self._keeping.start(KEEP).addErrback(self._broken)
@@ -180,16 +181,29 @@ class Cluster(Scenario):
 
     async def _new_rooms(self, number: int) -> None:
         await self.all_open()
+        for two in [client for client in self.clients if isinstance(client, GotalkClient)]:
+            self.clients.remove(two)
+            two.abort()
         await self._make_rooms(str(number))
         for client in self.clients:
             client.record = self.record
             self.record.devices[client.name] = client.member
             client.begin(None)
-        fluent = [client for client in self.clients if isinstance(client, V2Client)]
+        await self._make_gotalks_room(str(number))
+        fluent = [client for client in self.clients if isinstance(client, FluentClient)]
         await until(
             lambda: all(set(self._rooms(c)) <= c.has.keys() for c in fluent),
             lambda: f"joining {[(_how(c), new) for c in fluent if (new := set(self._rooms(c)) - c.has.keys())]}",
         )
+
+    async def _make_gotalks_room(self, of: str) -> None:
+        """Two new people, since two have one room only, and everybody in it."""
+        two = await GotalkClient.meet(self.record, self.server.where, of)
+        members = {two.writer, two.member, *(f"m{n}" for n in range(MEMBERS))}
+        self.record.members[two.rid] = members
+        await self.server.ok("POST", f"/api/rooms/{two.rid}/members", {"members": sorted(members)})
+        self.clients.append(two)
+        await two.connect()
 
     def last_words(self) -> str:
         """The end of what each node wrote, and of MariaDB's log: has it died by itself?"""
@@ -235,10 +249,10 @@ class Cluster(Scenario):
     async def all_quiet(self) -> None:
         """Until everybody is connected and, as far as the protocol shows that, has got their answers."""
         await self.all_open()
-        fluent = [client for client in self.clients if isinstance(client, V2Client)]
+        asking = [client for client in self.clients if isinstance(client, CidClient)]
         await until(
-            lambda: not any(client.waiting for client in fluent),
-            lambda: f"answers to {[(client.name, *client.waiting.values()) for client in fluent if client.waiting]}",
+            lambda: not any(client.waiting for client in asking),
+            lambda: f"answers to {[(client.name, *client.waiting.values()) for client in asking if client.waiting]}",
         )
 
     # Talking
@@ -260,7 +274,8 @@ class Cluster(Scenario):
         """So does the application's backend, by REST: one after the other, each at any node that is up."""
         while self._talking:
             rid, text = self.rng.choice(list(self.record.members)), f"{BACKEND}-{next(self._posts)}"
-            member = self.rng.choice(sorted(self.record.members[rid]))
+            readers = {client.member for client in self.clients if isinstance(client, GotalkClient)}
+            member = self.rng.choice(sorted(self.record.members[rid] - readers))  # who are not told what they say
             self.record.asks.append(Ask(BACKEND, member, rid, text, text))
             await self._post(self.record.asks[-1])
             await pause(self.rng.uniform(0, 0.1))
@@ -283,13 +298,13 @@ class Cluster(Scenario):
 
     async def _ask_again(self) -> None:
         """Whoever was told `unavailable` cannot know whether it was stored: those with a cid send it once more."""
-        fluent = {client.name: client for client in self.clients if isinstance(client, V2Client)}
+        able = {client.name: client for client in self.clients if isinstance(client, CidClient)}
         unsure = [ask for ask in self.record.asks if ask.outcome == "info" and ask.code and ask.cid]
         for ask in unsure:
             if ask.device == BACKEND:
                 await self._post(ask)
             else:
-                fluent[ask.device].repeat(ask)
+                able[ask.device].repeat(ask)
         self.figures["asked_again"] = len(unsure)
         await self.all_quiet()
         left = [ask for ask in unsure if ask.outcome == "info"]
@@ -304,7 +319,7 @@ class Cluster(Scenario):
 
     def pick(self) -> tuple[Server, dict[str, Way]]:
         """A node that has clients, and its ways."""
-        where = self.rng.choice([client for client in self.clients if isinstance(client, V2Client)]).where
+        where = self.rng.choice([client for client in self.clients if isinstance(client, FluentClient)]).where
         number = [server.where for server in self.servers].index(where)
         return self.servers[number], self.ways[number] if self.ways else {}
 

@@ -36,10 +36,7 @@ MESSAGES: Final = 10_000
 CUT: Final = 0.2  # of the answers are cut, if they are long enough
 PASSES: Final = 400.0  # bytes of them are passed on, on average
 WAIT: Final = 1  # seconds of a long poll
-UNLIMITED: Final = (
-    "limits.messages-per-second", "limits.connections-per-address", "gotalk.logins-per-minute",
-    "gotalk.registrations-per-minute",
-)  # fmt: skip
+UNLIMITED: Final = "limits.messages-per-second", "limits.connections-per-address"
 SECONDS: Final = 20.0  # without an answer: something hangs
 
 
@@ -105,6 +102,14 @@ class Cutter(ProxyFactory):
         await self._listening.stopListening()
 
 
+class RefusalError(AssertionError):
+    """The answer is an error. `code`: which."""
+
+    def __init__(self, status: bytes, body: bytes) -> None:
+        super().__init__(f"the answer is {status!r}: {body!r}")
+        self.code = msgspec.json.decode(body).get("code", "")
+
+
 class Http(Protocol):
     """One HTTP/1.1 connection, which is kept for the next request as long as it lives."""
 
@@ -116,7 +121,7 @@ class Http(Protocol):
         self.is_open = True
 
     def post(self, path: str, fields: dict[str, Any]) -> Deferred[Any]:
-        """What is answered, decoded; fails if it does not come whole, or not with 200."""
+        """What is answered, decoded; fails if it does not come whole, and with RefusalError if it is none with 200."""
         body = urlencode(fields).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
         self._answer = Deferred()
@@ -134,7 +139,7 @@ class Http(Protocol):
                 if head.startswith(b"HTTP/1.1 200"):
                     self._answered(msgspec.json.decode(rest))
                 else:
-                    self._answered(Failure(AssertionError(f"the answer is {lines[0]!r}: {rest!r}")))
+                    self._answered(Failure(RefusalError(lines[0], rest)))
 
     def _answered(self, result: Any) -> None:
         answer, self._answer = self._answer, None
@@ -211,10 +216,9 @@ class Town:
     """A node with goTalk's door, and its people before two proxies."""
 
     def __init__(self, folder: Path) -> None:
-        self.gotalk = free_port()
-        nothing = [f"--{name}=0" for name in UNLIMITED]
-        door = ["--gotalk.enabled=true", f"--gotalk.port={self.gotalk}", "--gotalk.address=127.0.0.1/32"]
-        self.server = Server(folder, (free_port(), free_port()), *door, *nothing)
+        ports = free_port(), free_port(), free_port()
+        self.server = Server(folder, ports, *[f"--{name}=0" for name in UNLIMITED])
+        self.gotalk = self.server.where.gotalk
         self.people = [Person(f"person {number}", acks=number % 2 == 0) for number in range(USERS)]
         self._before: set[str] = set()
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from twisted.internet.threads import deferToThread
 
-from promises.clients import Client, V2Client, until
+from promises.clients import Client, FluentClient, until
 from promises.cluster import BACKEND, EVERYWHERE, Cluster, Strike, pause
 from promises.recorder import Ask
 from promises.server import Server
@@ -126,7 +126,7 @@ async def disk_full(cluster: Cluster) -> None:
     asked = len(cluster.record.asks)
     await deferToThread(disk.fill)
     try:
-        client = next(c for c in cluster.clients if c.open and isinstance(c, V2Client))
+        client = next(c for c in cluster.clients if c.open and isinstance(c, FluentClient))
         rid = next(iter(cluster.record.members))
         while not any(ask.code == "unavailable" for ask in cluster.record.asks[asked:]):
             if len(client.waiting) < LARGE_ONES:
@@ -231,7 +231,7 @@ async def reply_lost(cluster: Cluster) -> None:
 
 async def one_cid(cluster: Cluster) -> None:
     """A member's devices send the same over all nodes at the same time: one message, and one answer for all."""
-    devices = [c for c in cluster.clients if c.member == EVERYWHERE and isinstance(c, V2Client)][:5]
+    devices = [c for c in cluster.clients if c.member == EVERYWHERE and isinstance(c, FluentClient)][:5]
     for number in range(10):
         ask = Ask(
             "everywhere", EVERYWHERE, cluster.rng.choice(list(_rooms_of(cluster))), f"one {number}", f"one{number}"

@@ -1,4 +1,4 @@
-"""What a server has to survive: members of all WebSocket protocols talk in bursts, links break, the server is killed.
+"""What a server has to survive: members of all protocols talk in bursts, links break, and the server is killed.
 
 The same scenario runs against Mercury as it is (test_promises_kill.py) and against Mercury broken on purpose
 (test_checker.py); what comes out is a record for the checker.
@@ -23,6 +23,7 @@ ROOMS = {"all": range(8), "even": range(0, 8, 2), "odd": range(1, 8, 2)}
 KINDS: Sequence[type[Client]] = (
     SeedClient, SeedClient, V2Client, V2Client, WampClient, SeedClient, WampMsgpackClient, WampCborClient,
 )  # fmt: skip # what each member speaks: in each room, somebody speaks each protocol
+RESUME = 0.7  # of those who can say what they have do; for the others the server has to know
 WINDOW = 12  # messages that a client has on the way at most
 QUIET = 3.0  # seconds without anything new after which nothing more is expected
 
@@ -69,7 +70,7 @@ class Scenario:
         self.figures["all_back"] = max(self.figures.get("all_back", 0.0), time.monotonic() - began)
 
     async def _return(self, client: Client) -> None:
-        await client.connect()
+        await client.connect(resume=self.rng.random() < RESUME)
         if isinstance(client, CidClient):
             unanswered, client.waiting = client.waiting.values(), {}
             for ask in {id(ask): ask for ask in unanswered}.values():

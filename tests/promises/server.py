@@ -17,11 +17,19 @@ from twisted.internet.threads import deferToThread
 from promises.clients import Where, until
 from promises.recorder import Seen
 
+GOTALK = (
+    "--gotalk.enabled=true", "--gotalk.address=127.0.0.1/32", "--gotalk.logins-per-minute=0",
+    "--gotalk.registrations-per-minute=0",
+)  # fmt: skip
+
 
 class Server:
-    """`twistd mercury` with its files in `folder`, on two ports, the same ones whenever it is started."""
+    """`twistd mercury` with its files in `folder`, on two ports, the same ones whenever it is started. With a third
+    one, goTalk's door is open there, and nobody is throttled."""
 
-    def __init__(self, folder: Path, ports: tuple[int, int], *flags: str, program: Sequence[str] = SERVER) -> None:
+    def __init__(
+        self, folder: Path, ports: tuple[int, int] | tuple[int, int, int], *flags: str, program: Sequence[str] = SERVER
+    ) -> None:
         self.database = folder / "mercury.sqlite"
         self.where = Where(*ports)
         self.flags = [
@@ -32,6 +40,8 @@ class Server:
             "--server.ws.address=127.0.0.1/32",
             *flags,
         ]
+        if self.where.gotalk:
+            self.flags += [f"--gotalk.port={self.where.gotalk}", *GOTALK]
         self.program = program
         self.processes: list[Program] = []
 

@@ -14,9 +14,13 @@ from autobahn.wamp.role import (
     RolePublisherFeatures,
     RoleSubscriberFeatures,
 )
-from autobahn.wamp.serializer import CBORSerializer, JsonSerializer, MsgPackSerializer
+from autobahn.wamp.serializer import CBORObjectSerializer, JsonObjectSerializer, MsgPackObjectSerializer, Serializer
 
-SERIALIZERS: Final[dict[str, Any]] = {"json": JsonSerializer, "msgpack": MsgPackSerializer, "cbor": CBORSerializer}
+SERIALIZERS: Final[dict[str, Any]] = {
+    "json": JsonObjectSerializer,
+    "msgpack": MsgPackObjectSerializer,
+    "cbor": CBORObjectSerializer,
+}
 
 INBOX: Final = "mercury.inbox"
 SIGNALS: Final = ("typing", "presence", "read")
@@ -51,13 +55,14 @@ class Words:
 
     def packed(self, message: wamp.Message) -> tuple[bytes, bool]:
         """A message as the payload of a WebSocket message; and whether that is binary."""
-        packed: tuple[bytes, bool] = self._serializer.serialize(message)
-        return packed
+        return message.serialize(self._serializer), self._serializer.BINARY
 
     def unpacked(self, payload: bytes, binary: bool) -> list[wamp.Message]:
         """The messages in a payload."""
-        messages: list[wamp.Message] = self._serializer.unserialize(payload, binary)
-        return messages
+        assert binary == self._serializer.BINARY
+        raw: list[Any] = self._serializer.unserialize(payload)
+        kinds: dict[int, Any] = Serializer.MESSAGE_TYPE_MAP
+        return [kinds[message[0]].parse(message) for message in raw]
 
     # What a client says
 
@@ -120,7 +125,7 @@ class Words:
 
     def _answer(self, message: Any) -> Frame:
         asked = self._asked.pop(message.request)
-        about = {"ref": asked.get("ref")}
+        about = {"ref": asked["ref"]} if "ref" in asked else {}
         if isinstance(message, wamp.Error):
             kwargs = message.kwargs or {}
             return {"type": "error", **about, "code": _code(message.error), "reason": message.args[0], **kwargs}
