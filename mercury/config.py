@@ -157,6 +157,18 @@ class Gotalk(Section, frozen=True):
     tls: Tls = Tls()
 
 
+class Drain(Section, frozen=True):
+    """How Mercury stops."""
+
+    seconds: Annotated[
+        SecondsOrNone,
+        Meta(
+            description="How long closing the clients' connections may take, a few at a time, so that they do not all "
+            "come back at once: 200 a second, or faster if there are too many for that."
+        ),
+    ] = 5.0
+
+
 class Log(Section, frozen=True):
     """The log: one line an event."""
 
@@ -345,6 +357,7 @@ class Config(Section, frozen=True):
     server: Server = Server()
     wamp: Wamp = Wamp()
     gotalk: Gotalk = Gotalk()
+    drain: Drain = Drain()
     log: Log = Log()
     storage: Storage = Storage()
     sqlite: Sqlite = Sqlite()

@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+from math import ceil
 from typing import Any, NamedTuple, NoReturn
 
 from twisted.application.service import IServiceCollection, Service
@@ -32,7 +33,8 @@ from mercury.logs import log_stream, observer
 from mercury.transports.chat import PATH
 from mercury.transports.tls import Certificate
 
-STOP_SECONDS = 10.0  # for all that is still going on when Mercury is told to stop
+STOP_SECONDS = 10.0  # for all that is still going on when Mercury is told to stop, closing connections aside
+COHORT_SECONDS = 0.1  # between closing some connections and some more
 GOODBYE_SECONDS = 0.5  # for the clients' halves of the closing handshakes
 RETURN_RATE = 200.0  # clients that are asked to come back in the same second
 SWEEP_SECONDS = 600.0  # between looks for tokens and devices that are over
@@ -194,10 +196,10 @@ class MercuryService(Service):
     # Stop
 
     def stopService(self) -> Deferred[None]:
-        """Fires when nothing is left to lose, or STOP_SECONDS later."""
+        """Fires when nothing is left to lose, or STOP_SECONDS after the time that draining may take."""
         super().stopService()  # type: ignore[no-untyped-call]
         stopping = Deferred.fromCoroutine(self._stop())
-        stopping.addTimeout(STOP_SECONDS, self._reactor)
+        stopping.addTimeout(STOP_SECONDS + self._config.drain.seconds, self._reactor)
         return stopping.addErrback(lambda failure: self.log.error("stopping: {why}", why=failure.getErrorMessage()))
 
     async def _stop(self) -> None:
@@ -209,8 +211,7 @@ class MercuryService(Service):
         count = self._say_goodbye()
         chat.rooms.journal.close()
         await chat.rooms.journal.idle()  # what was begun is committed and answered
-        for session in chat.hub.everybody():
-            session.end(closing.RESTART)
+        await self._close_sessions()
         if count:
             await deferLater(self._reactor, GOODBYE_SECONDS)
         chat.heartbeat.stop()
@@ -222,10 +223,21 @@ class MercuryService(Service):
         self._reactor._exitSignal = None  # a stop that was asked for and is done is success: twistd exits with 0
         self.log.info("stopped; {count} sessions were told to come back", count=count)
 
+    async def _close_sessions(self) -> None:
+        """A few at a time."""
+        sessions = self._chat.hub.everybody()
+        seconds = min(self._config.drain.seconds, len(sessions) / RETURN_RATE)
+        size = ceil(len(sessions) / max(1, int(seconds / COHORT_SECONDS))) or 1
+        for start in range(0, len(sessions), size):
+            if start:
+                await deferLater(self._reactor, COHORT_SECONDS)
+            for session in sessions[start : start + size]:
+                session.end(closing.RESTART)
+
     def _say_goodbye(self) -> int:
         """Tell every client when to come back, not all at the same time, and listen no more; how many there are."""
         sessions = self._chat.hub.everybody()
-        spread = max(1.0, len(sessions) / RETURN_RATE)
+        spread = max(1.0, len(sessions) / RETURN_RATE - self._config.drain.seconds)  # their closing is spread as well
         for session in sessions:
             bye = events.Bye(round(random.uniform(0.1, spread), 3))  # noqa: S311 - only to spread them
             self._chat.hub.outbox.put((session,), session.wire.event(bye))
