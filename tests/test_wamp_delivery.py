@@ -249,7 +249,7 @@ def test_who_subscribes_while_slow_reads_later(node: Clockwork) -> None:
 
 
 def test_who_is_removed_hears_it_and_loses_the_subscription(node: Clockwork) -> None:
-    """The room's topics are gone, with the notice that the specification has; they may come back, and subscribe anew."""
+    """The room's topics are gone, with the notice that the specification has; who comes back may subscribe anew."""
     ann = listener(node, R, f"{R}.typing", S)
     node.post("r", "one")
     node.now(node.chat.rooms.leave("r", ["ann"]))

@@ -85,11 +85,16 @@ def is_plain(value: object, depth: int) -> bool:
 
 def as_in_json(value: Any) -> Any:
     """A plain value as it would have come in JSON: there is no key whose value is undefined, nor is 5e9 a float only
-    because it is too large for 32 bits, which is how JavaScript's cbor-x and msgpackr write it."""
+    because it is too large for 32 bits, which is how JavaScript's cbor-x and msgpackr write it. Lists and dicts are
+    changed where they are."""
     if type(value) is float and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     if type(value) is dict:
-        return {key: as_in_json(item) for key, item in value.items() if item is not undefined}
-    if type(value) is list:
-        return [as_in_json(item) for item in value]
+        for key in [key for key, item in value.items() if item is undefined]:
+            del value[key]
+        for key, item in value.items():
+            value[key] = as_in_json(item)
+    elif type(value) is list:
+        for place, item in enumerate(value):
+            value[place] = as_in_json(item)
     return None if value is undefined else value
