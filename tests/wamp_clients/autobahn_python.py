@@ -72,7 +72,7 @@ class Talker:
                 await self.speak(session)
             await self.look_back(session)
         except TransportLost:
-            return  # the next session says it again, with the same cid
+            return  # it was lost while nothing was asked; what is then unanswered never is. The next session goes on
         except ApplicationError as error:
             self.say("error", error=error.error)
         self.say("all")
