@@ -5,7 +5,7 @@ do only what a test tells them to. For tests of what happens exactly when.
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -256,14 +256,18 @@ class Device:
 
 
 class WampDevice(Device):
-    """The same one speaking WAMP, and `heard` in mercury.v2.json's words. It subscribes to all that v2 is told."""
+    """The same one speaking WAMP, and `heard` in mercury.v2.json's words. It subscribes to `topics` when it logs in, by
+    default to all that v2 is told. `agent`: what its handshake says it is."""
 
     session: WampSession
+    topics: Sequence[str] | None = None
+    agent = "a device"
 
     def make_session(self) -> Session:
         self.words = Words(self.node.wamp)
         self.challenged = False
-        return WampSession(self.node.chat, self, WIRES[self.node.wamp], REALM, None, "a device")
+        self.asked = 0
+        return WampSession(self.node.chat, self, WIRES[self.node.wamp], REALM, None, self.agent)
 
     def enter(self, secret: str) -> None:
         self.connect(secret)
@@ -273,12 +277,14 @@ class WampDevice(Device):
         self._hear(self.words.hello(self.member, device=self.name, **more))
         assert self.challenged
         self._hear(wamp.Authenticate(secret))
-        self.tell(type="subscribe", topic=INBOX)
+        for topic in (INBOX,) if self.topics is None else self.topics:
+            self.tell(type="subscribe", topic=topic)
         self.node.settle()
-        for state in [state for hello in self.of("hello") for state in hello["rooms"]]:
-            for kind in SIGNALS:
-                self.tell(type="subscribe", topic=f"mercury.room.{state['rid']}.{kind}")
-        self.node.settle()
+        if self.topics is None:
+            rids = [state["rid"] for hello in self.of("hello") for state in hello["rooms"]]
+            for topic in [f"mercury.room.{rid}.{kind}" for rid in rids for kind in SIGNALS]:
+                self.tell(type="subscribe", topic=topic)
+            self.node.settle()
 
     def read(self, data: bytes) -> list[dict[str, Any]]:
         heard = []
@@ -301,8 +307,16 @@ class WampDevice(Device):
         self.tell(**{**fields, "type": tag, "ref": command.ref})
 
     def tell(self, **frame: Any) -> None:
-        """Say something in v2's words; nothing settles."""
+        """Say something in v2's words, or those that WAMP has beside; nothing settles."""
         self._hear(self.words.message(frame))
+
+    def ask(self, **frame: Any) -> dict[str, Any]:
+        """Say something, and return what is answered."""
+        self.asked += 1
+        ref = f"asked {self.asked}"
+        self.tell(**frame, ref=ref)
+        self.node.settle()
+        return next(event for event in self.heard if event.get("ref") == ref)
 
     def _hear(self, message: wamp.Message) -> None:
         self.session.hear(*self.words.packed(message))

@@ -23,6 +23,7 @@ SERIALIZERS: Final[dict[str, Any]] = {
 }
 
 INBOX: Final = "mercury.inbox"
+ROOMS: Final = "mercury.room."  # with match=prefix, the same
 SIGNALS: Final = ("typing", "presence", "read")
 
 Frame = dict[str, Any]
@@ -43,8 +44,9 @@ class SubscribeAfter(wamp.Subscribe):
 class Words:
     """One session's. `serializer`: json, msgpack or cbor. `topics`: what is subscribed to, by the subscription's id.
 
-    Beside v2's frames there are `subscribe` (`topic`, perhaps `after`), `unsubscribe` (`topic`) and `publish` (`topic`,
-    `text`, perhaps `cid` and `acknowledge`), and what the server may say: `goodbye`, and `revoked` for a subscription.
+    Beside v2's frames there are `subscribe` (`topic`, perhaps `after` and `match`), `unsubscribe` (`topic`) and
+    `publish` (`topic`, `text`, perhaps `cid` and `acknowledge`), and what the server may say: `goodbye`, and `revoked`
+    for a subscription.
     """
 
     def __init__(self, serializer: str) -> None:
@@ -91,8 +93,8 @@ class Words:
             return wamp.Publish(request, frame["topic"], args=[rest.pop("text")], kwargs=rest, acknowledge=acknowledge)
         return wamp.Call(request, f"mercury.{kind}", args=[rest.pop("rid")] if "rid" in rest else [], kwargs=rest)
 
-    def _subscribe(self, request: int, topic: str, after: int | None = None) -> wamp.Message:
-        message = SubscribeAfter(request, topic)  # type: ignore[no-untyped-call]
+    def _subscribe(self, request: int, topic: str, after: int | None = None, match: str | None = None) -> wamp.Message:
+        message = SubscribeAfter(request, topic, match)  # type: ignore[no-untyped-call]
         message.after = after
         return message
 
@@ -115,8 +117,8 @@ class Words:
 
     def _event(self, event: wamp.Event) -> Frame:
         subscribed, kwargs = self.topics[event.subscription], event.kwargs
-        room = event.topic.removeprefix("mercury.room.")
-        assert subscribed in (INBOX, event.topic), f"{event.topic} came by the subscription to {subscribed}"
+        room = event.topic.removeprefix(ROOMS)
+        assert subscribed in (INBOX, ROOMS, event.topic), f"{event.topic} came by the subscription to {subscribed}"
         assert room.partition(".")[2] == (kwargs["type"] if kwargs["type"] in SIGNALS else "")
         if kwargs["type"] == "message":
             assert event.publication == kwargs["id"]
