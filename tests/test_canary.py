@@ -17,6 +17,7 @@ import pytest_twisted
 from promises.clients import Client, RefusedError, SeedClient, V2Client, until
 from promises.recorder import Record
 from promises.server import Server
+from promises.wamp_client import WampCborClient, WampClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -99,6 +100,7 @@ async def use_sockets(server: Server, token: str) -> None:
     clients: list[Client] = [
         SeedClient(record, server.where, "ann", token),
         V2Client(record, server.where, "ann", token, "phone"),
+        WampClient(record, server.where, "ann", token, "tablet"),
     ]
     for client in clients:
         await client.connect()
@@ -120,8 +122,10 @@ async def use_sockets(server: Server, token: str) -> None:
     for wrong in (token + "x", token[:-1], token.upper()):
         await refused(SeedClient(record, server.where, "ann", wrong))
         await refused(V2Client(record, server.where, "ann", wrong))
+        await refused(WampClient(record, server.where, "ann", wrong))
     await refused(SeedClient(record, server.where, "eve", token))
     await refused(V2Client(record, server.where, "eve", token))
+    await refused(WampClient(record, server.where, "eve", token))
     for client in clients:
         client.abort()
 
@@ -185,8 +189,8 @@ async def test_no_secret_is_ever_written(style: str, tmp_path: Path, free_port: 
         await server.ok("POST", f"/api/rooms/{ROOM}/members", {"members": ["ann"]})
         token = await server.token("ann")
         quiet = await server.token("ann")  # used, but said in no message: the database must not have it
-        for name in ("", "phone"):
-            client = V2Client(Record(), server.where, "ann", quiet, name)
+        for kind in (V2Client, WampClient, WampCborClient):
+            client = kind(Record(), server.where, "ann", quiet, "" if kind is V2Client else "phone")
             await client.connect()
             await client.close()
         old = SeedClient(Record(), server.where, "ann", quiet)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from promises.clients import Client, SeedClient, V2Client, until
+from promises.clients import Client, FluentClient, SeedClient, V2Client, until
 from promises.recorder import Record, Seen
 from promises.server import Server
+from promises.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 
 FOLDER = Path("/usr/share/games/fortunes")
 LANGUAGES = ("", "de", "ru", "chinese")
@@ -31,6 +32,9 @@ def fortunes() -> list[str]:
             parts = SEPARATOR.split(path.read_bytes().decode())
             texts += [part.removesuffix("\n") for part in parts if part.strip("\n")]
     return texts
+
+
+FLUENT: Sequence[type[Client]] = V2Client, V2Client, WampClient, WampMsgpackClient, WampCborClient
 
 
 class Reader:
@@ -56,7 +60,7 @@ class Reader:
 
     def _say(self) -> None:
         if self._unsaid:
-            kind = "send" if isinstance(self.client, V2Client) else 1
+            kind = "send" if isinstance(self.client, FluentClient) else 1
             self.client.write(type=kind, rid=ROOM, text=self._unsaid.popleft())
 
     def heard(self) -> list[Seen]:
@@ -70,7 +74,7 @@ class Reader:
 )
 @pytest_twisted.ensureDeferred
 async def test_every_fortune_reaches_everybody(tmp_path: Path, free_port: Callable[[], int]) -> None:
-    """Ten clients, five of each protocol; tens of thousands of texts."""
+    """Ten clients of all protocols; tens of thousands of texts."""
     texts = fortunes()
     assert len(texts) > 50_000
     limits = ("--limits.text-bytes=65536", "--limits.frame-bytes=1048576", "--limits.history-page=1000")
@@ -81,7 +85,7 @@ async def test_every_fortune_reaches_everybody(tmp_path: Path, free_port: Callab
         members = [f"m{n}" for n in range(10)]
         await server.ok("POST", f"/api/rooms/{ROOM}/members", {"members": members})
         for n, member in enumerate(members):
-            kind = SeedClient if n % 2 else V2Client
+            kind = SeedClient if n % 2 else FLUENT[n // 2]
             client = kind(Record(), server.where, member, await server.token(member))
             readers.append(Reader(client, texts[n::10]))
             await client.connect()

@@ -12,9 +12,10 @@ import pytest
 from engines import MariaDb
 from gotalk_caller import STORES, Caller, Town
 from programs import SERVER, Program
-from promises.clients import SeedClient, V2Client, until
+from promises.clients import Client, FluentClient, SeedClient, V2Client, until
 from promises.recorder import Record
 from promises.server import Server
+from promises.wamp_client import WampClient
 from pytest_twisted import ensureDeferred
 from rig import reactor, together
 from twisted.internet.task import deferLater
@@ -235,8 +236,11 @@ async def test_a_door_that_cannot_be_opened_ends_the_start_with_one_line(free_po
             assert words in program.err.decode()
 
 
+@pytest.mark.parametrize("fluent", [V2Client, WampClient])
 @ensureDeferred
-async def test_a_goTalk_user_a_seed_client_and_a_v2_client_share_one_conversation(settle: Settle) -> None:
+async def test_a_gotalk_user_a_seed_client_and_a_later_one_share_one_conversation(
+    settle: Settle, fluent: type[FluentClient]
+) -> None:
     async with settle("sqlite") as town:
         ann, bob = Someone(town, "ann"), Someone(town, "bob")
         await ann.enter()
@@ -246,14 +250,14 @@ async def test_a_goTalk_user_a_seed_client_and_a_v2_client_share_one_conversatio
         await town.server.ok("POST", f"/api/rooms/{room}/members", {"members": ["carol"]})
         record = Record()
         record.members[room] = {f"gotalk:{ann.id}", f"gotalk:{bob.id}", "carol"}
-        modern = V2Client(record, town.server.where, f"gotalk:{bob.id}", bob.token, "phone")
+        modern = fluent(record, town.server.where, f"gotalk:{bob.id}", bob.token, "phone")
         first = SeedClient(record, town.server.where, "carol", await town.server.token("carol"))
         heard: dict[str, list[tuple[str, str]]] = {"modern": [], "first": []}
         for name, client in (("modern", modern), ("first", first)):
             _write_down(client, heard[name])
             await client.connect()
         modern.say(room, "over WebSocket")
-        await until(lambda: len(heard["first"]) == 1, "what the v2 client said")
+        await until(lambda: len(heard["first"]) == 1, "what the later client said")
         first.say(room, "as in 2019")
         await until(lambda: ("carol", "as in 2019") in heard["modern"], "what the seed client said")
         await ann.gets(("over WebSocket", bob.id), ("as in 2019", 0))
@@ -270,7 +274,7 @@ async def test_a_goTalk_user_a_seed_client_and_a_v2_client_share_one_conversatio
             await client.close()
 
 
-def _write_down(client: V2Client | SeedClient, heard: list[tuple[str, str]]) -> None:
+def _write_down(client: Client, heard: list[tuple[str, str]]) -> None:
     """Keep who said what."""
     saw = client.saw
 

@@ -22,8 +22,8 @@ import pytest
 from free_ports import free_port
 from programs import ROOT
 from promises.checker import violations
-from promises.clients import Client, RefusedError, SeedClient, V2Client, until
-from promises.scenario import ROOMS, Scenario
+from promises.clients import Client, RefusedError, SeedClient, until
+from promises.scenario import KINDS, ROOMS, Scenario
 from promises.server import Server
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
@@ -124,7 +124,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 class Chat(Scenario):
-    """Members of both protocols behind HAProxy, who come back through it when they lose the connection.
+    """Members of all protocols behind HAProxy, who come back through it when they lose the connection.
 
     `name`: what tells them and their rooms from those of other tests.
     """
@@ -140,9 +140,8 @@ class Chat(Scenario):
             self.record.members[f"{self.name}-{rid}"] = set(members)
             await self.server.ok("POST", f"/api/rooms/{self.name}-{rid}/members", {"members": members})
         for n in ROOMS["all"]:
-            kind = SeedClient if n in (0, 1, 5) else V2Client
             member = f"{self.name}-{n}"
-            self.clients.append(kind(self.record, self.server.where, member, await self.server.token(member)))
+            self.clients.append(KINDS[n](self.record, self.server.where, member, await self.server.token(member)))
         for client in self.clients:
             await self._return(client)
 

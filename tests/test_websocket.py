@@ -13,14 +13,11 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from autobahn.websocket.compress import (
-    PerMessageDeflateOffer,
-    PerMessageDeflateResponse,
-    PerMessageDeflateResponseAccept,
-)
-from promises.clients import RefusedError, SeedClient, V2Client, Where, until
+from promises.clients import FluentClient, RefusedError, SeedClient, V2Client, Where, until
 from promises.clockwork import Gate
+from promises.deflating import Deflating
 from promises.recorder import Record
+from promises.wamp_client import WampCborClient, WampClient
 from rig import Wiretap
 from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
@@ -80,12 +77,13 @@ class Door:
         """A client of the first protocol."""
         return SeedClient(Record(), self.where, "ann", self.token)
 
-    def v2(self, device: str = "") -> V2Client:
-        """A client of the second."""
-        return V2Client(Record(), self.where, "ann", self.token, device)
+    def v2(self, device: str = "", kind: type[FluentClient] = V2Client) -> FluentClient:
+        """A client of the second, or of WAMP."""
+        return kind(Record(), self.where, "ann", self.token, device)
 
 
 Open = Callable[..., Any]
+FLUENT = pytest.mark.parametrize("kind", [V2Client, WampClient, WampCborClient])
 
 
 @pytest_twisted.async_yield_fixture
@@ -307,12 +305,13 @@ async def test_a_broken_websocket_is_closed(door: Open, frame: bytes, code: int)
     assert len(frames) == close + 2 + frames[close + 1], "and nothing follows"
 
 
+@FLUENT
 @pytest_twisted.ensureDeferred
-async def test_closes_have_the_codes_of_the_table(door: Open) -> None:
+async def test_closes_have_the_codes_of_the_table(door: Open, kind: type[FluentClient]) -> None:
     """Those that Autobahn's own sendClose() would refuse, too."""
     port = await door()
     for why in closing.ALL:
-        client = port.v2()
+        client = port.v2(kind=kind)
         await client.connect()
         port.chat.hub.everybody()[0].end(why)
         await until(lambda c=client: c.closes)  # type: ignore[misc]
@@ -360,13 +359,14 @@ async def test_limit_drain_seconds(door: Open) -> None:
     stuck.abort()
 
 
+@FLUENT
 @pytest_twisted.ensureDeferred
-async def test_a_flood_of_questions_without_reading_the_answers(door: Open) -> None:
+async def test_a_flood_of_questions_without_reading_the_answers(door: Open, kind: type[FluentClient]) -> None:
     """Answers do not pile up: the socket is not read until they are taken, and then all come (G6)."""
     port = await door()
     for _ in range(30):
         await port.chat.rooms.post("bob", "r", "x" * 16000)
-    client = port.v2()
+    client = port.v2(kind=kind)
     await client.connect()
     await until(lambda: client.has.get("r") == 31)
     client.stop_reading()
@@ -385,30 +385,14 @@ async def test_a_flood_of_questions_without_reading_the_answers(door: Open) -> N
 # Compression
 
 
-class DeflateClient(V2Client):
-    """Offers permessage-deflate (RFC 7692)."""
-
-    compressed = False
-
-    def options(self, factory: Any) -> None:
-        def accept(response: Any) -> Any:
-            assert isinstance(response, PerMessageDeflateResponse)
-            self.compressed = True
-            return PerMessageDeflateResponseAccept(response)
-
-        factory.setProtocolOptions(
-            perMessageCompressionOffers=[PerMessageDeflateOffer()], perMessageCompressionAccept=accept
-        )
-
-
+@FLUENT
 @pytest.mark.parametrize("compression", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_compression(door: Open, compression: bool) -> None:
+async def test_compression(door: Open, compression: bool, kind: type[FluentClient]) -> None:
     """Off unless asked for; on, both directions work, for short texts and long ones, beside clients without."""
     port = await door(ws={"compression": compression})
-    record = Record()
-    client = DeflateClient(record, port.where, "ann", port.token, "deflate")
-    plain = port.v2("plain")
+    client = port.v2("deflate", type("Deflater", (Deflating, kind), {}))
+    plain = port.v2("plain", kind)
     await client.connect()
     await plain.connect()
     assert client.compressed is compression
