@@ -1,7 +1,7 @@
 """`wamp.2.json`, `wamp.2.msgpack` and `wamp.2.cbor`: what Autobahn's clients speak (https://wamp-proto.org).
 
-Autobahn's message classes and serializers do the reading and writing, but for the bytes of strangers (wamp_reading.py);
-here stands what the messages mean. A client's CALL or PUBLISH becomes one of commands.py; answers become RESULT,
+Messages are Autobahn's classes, which check what came in; wamp_bytes.py makes bytes of their values, and values of bytes.
+Here stands what they mean. A client's CALL or PUBLISH becomes one of commands.py; answers become RESULT,
 PUBLISHED or ERROR, and what a room has to say becomes EVENTs. docs/autobahn-js.md is for those who write clients.
 Sections named below are those of the specification.
 """
@@ -15,23 +15,15 @@ from typing import Any, Final
 import msgspec
 from autobahn.wamp import message as wamp
 from autobahn.wamp.exception import InvalidUriError
-from autobahn.wamp.serializer import (
-    CBORObjectSerializer,
-    JsonObjectSerializer,
-    MsgPackObjectSerializer,
-    Serializer,
-)
+from autobahn.wamp.serializer import Serializer
 
 from mercury import commands, events
 from mercury.model import Entry
-from mercury.protocols.wamp_reading import READERS, as_in_json, is_plain
-from mercury.protocols.wamp_topics import ALL, LOG, Topic, topic_of
+from mercury.protocols.wamp_bytes import READERS, WRITERS, as_in_json, is_plain
+from mercury.protocols.wamp_topics import ALL, LOG, Topic, spelled, topic_of
 
-SERIALIZERS: Final = {
-    "wamp.2.json": JsonObjectSerializer,
-    "wamp.2.msgpack": MsgPackObjectSerializer,
-    "wamp.2.cbor": CBORObjectSerializer,
-}
+NAMES: Final = tuple(READERS)
+JSON: Final = "wamp.2.json"
 
 #: What a client may send; the roles of a router are ours. REQUESTS have an id (basic profile, IDs, session scope).
 REQUESTS: Final = frozenset(
@@ -130,23 +122,19 @@ class Packer:
     def __init__(self, name: str, depth: int) -> None:
         self.name = name
         self._depth = depth
-        self._objects = SERIALIZERS[name]()
-        self.binary: bool = self._objects.BINARY
+        self._read, self._write = READERS[name], WRITERS[name]
+        self.binary = name != JSON
 
     def pack(self, message: wamp.Message) -> bytes:
         """A message's bytes."""
-        raw = message.marshal()
-        data: bytes = self._objects.serialize(raw)
-        if not self.binary and b'"\\u0000' in data:  # in WAMP's JSON such a text is bytes (Binary conversion)
-            data = self._objects.serialize(_nul_texts_as_bytes(raw))
-        return data
+        return self._write(message.marshal())
 
     def parse(self, payload: bytes, binary: bool) -> tuple[wamp.Message, list[Any]]:
         """A client's message, as Autobahn reads it and as it came. Raises ViolationError."""
         if binary != self.binary:
             raise ViolationError(f"{self.name} comes in {'binary' if self.binary else 'text'} frames")
         try:
-            raw = READERS[self.name](payload, self._depth)
+            raw = self._read(payload, self._depth)
         except Exception as error:  # whatever these libraries raise for what is wrong
             raise ViolationError(f"the message cannot be read as {self.name}") from error
         if type(raw) is not list or not raw or not is_plain(raw, self._depth):
@@ -166,14 +154,6 @@ class Packer:
             raise WrongUriError(_wrong_uri(kind, raw)) from error
         except Exception as error:  # ProtocolError, and what its checks overlook
             raise ViolationError(f"the message is not well formed: {error}") from error
-
-
-def _nul_texts_as_bytes(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode() if value.startswith("\0") else value
-    if isinstance(value, Mapping):
-        return {key: _nul_texts_as_bytes(item) for key, item in value.items()}
-    return [_nul_texts_as_bytes(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 # What a client says
@@ -337,9 +317,8 @@ class Log:
         return ()
 
     def _event(self, rid: str, id: int, args: list[str], kwargs: dict[str, Any]) -> bytes:
-        topic = Topic(LOG, rid)
-        subscription = self._inbox or topic.subscription
-        return self._pack(wamp.Event(subscription, id, args=args, kwargs=kwargs, topic=topic.uri))
+        uri, subscription = spelled(Topic(LOG, rid))
+        return self._pack(wamp.Event(self._inbox or subscription, id, args=args, kwargs=kwargs, topic=uri))
 
 
 class Signals:

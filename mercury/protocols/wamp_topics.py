@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from urllib.parse import unquote
@@ -43,6 +44,12 @@ class Topic(NamedTuple):
         once for all: 1 to 2**53 (WAMP specification, basic profile, IDs, router scope)."""
         digest = blake2b(self.uri.encode(), digest_size=8, key=_KEY).digest()
         return (int.from_bytes(digest) >> 11) + 1
+
+
+@lru_cache(maxsize=4096)
+def spelled(topic: Topic) -> tuple[str, int]:
+    """A topic's URI and subscription: a batch has many entries of one room."""
+    return topic.uri, topic.subscription
 
 
 def escaped(rid: str) -> str:
