@@ -1,7 +1,7 @@
 """How WAMP messages become values, when a stranger has sent them, and how values become bytes.
 
-Autobahn's serializers would do both, but leave a stranger much to do harm with: a message of 200 bytes of CBOR refers to
-its own parts so often that it takes years to look through, one of MessagePack claims lengths for which hundreds of
+Autobahn's serializers would do both, but leave a stranger much to do harm with: a message of 200 bytes of CBOR refers
+to its own parts so often that it takes years to look through, one of MessagePack claims lengths for which hundreds of
 megabytes are set aside, and JSON is read by a decoder in pure Python. Here what is read costs about what it is long,
 and only what JSON has comes of it, and bytes. What is written is what Autobahn's would write, in a third of the time.
 """
