@@ -1,9 +1,9 @@
 """`wamp.2.json`, `wamp.2.msgpack` and `wamp.2.cbor`: what Autobahn's clients speak (https://wamp-proto.org).
 
-Autobahn's message classes and serializers do the reading and writing, but for the bytes of strangers (wamp_reading.py);
-here stands what the messages mean. A client's CALL or PUBLISH becomes one of commands.py; answers become RESULT,
-PUBLISHED or ERROR, and what a room has to say becomes EVENTs. docs/autobahn-js.md is for those who write clients.
-Sections named below are those of the specification.
+Autobahn's message classes say what a message is made of, wamp_bytes.py how that is written; here stands what messages
+mean. A client's CALL or PUBLISH becomes one of commands.py; answers become RESULT, PUBLISHED or ERROR, and what a room
+has to say becomes EVENTs. docs/autobahn-js.md is for those who write clients. Sections named below are those of the
+specification.
 """
 
 from __future__ import annotations
@@ -15,23 +15,12 @@ from typing import Any, Final
 import msgspec
 from autobahn.wamp import message as wamp
 from autobahn.wamp.exception import InvalidUriError
-from autobahn.wamp.serializer import (
-    CBORObjectSerializer,
-    JsonObjectSerializer,
-    MsgPackObjectSerializer,
-    Serializer,
-)
+from autobahn.wamp.serializer import Serializer
 
 from mercury import commands, events
 from mercury.model import Entry
-from mercury.protocols.wamp_reading import READERS, is_plain
+from mercury.protocols.wamp_bytes import BINARY, READERS, WRITERS, is_plain
 from mercury.protocols.wamp_topics import ALL, LOG, Topic, topic_of
-
-SERIALIZERS: Final = {
-    "wamp.2.json": JsonObjectSerializer,
-    "wamp.2.msgpack": MsgPackObjectSerializer,
-    "wamp.2.cbor": CBORObjectSerializer,
-}
 
 #: What a client may send; the roles of a router are ours. REQUESTS have an id (basic profile, IDs, session scope).
 REQUESTS: Final = frozenset(
@@ -129,24 +118,20 @@ class Packer:
 
     def __init__(self, name: str, depth: int) -> None:
         self.name = name
+        self.binary = name in BINARY
         self._depth = depth
-        self._objects = SERIALIZERS[name]()
-        self.binary: bool = self._objects.BINARY
+        self._read, self._write = READERS[name], WRITERS[name]
 
     def pack(self, message: wamp.Message) -> bytes:
         """A message's bytes."""
-        raw = message.marshal()
-        data: bytes = self._objects.serialize(raw)
-        if not self.binary and b'"\\u0000' in data:  # in WAMP's JSON such a text is bytes (Binary conversion)
-            data = self._objects.serialize(_nul_texts_as_bytes(raw))
-        return data
+        return self._write(message.marshal())
 
     def parse(self, payload: bytes, binary: bool) -> tuple[wamp.Message, list[Any]]:
         """A client's message, as Autobahn reads it and as it came. Raises ViolationError."""
         if binary != self.binary:
             raise ViolationError(f"{self.name} comes in {'binary' if self.binary else 'text'} frames")
         try:
-            raw = READERS[self.name](payload, self._depth)
+            raw = self._read(payload, self._depth)
         except Exception as error:  # whatever these libraries raise for what is wrong
             raise ViolationError(f"the message cannot be read as {self.name}") from error
         if type(raw) is not list or not raw or not is_plain(raw, self._depth):
@@ -164,14 +149,6 @@ class Packer:
             raise WrongUriError(_wrong_uri(kind, raw)) from error
         except Exception as error:  # ProtocolError, and what its checks overlook
             raise ViolationError(f"the message is not well formed: {error}") from error
-
-
-def _nul_texts_as_bytes(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode() if value.startswith("\0") else value
-    if isinstance(value, Mapping):
-        return {key: _nul_texts_as_bytes(item) for key, item in value.items()}
-    return [_nul_texts_as_bytes(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 # What a client says

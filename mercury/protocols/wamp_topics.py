@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from urllib.parse import unquote
@@ -41,8 +42,13 @@ class Topic(NamedTuple):
     def subscription(self) -> int:
         """The id of the subscription to it, the same for every session of this process, so that an EVENT is encoded
         once for all: 1 to 2**53 (WAMP specification, basic profile, IDs, router scope)."""
-        digest = blake2b(self.uri.encode(), digest_size=8, key=_KEY).digest()
-        return (int.from_bytes(digest) >> 11) + 1
+        return _id(self.uri)
+
+
+@lru_cache(maxsize=4096)
+def _id(uri: str) -> int:
+    digest = blake2b(uri.encode(), digest_size=8, key=_KEY).digest()
+    return (int.from_bytes(digest) >> 11) + 1
 
 
 def escaped(rid: str) -> str:

@@ -19,7 +19,8 @@ from mercury.protocols import v2
 from mercury.protocols.codec import Codec
 from mercury.protocols.seed import Seed
 from mercury.protocols.v2 import V2
-from mercury.protocols.wamp import SERIALIZERS, Packer
+from mercury.protocols.wamp import Packer
+from mercury.protocols.wamp_bytes import READERS
 from mercury.transports.frames import DeflatedWire, Wire
 from mercury.transports.wamp import Realm, WampSession
 from mercury.transports.wamp_wires import WampWires
@@ -39,14 +40,14 @@ class Protocols:
 
     def __init__(self, json_depth: int, realm: Realm) -> None:
         codecs: dict[str | None, Codec] = {None: Seed(json_depth), v2.NAME: V2(json_depth)}
-        packers = {name: Packer(name, json_depth) for name in SERIALIZERS}
+        packers = {name: Packer(name, json_depth) for name in READERS}
         self._codecs = codecs
         self._realm = realm
         self._wires = {(name, False): Wire(codec) for name, codec in codecs.items()}
         self._wires |= {(name, True): DeflatedWire(codec) for name, codec in codecs.items()}
         self._wamp = {(name, False): WampWires(packer, False) for name, packer in packers.items()}
         self._wamp |= {(name, True): WampWires(packer, True) for name, packer in packers.items()}
-        self._names = [name for name in (*codecs, *SERIALIZERS) if name]
+        self._names = [name for name in (*codecs, *READERS) if name]
 
     def choose(self, offered: list[str]) -> str | None:
         """The subprotocol to speak: the client's first that is known; none if it offers none."""
@@ -72,7 +73,7 @@ class Protocols:
         agent: str,
     ) -> Session:
         """A session that speaks a subprotocol, and has begun to log in. `agent`: what the client says it is."""
-        if name in SERIALIZERS:
+        if name in READERS:
             return WampSession(chat, connection, self._wamp[name, deflate], self._realm, token, agent)
         session = Session(chat, connection, self._wires[name, deflate])
         if token is not None:
@@ -119,7 +120,7 @@ class ChatDoor:
             return
         self._admitted = None
         name, token, agent = admitted
-        if name not in SERIALIZERS:
+        if name not in READERS:
             self._decode = self._protocols.decoder(name)
         self._session = self._protocols.session(self._chat, self._connection, name, deflate, token, agent)
 

@@ -1,14 +1,15 @@
-"""How the bytes of a WAMP message become values, when a stranger has sent them.
+"""WAMP's three serializations: values to bytes, and a stranger's bytes to values.
 
-Autobahn's serializers would read them too, but leave a stranger much to do harm with: a message of 200 bytes of CBOR
-refers to its own parts so often that it takes years to look through, one of MessagePack claims lengths for which
-hundreds of megabytes are set aside, and JSON is read by a decoder in pure Python. Here what is read costs about what it
-is long, and only what JSON has comes of it, and bytes.
+What is written is what Autobahn's serializers write and read (tests/test_wamp_bytes.py). They are not used, for they
+leave a stranger much to do harm with: a message of 200 bytes of CBOR refers to its own parts so often that it takes
+years to look through, one of MessagePack claims lengths for which hundreds of megabytes are set aside, and JSON is read
+in pure Python, and written by an encoder that is made anew for each message. Here what is read costs about what it is
+long, and only what JSON has comes of it, and bytes.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -16,7 +17,7 @@ import cbor2
 import msgspec
 
 
-def _json(payload: bytes, depth: int) -> Any:
+def _from_json(payload: bytes, depth: int) -> Any:
     value = msgspec.json.decode(payload)
     return _with_bytes(value) if b"\\u0000" in payload else value
 
@@ -30,7 +31,21 @@ def _with_bytes(value: Any) -> Any:
     return [_with_bytes(item) for item in value] if isinstance(value, list) else value
 
 
-def _msgpack(payload: bytes, depth: int) -> Any:
+def _to_json(value: Any) -> bytes:
+    data = msgspec.json.encode(value)
+    return msgspec.json.encode(_without_nul(value)) if b'"\\u0000' in data else data
+
+
+def _without_nul(value: Any) -> Any:
+    """A text that begins with NUL would be read as bytes, so its bytes are what is sent."""
+    if isinstance(value, str):
+        return "\0" + b64encode(value.encode()).decode() if value.startswith("\0") else value
+    if isinstance(value, dict):
+        return {key: _without_nul(item) for key, item in value.items()}
+    return [_without_nul(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _from_msgpack(payload: bytes, depth: int) -> Any:
     return msgspec.msgpack.decode(payload)
 
 
@@ -45,19 +60,29 @@ class _AllTags(dict[int, Callable[..., NoReturn]]):
         return _no_tag
 
 
-def _cbor(payload: bytes, depth: int) -> Any:
+def _from_cbor(payload: bytes, depth: int) -> Any:
     return cbor2.loads(
         payload, max_depth=depth, semantic_decoders=_AllTags(), tag_hook=_no_tag, strict_hashable_types=True
     )
 
 
+#: What writes a value, for each subprotocol.
+WRITERS: Final[dict[str, Callable[[Any], bytes]]] = {
+    "wamp.2.json": _to_json,
+    "wamp.2.msgpack": msgspec.msgpack.encode,
+    "wamp.2.cbor": cbor2.dumps,
+}
+
+#: Those that go in binary frames.
+BINARY: Final = frozenset({"wamp.2.msgpack", "wamp.2.cbor"})
+
 SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 
 #: What reads a payload, for each subprotocol. They raise whatever their libraries raise. The depth may be exceeded.
 READERS: Final[dict[str, Callable[[bytes, int], Any]]] = {
-    "wamp.2.json": _json,
-    "wamp.2.msgpack": _msgpack,
-    "wamp.2.cbor": _cbor,
+    "wamp.2.json": _from_json,
+    "wamp.2.msgpack": _from_msgpack,
+    "wamp.2.cbor": _from_cbor,
 }
 
 
