@@ -1,6 +1,6 @@
 """Measure Mercury: `make bench`, or `make bench ARGS="--quick"`. The tables are printed as Markdown.
 
-`make bench ARGS="cluster"` and `make bench ARGS="scale"` measure something else: see bench/cluster.py and scale.py.
+`make bench ARGS="cluster"`, "scale" and "wamp" measure something else: see bench/cluster.py, scale.py and wamp.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from typing import get_args
 
-from bench import cluster, report, scale
+from bench import cluster, report, scale, wamp
 from bench.runs import Figures, Results, Settings, run
 from bench.scenarios import BY_NAME, QUICK, SCENARIOS, Scenario, Store, fewer
 from bench.servers import BINARIES, LOAD_CORE, BenchError, pin
@@ -96,7 +96,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        part = {"cluster": cluster.main, "scale": scale.main}.get("".join(sys.argv[1:2]))
+        part = {"cluster": cluster.main, "scale": scale.main, "wamp": wamp.main}.get("".join(sys.argv[1:2]))
         part(sys.argv[2:]) if part else main()
     except BenchError as error:
         sys.exit(f"bench: {error}")

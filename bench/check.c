@@ -3,7 +3,8 @@
  *
  *   ~T <16 hex digits: CLOCK_MONOTONIC in ns> <8: number, 1, 2, 3 ... for each sender> <4: sender's index> <filler>
  *
- * without the spaces. In mercury.v2.json other events come too: those with a seq must fit into the same order.
+ * without the spaces. In mercury.v2.json other events come too: those with a seq must fit into the same order. What is
+ * not a message in WAMP is looked at in wamp.c.
  */
 #define _GNU_SOURCE
 #include "load.h"
@@ -54,15 +55,17 @@ static const char *filler(void)
 void say(struct connection *c, uint64_t at)
 {
     static char frame[1 << 17];
-    const char *head = protocol == V2 ? "{\"type\":\"send\"" : "{\"type\":1";
-    int n = snprintf(frame, 1024, "%s,\"rid\":\"%s\",\"text\":\"~T", head, c->room);
+    const char *head = protocol == V2 ? "{\"type\":\"send\"" : "{\"type\":1", *tail = protocol < WAMP ? "\"}" : "\"]]";
+    c->sent++;
+    int n = protocol < WAMP ? snprintf(frame, 1024, "%s,\"rid\":\"%s\",\"text\":\"~T", head, c->room)
+                            : wamp_say_start(c, frame, 1024);
     write_hex(frame + n, at, 16);
-    write_hex(frame + n + 16, ++c->sent, 8);
+    write_hex(frame + n + 16, c->sent, 8);
     write_hex(frame + n + 24, (uint64_t)c->index, 4);
     memcpy(frame + n + 28, filler(), text_bytes - STAMP);
-    memcpy(frame + n + text_bytes - 2, "\"}", 2);
+    memcpy(frame + n + text_bytes - 2, tail, strlen(tail));
     tally.sent++;
-    connection_send_text(c, frame, (size_t)n + text_bytes);
+    connection_send_text(c, frame, (size_t)n + text_bytes - 2 + strlen(tail));
 }
 
 /* A key of a frame. A run's frames look alike, so the place where it stood last is tried first. */
@@ -70,7 +73,8 @@ struct key {
     const char *name;
     size_t size, last;
 };
-static struct key SEQ = {"\"seq\":", 6, 0}, RID = {"\"rid\":\"", 7, 0}, TEXT = {"\"text\":\"~T", 10, 0};
+static struct key SEQ = {"\"seq\":", 6, 0}, RID = {"\"rid\":\"", 7, 0};
+static struct key TEXT = {"\"text\":\"~T", 10, 0}, ARGUMENT = {"[\"~T", 4, 0};
 
 /* What follows the key in the frame, or NULL. */
 static const char *find(struct key *key, const char *frame, size_t size)
@@ -84,8 +88,8 @@ static const char *find(struct key *key, const char *frame, size_t size)
     return at + key->size;
 }
 
-/* The seq must be the next of the room. Frames end in '}', so reading digits stays within the frame. */
-static int check_seq(struct connection *c, const char *frame, size_t size)
+/* The seq must be the next of the room. Frames end in '}' or ']', so reading digits stays within the frame. */
+int check_seq(struct connection *c, const char *frame, size_t size)
 {
     const char *digit = find(&SEQ, frame, size);
     if (!digit)
@@ -102,6 +106,13 @@ static int check_seq(struct connection *c, const char *frame, size_t size)
     return 1;
 }
 
+/* The seq of a caught_up. */
+int64_t check_caught_up(const char *frame, size_t size)
+{
+    const char *seq = find(&SEQ, frame, size);
+    return seq ? atoll(seq) : -1;
+}
+
 static int of_own_room(const struct connection *c, const char *frame, size_t size)
 {
     const char *rid = find(&RID, frame, size);
@@ -109,12 +120,19 @@ static int of_own_room(const struct connection *c, const char *frame, size_t siz
     return rid && (size_t)(frame + size - rid) > length && !memcmp(rid, c->room, length) && rid[length] == '"';
 }
 
-static void check_message(struct connection *c, const char *frame, size_t size, uint64_t now)
+/* Whether a WAMP event is a message: its first argument is a text of this program's. */
+int check_is_message(const char *frame, size_t size)
 {
-    const char *text = find(&TEXT, frame, size);
+    return find(&ARGUMENT, frame, size) != NULL;
+}
+
+void check_message(struct connection *c, const char *frame, size_t size, uint64_t now)
+{
+    const char *text = find(protocol < WAMP ? &TEXT : &ARGUMENT, frame, size);
     size_t rest = text_bytes - STAMP;
     if (!text || (size_t)(frame + size - text) < 28 + rest + 2 || memcmp(text + 28, filler(), rest)
-        || text[28 + rest] != '"' || !of_own_room(c, frame, size) || !check_seq(c, frame, size)) {
+        || text[28 + rest] != '"'
+        || (protocol != ROUTER && (!of_own_room(c, frame, size) || !check_seq(c, frame, size)))) {
         tally.damaged++;
         check_complain(c, "not a whole message of this room", frame, size);
         return;
@@ -147,8 +165,7 @@ static void check_v2_event(struct connection *c, const char *frame, size_t size)
     else if (is(frame, size, "joined") || is(frame, size, "left"))
         check_seq(c, frame, size);
     else if (is(frame, size, "caught_up")) {
-        const char *seq = find(&SEQ, frame, size);
-        c->seq = seq ? atoll(seq) : -1;
+        c->seq = check_caught_up(frame, size);
         if (c->state == LOGGING_IN)
             connection_ready(c);
     } else if (!is(frame, size, "hello") && !is(frame, size, "presence")) {
@@ -159,9 +176,11 @@ static void check_v2_event(struct connection *c, const char *frame, size_t size)
 
 void check_text_frame(struct connection *c, const char *frame, size_t size, uint64_t now)
 {
-    if (size < 2 || frame[size - 1] != '}') {
+    if (size < 2 || frame[size - 1] != (protocol < WAMP ? '}' : ']')) {
         tally.damaged++;
-        check_complain(c, "not a JSON object", frame, size);
+        check_complain(c, "not a whole JSON text", frame, size);
+    } else if (protocol >= WAMP) {
+        check_wamp_frame(c, frame, size, now);
     } else if (protocol == V2) {
         if (is(frame, size, "message"))
             check_message(c, frame, size, now);

@@ -130,18 +130,21 @@ static void send_frame(struct connection *c, int opcode, const char *payload, si
 
 void connection_send_text(struct connection *c, const char *text, size_t size)
 {
-    if (c->state == READY)
+    if (c->state == READY || c->state == LOGGING_IN)
         send_frame(c, TEXT, text, size);
 }
 
+static const char *const SUBPROTOCOLS[] = {NULL, "mercury.v2.json", "wamp.2.json", "wamp.2.json"};
+
 static void send_handshake(struct connection *c)
 {
+    const char *offered = SUBPROTOCOLS[protocol];
     char request[2048];
     int n = snprintf(request, sizeof request,
                      "GET /ws/connect?token=%s&member=%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
-                     "Connection: Upgrade\r\nSec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+                     "Connection: Upgrade\r\nSec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
                      c->token, c->member, c->port, KEY,
-                     protocol == V2 ? "Sec-WebSocket-Protocol: mercury.v2.json\r\n" : "");
+                     offered ? "Sec-WebSocket-Protocol: " : "", offered ? offered : "", offered ? "\r\n" : "");
     c->state = HANDSHAKE;
     watch(c, EPOLL_CTL_MOD, EPOLLIN);
     transmit(c, request, (size_t)n);
@@ -154,14 +157,17 @@ static size_t check_handshake(struct connection *c, char *data, size_t size)
     if (!end)
         return 0;
     *end = 0;
-    int agreed = protocol == SEED || strcasestr(data, "sec-websocket-protocol: mercury.v2.json");
-    if (strncmp(data, "HTTP/1.1 101 ", 13) || !strstr(data, ACCEPT) || !agreed) {
+    const char *agreed = strcasestr(data, "sec-websocket-protocol: ");
+    if (strncmp(data, "HTTP/1.1 101 ", 13) || !strstr(data, ACCEPT)
+        || (protocol != SEED && !(agreed && strstr(agreed, SUBPROTOCOLS[protocol])))) {
         connection_close(c, data);
         return 0;
     }
     c->state = LOGGING_IN;
     if (protocol == SEED)
         connection_ready(c); /* it answers a good token with 101, and says no more */
+    else if (protocol != V2)
+        wamp_hello(c);
     return (size_t)(end + 4 - data);
 }
 

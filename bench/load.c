@@ -12,6 +12,8 @@
  *   idle    connect, report, and stay until standard input ends
  *   storm   connect all, --handshakes at a time, report, and leave
  *
+ * --protocol is seed, v2, wamp, or router: WAMP to any router that lets everybody into its realm `mercury`.
+ *
  * --rate R instead sends R messages a second in all (fanout: the first member, else all in turn), and counts each
  * delay from the time the message was due: what a server holds up, it cannot hide. After --warm-up seconds, --seconds
  * are measured, between lines `begin` and `end` on standard output, which lets others measure the same time; then what
@@ -38,6 +40,8 @@
 
 enum scenario { FANOUT, PAIRS, RELAY, ALONE, IDLE, STORM };
 static const char *const SCENARIOS[] = {"fanout", "pairs", "relay", "alone", "idle", "storm"};
+static const char *const PROTOCOLS[] = {"seed", "v2", "wamp", "router"};
+#define PROTOCOL_COUNT (int)(sizeof PROTOCOLS / sizeof *PROTOCOLS)
 #define SCENARIO_COUNT (int)(sizeof SCENARIOS / sizeof *SCENARIOS)
 
 enum protocol protocol;
@@ -231,7 +235,7 @@ static void load_until(uint64_t end, double *next)
 static uint64_t await_rest(void)
 {
     uint64_t progress = now_ns(), before = 0;
-    while ((tally.deliveries < due() || (protocol == V2 && tally.acknowledged < tally.sent)) && !tally.closed
+    while ((tally.deliveries < due() || (protocol != SEED && tally.acknowledged < tally.sent)) && !tally.closed
            && now_ns() - progress < PATIENCE) {
         poll_events(SECOND / 50);
         if (tally.deliveries != before) {
@@ -240,7 +244,7 @@ static uint64_t await_rest(void)
         }
     }
     poll_for(SECOND / 5);
-    if (protocol == V2 && tally.acknowledged != tally.sent)
+    if (protocol != SEED && tally.acknowledged != tally.sent)
         tally.refused += 1;
     return due() > tally.deliveries ? due() - tally.deliveries : 0;
 }
@@ -340,7 +344,11 @@ static void read_options(int argc, char **argv)
                 if (!strcmp(optarg, SCENARIOS[i]))
                     scenario = (enum scenario)i;
             break;
-        case PROTOCOL: protocol = strcmp(optarg, "v2") ? SEED : V2; break;
+        case PROTOCOL:
+            for (int i = 0; i < PROTOCOL_COUNT; i++)
+                if (!strcmp(optarg, PROTOCOLS[i]))
+                    protocol = (enum protocol)i;
+            break;
         case MEMBERS: members = optarg; break;
         case IN_FLIGHT: in_flight = strtoull(optarg, NULL, 10); break;
         case RATE: rate = atof(optarg); break;

@@ -1,8 +1,9 @@
-/* What the load generator's three parts share.
+/* What the load generator's four parts share.
  *
  *   load.c        the scenarios: who sends when, the measured window, the report
  *   connection.c  one WebSocket connection over a non-blocking socket: handshake, frames in, frames out
  *   check.c       what a frame says: is it the very next one of its room, whole, and meant for this member?
+ *   wamp.c        the same for WAMP: logging in, subscribing, and what is no message
  *
  * One thread, one epoll. Nothing is sampled: every frame is read and checked.
  */
@@ -12,7 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum protocol { SEED, V2 };
+/* WAMP is Mercury's; ROUTER any WAMP router that lets everybody in: it stores nothing, so its events have no seq. */
+enum protocol { SEED, V2, WAMP, ROUTER };
 enum state { UNUSED, CONNECTING, HANDSHAKE, LOGGING_IN, READY, CLOSED };
 
 /* A growing piece of memory. */
@@ -31,6 +33,7 @@ struct connection {
     int64_t seq;              /* the room's last seq seen here; -1: none yet */
     uint32_t sent;            /* how many messages it has sent */
     uint32_t own, others;     /* the number of the last message that came back, and of the last one of somebody else */
+    char event[32];           /* WAMP: how its subscription's events begin */
 };
 
 /* What has been counted since the start. A window's figures are the difference of two of these. */
@@ -67,9 +70,18 @@ void connection_close(struct connection *c, const char *why);
 
 /* check.c */
 void check_text_frame(struct connection *c, const char *frame, size_t size, uint64_t now);
+int check_is_message(const char *frame, size_t size);
+void check_message(struct connection *c, const char *frame, size_t size, uint64_t now);
+int check_seq(struct connection *c, const char *frame, size_t size);
+int64_t check_caught_up(const char *frame, size_t size);
 void check_complain(const struct connection *c, const char *what, const char *frame, size_t size);
 void say(struct connection *c, uint64_t at);
 void histogram_add(struct histogram *h, uint64_t ns);
 double histogram_ms(const struct histogram *h, double quantile);
+
+/* wamp.c */
+void wamp_hello(struct connection *c);
+int wamp_say_start(const struct connection *c, char *frame, size_t room);
+void check_wamp_frame(struct connection *c, const char *frame, size_t size, uint64_t now);
 
 #endif

@@ -19,7 +19,7 @@ class Scenario:
     connections: int
     stores: tuple[Store, ...]
     in_flight: int = 1
-    protocol: Literal["seed", "v2"] = "seed"
+    protocol: Literal["seed", "v2", "wamp", "router"] = "seed"
     handshakes: int = 64
     half_of: str | None = None
 

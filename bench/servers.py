@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.scenarios import Scenario
@@ -54,14 +54,20 @@ class Server:
         flags: Sequence[str] = (),
         core: int | None = SERVER_CORE,
     ) -> None:
-        self.store = store
         self.ws_port, self.api_port = free_ports(2)
-        self.log = folder / "server.log"
         flags = flags or [f"--storage.type={store}", f"--sqlite.path={folder / 'mercury.sqlite'}"]
         floor = [str(BINARIES / "floor"), str(self.ws_port)]
         command = floor if store == "floor" else self.mercury(flags, profile)
         # The benchmark's own settings only: not the user's, from the environment or from a file beside the project.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MERCURY_")} | {"PYTHONPATH": str(ROOT)}
+        self.launch(store, folder, command, environment, core)
+
+    def launch(
+        self, store: str, folder: Path, command: Sequence[str], environment: Mapping[str, str], core: int | None
+    ) -> None:
+        """Start the process."""
+        self.store = store
+        self.log = folder / "server.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -107,9 +113,9 @@ class Server:
             time.sleep(0.05)
 
     def is_ready(self) -> bool:
-        """Whether Mercury says so, or the floor accepts connections."""
+        """Whether Mercury says so, or another server accepts connections."""
         try:
-            if self.store == "floor":
+            if self.store in ("floor", "crossbar"):
                 socket.create_connection(("127.0.0.1", self.ws_port), 1).close()
                 return True
             api = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=5)

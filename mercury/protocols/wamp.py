@@ -19,11 +19,10 @@ from autobahn.wamp.serializer import Serializer
 
 from mercury import commands, events
 from mercury.model import Entry
-from mercury.protocols.wamp_bytes import READERS, WRITERS, as_in_json, is_plain
+from mercury.protocols.wamp_bytes import BINARY, READERS, WRITERS, as_in_json, is_plain
 from mercury.protocols.wamp_topics import ALL, LOG, Topic, spelled, topic_of
 
 NAMES: Final = tuple(READERS)
-JSON: Final = "wamp.2.json"
 
 #: What a client may send; the roles of a router are ours. REQUESTS have an id (basic profile, IDs, session scope).
 REQUESTS: Final = frozenset(
@@ -123,7 +122,7 @@ class Packer:
         self.name = name
         self._depth = depth
         self._read, self._write = READERS[name], WRITERS[name]
-        self.binary = name != JSON
+        self.binary = name in BINARY
 
     def pack(self, message: wamp.Message) -> bytes:
         """A message's bytes."""

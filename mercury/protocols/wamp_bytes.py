@@ -117,6 +117,9 @@ def _as_bytes(value: Any) -> Any:
     return [_as_bytes(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+#: Those that go in binary frames.
+BINARY: Final = frozenset({"wamp.2.msgpack", "wamp.2.cbor"})
+
 #: What writes a message's values, for each subprotocol.
 WRITERS: Final[dict[str, Callable[[Any], bytes]]] = {
     "wamp.2.json": _to_json,
