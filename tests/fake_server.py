@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from typing import Any, cast
 
+from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -48,8 +50,9 @@ class Session(WebSocketServerProtocol):
         self.tell_raw(json.dumps(event).encode())
 
     def tell_raw(self, payload: bytes) -> None:
-        """Send a frame, whatever it is."""
-        self.sendMessage(payload)  # type: ignore[no-untyped-call]
+        """Send a frame, whatever it is; on a connection that is closing it is lost."""
+        with suppress(Disconnected):
+            self.sendMessage(payload)  # type: ignore[no-untyped-call]
 
     def quit(self, code: int, reason: str) -> None:
         """Close with any code; Autobahn's sendClose lets only an application's own pass."""
