@@ -20,6 +20,7 @@ from zope.interface import implementer
 from mercury.model import Token
 from mercury.ports import IConnection
 from mercury.protocols.wamp import Packer
+from mercury.protocols.wamp_topics import ALL, LOG, SIGNALS, Topic
 from mercury.transports.wamp import Realm, WampSession
 from mercury.transports.wamp_wires import WampWires
 
@@ -55,8 +56,12 @@ def brief(message: list[Any]) -> tuple[Any, ...]:
     if kind == RESULT:
         return (kind, message[1], *(message[3] if len(message) > 3 else ()))
     if kind == EVENT:
-        _, _, _, details, args, kwargs = message
-        return (kind, details["topic"], kwargs["type"], *([kwargs["seq"]] if "seq" in kwargs else []), *args)
+        _, subscription, _, details, args, kwargs = message
+        topic = Topic(kwargs["type"] if kwargs["type"] in SIGNALS else LOG, kwargs["rid"])
+        inbox = subscription == Topic(ALL).subscription
+        assert inbox or subscription == topic.subscription
+        assert details == ({"topic": topic.uri} if inbox else {})  # elsewhere it is what was subscribed to
+        return (kind, topic.uri, kwargs["type"], *([kwargs["seq"]] if "seq" in kwargs else []), *args)
     return tuple(message)
 
 

@@ -317,7 +317,9 @@ class Log:
 
     def _event(self, rid: str, id: int, args: list[str], kwargs: dict[str, Any]) -> bytes:
         uri, subscription = spelled(Topic(LOG, rid))
-        return self._pack(wamp.Event(self._inbox or subscription, id, args=args, kwargs=kwargs, topic=uri))
+        if self._inbox is None:  # clients know which topic that is (basic profile, EVENT)
+            return self._pack(wamp.Event(subscription, id, args=args, kwargs=kwargs))
+        return self._pack(wamp.Event(self._inbox, id, args=args, kwargs=kwargs, topic=uri))
 
 
 class Signals:
@@ -337,6 +339,5 @@ class Signals:
             or event.__struct_config__.tag != self._kind
         ):
             return ()
-        topic = Topic(self._kind, event.rid)
-        kwargs = msgspec.to_builtins(event)
-        return (self._pack(wamp.Event(topic.subscription, publication(), args=[], kwargs=kwargs, topic=topic.uri)),)
+        _, subscription = spelled(Topic(self._kind, event.rid))
+        return (self._pack(wamp.Event(subscription, publication(), args=[], kwargs=msgspec.to_builtins(event))),)

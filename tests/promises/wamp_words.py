@@ -117,8 +117,9 @@ class Words:
 
     def _event(self, event: wamp.Event) -> Frame:
         subscribed, kwargs = self.topics[event.subscription], event.kwargs
-        room = event.topic.removeprefix(ROOMS)
-        assert subscribed in (INBOX, ROOMS, event.topic), f"{event.topic} came by the subscription to {subscribed}"
+        topic = event.topic or subscribed  # told where the subscription is to more than one
+        room = topic.removeprefix(ROOMS)
+        assert subscribed in (INBOX, ROOMS, topic), f"{topic} came by the subscription to {subscribed}"
         assert room.partition(".")[2] == (kwargs["type"] if kwargs["type"] in SIGNALS else "")
         if kwargs["type"] == "message":
             assert event.publication == kwargs["id"]

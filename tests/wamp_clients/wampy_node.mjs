@@ -26,7 +26,7 @@ function onSession(details) {
 }
 
 function onEvent({details, argsList, argsDict}) {
-   say({saw: "event", text: argsList[0], topic: details.topic, ...argsDict});
+   say({saw: "event", text: argsList[0], topic: details.topic ?? task.topic, ...argsDict});
    if (argsDict.seq && argsDict.type !== "caught_up") {
       authextra.resume.rooms[argsDict.rid] = argsDict.seq;
    }
