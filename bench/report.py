@@ -9,6 +9,7 @@ import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from bench import svg
 from bench.runs import Results
@@ -33,24 +34,27 @@ def table(head: list[str], rows: list[list[str]], words: int = 2) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows]) + "\n"
 
 
+#: What is told of a scenario with traffic: title, figure, digits.
+TRAFFIC: Final = [
+    ("messages/s", "messages_per_s", 0),
+    ("deliveries/s", "deliveries_per_s", 0),
+    ("p50 ms", "p50_ms", 2),
+    ("p99 ms", "p99_ms", 2),
+    ("bytes a frame", "frame_bytes", 0),
+    ("deliveries a read", "deliveries_per_read", 1),
+    ("server CPU", "server_cpu", 2),
+    ("load CPU", "load_cpu", 2),
+    ("others' CPU", "others_cpu", 2),
+]
+
+
 def traffic(results: Results, kinds: tuple[Kind, ...]) -> str:
     """Rates, delays and CPU, a row for each scenario and store."""
-    figures = [
-        ("messages/s", "messages_per_s", 0),
-        ("deliveries/s", "deliveries_per_s", 0),
-        ("p50 ms", "p50_ms", 2),
-        ("p99 ms", "p99_ms", 2),
-        ("bytes a frame", "frame_bytes", 0),
-        ("deliveries a read", "deliveries_per_read", 1),
-        ("server CPU", "server_cpu", 2),
-        ("load CPU", "load_cpu", 2),
-        ("others' CPU", "others_cpu", 2),
-    ]
     rows = [
-        [BY_NAME[name].title, NAMES[store], *(cell(results.median(name, store, key), n) for _, key, n in figures)]
+        [BY_NAME[name].title, NAMES[store], *(cell(results.median(name, store, key), n) for _, key, n in TRAFFIC)]
         for name, store in ordered(results, kinds)
     ]
-    return table(["scenario", "store", *(title for title, _, _ in figures)], rows)
+    return table(["scenario", "store", *(title for title, _, _ in TRAFFIC)], rows)
 
 
 def connections(results: Results) -> str:

@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from bench import report
 from bench.crossbar import VERSION, Crossbar, install
-from bench.report import cell, table
+from bench.report import TRAFFIC, cell, table
 from bench.runs import Figures, check_status, load_command, read_figures
 from bench.scenarios import Scenario
 from bench.servers import LOAD_CORE, ROOT, BenchError, Server, pin
@@ -36,19 +36,6 @@ WARM_UP: Final = 1.0  # seconds
 
 #: WAMP's deliveries a second, beside whose, and how much of them at least.
 EXPECTED: Final[tuple[tuple[Who, float], ...]] = (("v2", 0.8), ("crossbar", 5.0))
-
-#: Title, figure, digits.
-COLUMNS: Final = [
-    ("messages/s", "messages_per_s", 0),
-    ("deliveries/s", "deliveries_per_s", 0),
-    ("p50 ms", "p50_ms", 2),
-    ("p99 ms", "p99_ms", 2),
-    ("bytes a frame", "frame_bytes", 0),
-    ("deliveries a read", "deliveries_per_read", 1),
-    ("server CPU", "server_cpu", 2),
-    ("load CPU", "load_cpu", 2),
-    ("others' CPU", "others_cpu", 2),
-]
 
 
 def measure(who: Who, in_flight: int, seconds: float, members: int, profile: str = "") -> Figures:
@@ -70,7 +57,7 @@ def measure(who: Who, in_flight: int, seconds: float, members: int, profile: str
 
 def brief(figures: Figures) -> str:
     """One line for a run that has just ended."""
-    return ", ".join(f"{title} {figures[key]:,.{digits}f}" for title, key, digits in COLUMNS)
+    return ", ".join(f"{title} {figures[key]:,.{digits}f}" for title, key, digits in TRAFFIC)
 
 
 def median(runs: Runs, who: Who, in_flight: int, figure: str) -> float | None:
@@ -91,12 +78,12 @@ def full(runs: Runs, arguments: Sequence[str], members: int) -> str:
     place = report.conditions(f'make bench ARGS="{" ".join(["wamp", *arguments])}"')
     how = f"Crossbar {VERSION}. Server on core 0, load on core 1. Medians of {max(map(len, runs.values()))} rounds."
     rows = [
-        [WHO[who], str(in_flight), *(cell(median(runs, who, in_flight, key), digits) for _, key, digits in COLUMNS)]
+        [WHO[who], str(in_flight), *(cell(median(runs, who, in_flight, key), digits) for _, key, digits in TRAFFIC)]
         for in_flight in IN_FLIGHT
         for who in WHO
         if (who, in_flight) in runs
     ]
-    titles = [f"1 sender to {members:,} members", "in flight", *(title for title, _, _ in COLUMNS)]
+    titles = [f"1 sender to {members:,} members", "in flight", *(title for title, _, _ in TRAFFIC)]
     return "\n".join([f"{place} {how}\n", table(titles, rows), expectations(runs)])
 
 
