@@ -106,16 +106,13 @@ class Ear(Listener):
         Deferred.fromCoroutine(self._open(first)).addErrback(self._failed)
 
     async def _open(self, first: bool) -> None:
-        places = await self._chat.store.places(self.mid, "")
-        changed, self.opening = self.opening or {}, None
+        places, joined = self.opened(await self._chat.store.places(self.mid, ""))
         if self.why is not None:
             return
         for place in places:
-            if place.rid not in changed:
-                self._chat.hub.listen(self, place.rid, place.head + 1)
-        for rid, (joined, is_in) in changed.items():
-            if is_in:
-                self._chat.hub.listen(self, rid, joined)
+            self._chat.hub.listen(self, place.rid, place.head + 1)
+        for rid, seq in joined.items():
+            self._chat.hub.listen(self, rid, seq)
         if first:
             for room in self.rooms:
                 self._chat.nodes.presence(room.rid, self.mid, True, but=self)

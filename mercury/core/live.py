@@ -10,10 +10,10 @@ asked for a room's log keeps its place in it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mercury.closing import Closing
-from mercury.model import Entry
+from mercury.model import Entry, Place
 from mercury.ports import IConnection, IWire
 
 
@@ -115,6 +115,18 @@ class Listener(ABC):
         self.rooms: dict[LiveRoom, int] = {}
         self.opening: dict[str, tuple[int, bool]] | None = None
         self.is_slow = False
+
+    def opened(self, places: Sequence[Place]) -> tuple[list[Place], dict[str, int]]:
+        """The member's places were read, and `opening` ends: the places that hold, and the rooms that they were put
+        into since, with the seq of that.
+
+        What was told meanwhile may be older than what was read (after a doubt even places are told again), so only what
+        comes behind a place's own joining changes it.
+        """
+        told, self.opening = self.opening or {}, None
+        joined = {place.rid: place.joined for place in places}
+        newer = {rid: change for rid, change in told.items() if change[0] > joined.get(rid, 0)}
+        return [p for p in places if p.rid not in newer], {rid: seq for rid, (seq, is_in) in newer.items() if is_in}
 
     def hears(self, rid: str) -> bool:
         """Whether it is to get this room's log; else it pauses there."""

@@ -97,13 +97,12 @@ class Session(Listener):
         self.mid, self.token, self._expires = token.mid, token.digest, token
         self.opening = {}
         first = self._chat.hub.enter(self, checked)
-        places = await self._chat.store.places(self.mid, self.device)
-        changed, self.opening = self.opening, None
+        places, joined = self.opened(await self._chat.store.places(self.mid, self.device))
         if not self._open:
             return
         self._chat.hub.outbox.hold()
         try:
-            self._begin([p for p in places if p.rid not in changed], changed, resume)
+            self._begin(places, joined, resume)
         finally:
             self._chat.hub.outbox.release()
         if first:
@@ -115,18 +114,17 @@ class Session(Listener):
             self._timer.cancel()
         self._timer = None
 
-    def _begin(self, places: list[Place], changed: dict[str, tuple[int, bool]], resume: commands.Resume | None) -> None:
+    def _begin(self, places: list[Place], joined: dict[str, int], resume: commands.Resume | None) -> None:
         hub, epoch = self._chat.hub, self._chat.store.epoch
         states = [events.room_state(place) for place in places]
         heartbeat = self._chat.heartbeat.interval
         self._greet(events.Hello(self.mid, self.device, epoch, heartbeat, states))
         for place in places:
             hub.listen(self, place.rid, self._resume_at(place, resume, epoch))
-        for rid, (joined, is_in) in changed.items():
-            if is_in:
-                if resume is not None and rid in resume.rooms:  # left and joined again meanwhile
-                    self._tell_of(rid, events.Reset(rid, joined - 1))
-                hub.listen(self, rid, joined)
+        for rid, seq in joined.items():
+            if resume is not None and rid in resume.rooms:  # left and joined again meanwhile
+                self._tell_of(rid, events.Reset(rid, seq - 1))
+            hub.listen(self, rid, seq)
         for room in self.rooms:
             if not room.cold and self not in room.behind and self not in room.paused:
                 self.caught_up(room)
