@@ -26,7 +26,7 @@ help: ## list these commands
 
 run: ## run the server here until Ctrl-C; flags: make run ARGS="--server.ws.port=7010"
 	$(INSTALL) .venv/run
-	@exec $(BIN)/twistd --nodaemon --pidfile= mercury $(ARGS)
+	@exec $(BIN)/mercury $(ARGS)
 
 client: ## chat in a terminal: make client MEMBER=1 ARGS="--room=2333"
 	$(INSTALL) .venv/run

@@ -45,7 +45,7 @@ mercury-keys new [--last] FILE
 
 new      Make a key, and put it first into the file: from the next start on texts are encrypted with it. With --last
          put it last: what other nodes encrypt with it can be read.
-rewrite  Encrypt what is stored with the first key, while the nodes run. FLAGS are those of twistd mercury: give those
+rewrite  Encrypt what is stored with the first key, while the nodes run. FLAGS are those of mercury: give those
          that choose the store, and --crypto.keys.
 
 api new  Make a key for the REST API. NAME is whose it is. It is printed once; only its hash is configured.

@@ -1,4 +1,4 @@
-"""The flags of `twistd mercury`, made from the schema in mercury/config.py.
+"""The flags of `mercury`, made from the schema in mercury/config.py.
 
 After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told.
 """
@@ -56,7 +56,7 @@ class Options(usage.Options):
             return
         if self.parent is None:
             raise usage.UsageError(line)
-        sys.exit(f"twistd {self.parent.subCommand}: {line}")
+        sys.exit(f"mercury: {line}")
 
     def parseArgs(self, *args: str) -> None:
         """There are none; what is left over may be a secret, so it is not repeated."""
@@ -75,6 +75,10 @@ class Options(usage.Options):
         """Display Mercury's version and exit."""
         print("Mercury", __version__)
         sys.exit(0)
+
+    def getSynopsis(self) -> str:
+        """How it is called. twistd's would name twistd's flags as well, which are given before the word `mercury`."""
+        return "Usage: mercury [options]"
 
     def getUsage(self, width: int | None = None) -> str:
         """The help: flags in sections, with their defaults."""

@@ -19,7 +19,7 @@ END = "<!-- end of what is made -->\n"
 
 EXAMPLE_HEAD = """\
 # Mercury's settings, each with its default: delete what you do not change. docs/configuration.md says more.
-# Use it by `twistd mercury --config FILE`, or as ./mc.cnf.toml, which is read if it is there.
+# Use it by `mercury --config FILE`, or as ./mc.cnf.toml, which is read if it is there.
 # Made from mercury/config.py by `python -m mercury.reference`.
 """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -161,7 +162,11 @@ class MercuryService(Service):
             listening.scheme(plain) for listening, plain in zip(self.listenings, ("http", "ws", "http"), strict=False)
         ]
         api, ports = f"{schemes[0]}://{rest}", (rest.rpartition(":")[2], ws.rpartition(":")[2])
-        other = "" if ports == ("6009", "6010") else ' ARGS="--api.port={} --ws.port={}"'.format(*ports)
+        flags = "" if ports == ("6009", "6010") else " --api.port={} --ws.port={}".format(*ports)
+        if shutil.which("mercury-client"):
+            client = f"mercury-client --member={{}}{flags}"
+        else:  # a checkout, by `make run`
+            client = "make client MEMBER={}" + (f' ARGS="{flags.strip()}"' if flags else "")
         pages = "".join(f"  goTalk      {schemes[2]}://{at}/   for {self._config.gotalk.address}\n" for at in gotalk)
         return (
             f"\nMercury {__version__} is ready. Ctrl-C stops it.\n\n"
@@ -170,8 +175,8 @@ class MercuryService(Service):
             f"{pages}"
             f"  Store       {where}\n\n"
             f"Now chat, in two other terminals:\n\n"
-            f"  make client MEMBER=1{other}\n"
-            f"  make client MEMBER=2{other}\n\n"
+            f"  {client.format(1)}\n"
+            f"  {client.format(2)}\n\n"
             f"or ask for a token:  curl {api}/api/token/1\n"
         )
 
