@@ -18,7 +18,7 @@ from math import ceil
 from typing import Any, NamedTuple, NoReturn
 
 from twisted.application.service import IServiceCollection, Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.task import LoopingCall, deferLater
@@ -72,6 +72,7 @@ class MercuryService(Service):
         self._warnings = warnings
         self._twistd = parent or {}
         self._ports: list[IListeningPort] = []
+        self._starting: Deferred[None] = succeed(None)
         self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = reactor
 
@@ -95,7 +96,7 @@ class MercuryService(Service):
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
-        Deferred.fromCoroutine(self._start()).addErrback(self._failed)
+        self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 
     def _bind(self, listening: Listening) -> IListeningPort:
         """An endpoint's listening port; TCP, UNIX and systemd endpoints have theirs at once."""
@@ -145,6 +146,8 @@ class MercuryService(Service):
 
     def _failed(self, failure: Failure) -> None:
         """The store cannot be opened: say so in one line and end with an exit code."""
+        if not self.running:
+            return  # told to stop before it was ready, which is no failure
         if isinstance(failure.value, MercuryError):
             line = f"mercury: {failure.value.reason}"
         else:
@@ -209,6 +212,7 @@ class MercuryService(Service):
 
     async def _stop(self) -> None:
         self.ready = False
+        self._starting.cancel()
         chat = self._chat
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
         if self._sweeping.running:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from promises.clockwork import Clockwork, Device
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
 
 from mercury import closing, commands, service
 from mercury.config import Config, Drain
@@ -47,6 +48,24 @@ def test_connections_are_closed_a_few_at_a_time(seconds: float, lasts: float, mo
     assert most == (40 if not lasts else round(40 / lasts / 10))
     node.wait(service.GOODBYE_SECONDS)
     assert stopped.called
+
+
+def test_a_stop_before_the_store_is_open_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else `systemctl stop` right after `start` would leave a failed unit behind."""
+    monkeypatch.setattr(service.signal, "signal", lambda *_: None)
+    node = Clockwork()
+    node.store.shut = {"open"}
+    reactor: Any = node.clock
+    mercury = MercuryService(reactor, node.chat, Config(), [], None)
+    with capturedLogs() as events:
+        mercury.startService()
+        stopped = mercury.stopService()
+        node.settle()
+        node.store.open_gate()
+        node.settle()
+    assert stopped.called
+    assert not mercury.ready
+    assert [event for event in events if event["log_level"] > LogLevel.info] == []
 
 
 def test_what_was_begun_is_answered_and_nothing_is_begun_any_more() -> None:
