@@ -20,10 +20,18 @@ from mercury.config import Config
 from mercury.config_types import ConfigError
 from mercury.settings import CONFIG_FILE, DEFAULT_FILE, SETTINGS, Setting, as_text, load, nearest, variable
 
+FILE_VARIABLE = variable(CONFIG_FILE)
 FILE_HELP = (
-    f"The file with the settings: TOML, YAML or JSON, by its ending. Default: ${variable(CONFIG_FILE)}, else "
+    f"The file with the settings: TOML, YAML or JSON, by its ending. Default: ${FILE_VARIABLE}, else "
     f"./{DEFAULT_FILE} if it is there."
 )
+
+#: The flags that are no settings, with what they do.
+GENERAL = [
+    ("-c, --config=, --config.file=", FILE_HELP),
+    ("--version", "Display Mercury's version and exit."),
+    ("--help", "Display this help and exit."),
+]
 
 
 class Options(usage.Options):
@@ -83,13 +91,13 @@ class Options(usage.Options):
     def getUsage(self, width: int | None = None) -> str:
         """The help: flags in sections, with their defaults."""
         columns = width or int(os.environ.get("COLUMNS", "80"))
-        lines = ["Options:", *_entry("-c, --config=, --config.file=", FILE_HELP, columns)]
-        lines += [*_entry("--version", "Display Mercury's version and exit.", columns)]
-        lines += [*_entry("--help", "Display this help and exit.", columns)]
+        lines = ["Options:"]
+        for flag, text in GENERAL:
+            lines += _entry(flag, text, columns)
         for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
             lines += ["", section.__doc__ or ""]
             for setting in settings:
-                lines += _entry(f"--{setting.path}=", _help(setting), columns)
+                lines += _entry(f"--{setting.path}=", help_of(setting), columns)
         return "\n".join([*lines, ""])
 
 
@@ -98,7 +106,8 @@ def _entry(flag: str, text: str, columns: int) -> list[str]:
     return [f"  {flag}", *textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent)]
 
 
-def _help(setting: Setting) -> str:
+def help_of(setting: Setting) -> str:
+    """What a setting means, what may be given, and its default."""
     default = f"; default: {as_text(setting.default)}" if setting.default != "" else ""
     return f"{setting.description} [{setting.allowed}{default}]"
 

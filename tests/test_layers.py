@@ -18,7 +18,7 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.__main__", "mercury.tap", "mercury.service", "mercury.options", "mercury.keys"},
+    {"mercury.__main__", "mercury.tap", "mercury.service", "mercury.options", "mercury.keys", "mercury.manual"},
     {"mercury.config", "mercury.config_types", "mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
@@ -34,11 +34,11 @@ LAYERS = (
 ASIDE = {
     "mercury.backends": (
         {"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors"},
-        {"mercury.tap", "mercury.keys"},
+        {"mercury.tap", "mercury.keys", "mercury.manual"},
     ),
     "mercury.client": (
         {"mercury.commands", "mercury.events", "mercury.model", "mercury.errors", "mercury.closing", "mercury"},
-        set[str](),
+        {"mercury.manual"},
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def test_connections_are_closed_a_few_at_a_time(seconds: float, lasts: float, mo
 
 def test_a_stop_before_the_store_is_open_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else `systemctl stop` right after `start` would leave a failed unit behind."""
-    monkeypatch.setattr(service.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     node = Clockwork()
     node.store.shut = {"open"}
     reactor: Any = node.clock
