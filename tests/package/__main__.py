@@ -248,7 +248,9 @@ def use_and_upgrade(tree: Tree, newer: Path) -> None:
         say(f"upgrade to {newer.name} while it runs")
         tree.install(newer)
         asked = tree.asked_of_systemd()
-        assert any("restart" in line and "mercury.service" in line for line in asked), asked
+        restarts = [line for line in asked if "restart" in line]
+        assert any("mercury.service" in line and "mercury@*.service" in line for line in restarts), asked
+        assert not any("socket" in line for line in restarts), f"who connects meanwhile would be refused: {asked}"
         assert not any("stop" in line.split() for line in asked), asked
         assert (tree.root / SETTINGS).read_text() == settings, "the upgrade has changed the administrator's settings"
         check_files(tree)
@@ -274,7 +276,8 @@ def leave(tree: Tree, before: set[str], users: dict[str, str]) -> None:
     tree.asked_of_systemd()
     tree.apt_get("remove", "mercury")
     asked = tree.asked_of_systemd()
-    assert any("stop" in line and "mercury.service" in line for line in asked), asked
+    stops = " ".join(line for line in asked if "stop" in line.split())
+    assert {"mercury.service", "mercury@*.service"} <= set(stops.split()), asked
     kept = {path for path in tree.listing() - before if not path.startswith("var/lib/dpkg/info/")}
     assert {SETTINGS, STORE} <= kept, kept
     assert not [path for path in kept if path.startswith("usr/")], kept

@@ -38,6 +38,13 @@ def parsed(text: str) -> dict[str, Section]:
     return sections
 
 
+def _specified(text: str) -> str:
+    """A setting with its specifiers replaced, those that the units have."""
+    text = text.replace("%S", "/var/lib").replace("%t", "/run")
+    assert "%" not in text, f"{text} has a specifier that is not known here"
+    return text
+
+
 class Unit:
     """A service of an installed package. `ports`: those that its sockets have here, by those that their unit names."""
 
@@ -56,8 +63,8 @@ class Unit:
         """Run it until it says that it is ready, or for an instant if it does not say so."""
         service = parsed((self._folder / f"{self._name}.service").read_text())["Service"]
         user = service["User"][-1]
-        command = shlex.split(service["ExecStart"][-1].lstrip(PREFIXES))
-        assert not [word for word in command if "%" in word], f"{command} has specifiers that this test does not know"
+        command = shlex.split(_specified(service["ExecStart"][-1].lstrip(PREFIXES)))
+        folder = _specified(service.get("WorkingDirectory", ["/"])[-1])
         environ = self._tree.environ(HOME="/var/lib/mercury", USER=user, LOGNAME=user)
         for words in service.get("Environment", []):
             environ |= dict(word.split("=", 1) for word in shlex.split(words))
@@ -71,17 +78,18 @@ class Unit:
         def prepare() -> None:  # in the child
             os.umask(int(service.get("UMask", ["0022"])[-1], 8))
             if limit := service.get("LimitNOFILE"):
-                soft, _, hard = limit[-1].partition(":")
-                resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), int(hard or soft)))
+                most = min(int(limit[-1]), resource.getrlimit(resource.RLIMIT_NOFILE)[1])  # more is not ours to give
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
             copies = [os.dup(file) for file in files]
             for number, copy in enumerate(copies, 3):
                 os.dup2(copy, number)
 
+        # Where it runs, and who the sockets are for: the shell becomes the command.
+        shell = ["sh", "-c", 'cd "$0" && LISTEN_PID=$$ exec "$@"', folder]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                # LISTEN_PID is the number of the process that the shell and chroot become.
-                ["sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"', *self._tree.argv(*command, user=user)],
-                env=environ, cwd=self._tree.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self._tree.argv(*shell, *command, user=user),
+                env=environ, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 preexec_fn=prepare, pass_fds=range(3, 3 + len(files)),
             )  # fmt: skip
         if notify:
