@@ -73,7 +73,7 @@ class MercuryService(Service):
         self._config = config
         self._warnings = warnings
         self._twistd = parent or {}
-        self._systemd = Systemd(reactor, lambda: chat.rooms.journal.lasts() < _patience(config))
+        self._systemd = Systemd(reactor, self.is_well)
         self._ports: list[IListeningPort] = []
         self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = reactor
@@ -193,6 +193,10 @@ class MercuryService(Service):
                 self.log.error("{reason}; the certificate that was read before stays", reason=error.reason)
             else:
                 self.log.info("{certificate} was read anew", certificate=certificate.name)
+
+    def is_well(self) -> bool:
+        """Whether the store does what it is given, or says that it cannot."""
+        return self._chat.rooms.journal.lasts() < _patience(self._config)
 
     def _sweep(self) -> Deferred[None]:
         limits = self._config.limits
