@@ -18,7 +18,15 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.__main__", "mercury.tap", "mercury.service", "mercury.options", "mercury.keys", "mercury.manual"},
+    {
+        "mercury.__main__",
+        "mercury.tap",
+        "mercury.service",
+        "mercury.systemd",
+        "mercury.options",
+        "mercury.keys",
+        "mercury.manual",
+    },
     {"mercury.config", "mercury.config_types", "mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
