@@ -17,7 +17,7 @@ from mercury.errors import MercuryError
 
 #: Upper bounds of a histogram's buckets. Of times, in seconds; of how much there is in a batch.
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 Cause = Literal["login", "slow", "subscribed", "joined", "hole", "doubt", "again"]
 
@@ -50,7 +50,7 @@ class Histogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self.total: float = 0
 
     def observe(self, value: float) -> None:
         """Count a value; one that is a bound falls below it."""

@@ -90,7 +90,7 @@ def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:
     below = 0
     for bound, count in zip([*histogram.bounds, float("inf")], histogram.counts, strict=True):
         below += count
-        yield ("+Inf" if bound == float("inf") else str(bound)), below
+        yield ("+Inf" if bound == float("inf") else str(float(bound))), below
 
 
 def _each(names: Iterable[object], counted: Mapping[str, int]) -> dict[str, Value]:
