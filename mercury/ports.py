@@ -33,6 +33,8 @@ class IStore(Interface):
 
     epoch: str = Attribute("Drawn when the store was created, known after open(); another epoch is another truth.")
 
+    rooms_per_member: int = Attribute("How many rooms a member may be in, 0 for any number. It may be set at any time.")
+
     def open() -> Deferred[None]:
         """Connect, create or migrate the schema. Fails with MercuryError when the engine cannot be used."""
 

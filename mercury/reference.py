@@ -43,10 +43,11 @@ def tables() -> str:
     for section, settings in groupby(SETTINGS.values(), key=_section):
         members = list(settings)
         parts.append(f"\n### {section}\n\n{members[0].section.__doc__}\n\n")
-        parts.append("| setting | default | give | meaning |\n|---|---|---|---|\n")
+        parts.append("| setting | default | give | changes at | meaning |\n|---|---|---|---|---|\n")
         for setting in members:
             default = f"`{as_text(setting.default)}`" if setting.default != "" else "empty"
-            parts.append(f"| `{setting.path}` | {default} | {setting.allowed} | {_escaped(setting.description)} |\n")
+            when, words = "reload" if setting.live else "start", _escaped(setting.description)
+            parts.append(f"| `{setting.path}` | {default} | {setting.allowed} | {when} | {words} |\n")
     return "".join(parts) + "\n"
 
 

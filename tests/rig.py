@@ -25,8 +25,7 @@ from zope.interface import implementer
 
 from mercury import events
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config, Limits
-from mercury.config_types import api_keys
+from mercury.config import Api, Config, Limits
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.model import Entry
@@ -68,12 +67,7 @@ class Node:
 
     async def __aenter__(self) -> Node:
         await self.store.open()
-        site = make_site(
-            self.chat,
-            ApiKeys(api_keys(self.keys)),
-            body_bytes=self.config.limits.body_bytes,
-            ready=lambda: self.ready,
-        )
+        site = make_site(self.chat, ApiKeys(Api(keys=self.keys)), lambda: self.ready)
         self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
         return self
 

@@ -18,14 +18,15 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.tap", "mercury.service", "mercury.options", "mercury.keys"},
-    {"mercury.config", "mercury.config_types", "mercury.settings", "mercury.logs", "mercury.reference"},
+    {"mercury.tap", "mercury.service", "mercury.listening", "mercury.reloading", "mercury.options", "mercury.keys"},
+    {"mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
     {"mercury.core"},
     {"mercury.ports", "mercury.closing"},
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
+    {"mercury.config", "mercury.config_types"},
     {"mercury.errors"},
     {"mercury"},  # the version
 )

@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
+from mercury import config
 from mercury.backends.memory import MemoryStore
 from mercury.errors import MercuryError
 from mercury.model import Draft, Outcome, Token
@@ -221,7 +222,7 @@ async def test_requests_on_one_connection_are_answered_in_order() -> None:
 
 def connect(clock: Clock, store: MemoryStore | None = None) -> tuple[Any, StringTransport]:
     """A connection to REST without a socket: the server's end of it, and what that writes to."""
-    site: Any = make_site(Node(store, clock).chat, ApiKeys({}), body_bytes=1000, ready=lambda: True)
+    site: Any = make_site(Node(store, clock, body_bytes=1000).chat, ApiKeys(config.Api()), lambda: True)
     channel, transport = site.buildProtocol(None), StringTransport()
     channel.makeConnection(transport)
     return channel, transport

@@ -16,7 +16,8 @@ from mercury.service import MercuryService
 def stopping(node: Clockwork, seconds: float) -> Deferred[None]:
     """Tell a node to stop, which may take so long to drain."""
     reactor: Any = node.clock
-    stopped = MercuryService(reactor, node.chat, Config(drain=Drain(seconds=seconds)), [], None).stopService()
+    config = Config(drain=Drain(seconds=seconds))
+    stopped = MercuryService(reactor, node.chat, config, [], None, lambda: config).stopService()
     node.settle()
     return stopped
 

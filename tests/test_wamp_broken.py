@@ -19,6 +19,7 @@ from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
 from wamp_broken import ATTACKS, Frame, lives
 from wamp_rig import ABORT, AUTHENTICATE, CALL, EVENT, NAMES, RESULT, SUBSCRIBE, Client, Node, brief, hello
 
+from mercury.config import Limits
 from mercury.protocols.wamp import Packer, ViolationError
 from mercury.transports.wamp import WampSession
 
@@ -179,7 +180,7 @@ def cpu_limit() -> Iterator[None]:
 @pytest.mark.parametrize(("name", "number"), [(name, number) for name in NAMES for number in range(len(ATTACKS[name]))])
 def test_a_message_costs_about_as_much_as_it_is_long(name: str, number: int) -> None:
     payload = ATTACKS[name][number]
-    packer = Packer(name, 32)
+    packer = Packer(name, Limits())
     with cpu_limit():
         tracemalloc.start()
         try:

@@ -42,7 +42,7 @@ class Session(Listener):
     __slots__ = (
         "_awaited", "_awaiting", "_busy", "_chat", "_expires", "_going_on", "_held", "_inbox", "_open",
         "_pings", "_queued", "_sending", "_silent", "_slot", "_stalled", "_taken", "_takes", "_timer",
-        "_unproved", "number", "since",
+        "_unproved", "_wheel", "number", "since",
     )  # fmt: skip
 
     log = Logger()
@@ -66,7 +66,8 @@ class Session(Listener):
         self._awaited = 0
         self._queued = False
         self._unproved = False
-        self._slot = chat.heartbeat.add(self)
+        self._wheel = chat.heartbeat.wheel()
+        self._slot = self._wheel.add(self)
         self._silent = 0
         self._taken = 0
         self._stalled = 0.0
@@ -75,8 +76,8 @@ class Session(Listener):
 
     def await_connect(self) -> None:
         """The connection's URL held no token: its first frame has to be a connect, and soon."""
-        if self._chat.handshake_seconds:
-            self._timer = self._chat.clock.callLater(self._chat.handshake_seconds, self.end, closing.BAD_CONNECT)
+        if seconds := self._chat.limits.handshake_seconds:
+            self._timer = self._chat.clock.callLater(seconds, self.end, closing.BAD_CONNECT)
 
     def login(self, token: Token, checked: float, device: str, resume: commands.Resume | None = None) -> None:
         """Begin: the token was found good at `checked` (clock). What is received meanwhile waits."""
@@ -117,8 +118,7 @@ class Session(Listener):
     def _begin(self, places: list[Place], joined: dict[str, int], resume: commands.Resume | None) -> None:
         hub, epoch = self._chat.hub, self._chat.store.epoch
         states = [events.room_state(place) for place in places]
-        heartbeat = self._chat.heartbeat.interval
-        self._greet(events.Hello(self.mid, self.device, epoch, heartbeat, states))
+        self._greet(events.Hello(self.mid, self.device, epoch, self._wheel.interval, states))
         for place in places:
             hub.listen(self, place.rid, self._resume_at(place, resume, epoch))
         for rid, seq in joined.items():
@@ -350,15 +350,15 @@ class Session(Listener):
             return  # its pongs are not read either
         elif self._silent >= MISSED:
             self.end(closing.GONE)
-        elif self._chat.heartbeat.interval:
+        elif self._wheel.interval:
             self._silent += 1
             self._ping()
 
     def _beat_slow(self) -> None:
         taken = self.connection.drained()
-        self._stalled = 0.0 if taken != self._taken else self._stalled + self._chat.heartbeat.turn
+        self._stalled = 0.0 if taken != self._taken else self._stalled + self._wheel.turn
         self._taken = taken
-        if self._stalled >= self._chat.drain_seconds:
+        if self._stalled >= self._chat.limits.drain_seconds:
             self.end(closing.TOO_SLOW)
 
     def finish(self) -> None:
@@ -376,6 +376,6 @@ class Session(Listener):
             self._open = False
             self.finish()
             self._stop_timer()
-            self._chat.heartbeat.remove(self, self._slot)
+            self._wheel.remove(self, self._slot)
             self._chat.hub.exit(self)
             self.out.clear()

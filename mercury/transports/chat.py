@@ -11,6 +11,7 @@ from collections.abc import Callable
 from autobahn.websocket.types import ConnectionRequest
 
 from mercury import commands
+from mercury.config import Config
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.errors import MercuryError
@@ -21,7 +22,7 @@ from mercury.protocols.seed import Seed
 from mercury.protocols.v2 import V2
 from mercury.protocols.wamp import NAMES, Packer
 from mercury.transports.frames import DeflatedWire, Wire
-from mercury.transports.wamp import Realm, WampSession
+from mercury.transports.wamp import WampSession
 from mercury.transports.wamp_wires import WampWires
 from mercury.transports.websocket import WebSocketConnection
 
@@ -35,13 +36,14 @@ Admitted = tuple[Token, float, str]
 
 
 class Protocols:
-    """All that is spoken, in plain and in deflated frames. Connections of a kind share its wires. `realm`: WAMP's."""
+    """All that is spoken, in plain and in deflated frames. Connections of a kind share its wires."""
 
-    def __init__(self, json_depth: int, realm: Realm) -> None:
-        codecs: dict[str | None, Codec] = {None: Seed(json_depth), v2.NAME: V2(json_depth)}
-        packers = {name: Packer(name, json_depth) for name in NAMES}
+    def __init__(self, config: Config) -> None:
+        limits = config.limits
+        codecs: dict[str | None, Codec] = {None: Seed(limits), v2.NAME: V2(limits)}
+        packers = {name: Packer(name, limits) for name in NAMES}
         self._codecs = codecs
-        self._realm = realm
+        self._wamp_settings = config.wamp
         self._wires = {(name, False): Wire(codec) for name, codec in codecs.items()}
         self._wires |= {(name, True): DeflatedWire(codec) for name, codec in codecs.items()}
         self._wamp = {(name, False): WampWires(packer, False) for name, packer in packers.items()}
@@ -73,7 +75,7 @@ class Protocols:
     ) -> Session:
         """A session that speaks a subprotocol, and has begun to log in. `agent`: what the client says it is."""
         if name in NAMES:
-            return WampSession(chat, connection, self._wamp[name, deflate], self._realm, token, agent)
+            return WampSession(chat, connection, self._wamp[name, deflate], self._wamp_settings, token, agent)
         session = Session(chat, connection, self._wires[name, deflate])
         if token is not None:
             session.login(*token)

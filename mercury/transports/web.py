@@ -16,6 +16,7 @@ from twisted.web import server
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 
+from mercury.config import Limits
 from mercury.errors import CODES, MercuryError
 from mercury.protocols.rest import Error
 
@@ -54,7 +55,7 @@ class Channel(HTTPChannel):
         """The whole request has to be there in time: a byte now and then does not buy more of it."""
 
     def allHeadersReceived(self) -> None:
-        if self.length is not None and self.length > self.site.body_bytes:
+        if self.length is not None and self.length > self.site.limits.body_bytes:
             self.refuse_body()
         else:
             super().allHeadersReceived()  # type: ignore[no-untyped-call]
@@ -72,7 +73,7 @@ class Channel(HTTPChannel):
 
     def refuse_body(self) -> None:
         """Refuse the request that is coming in for its body's length."""
-        limit = self.site.body_bytes
+        limit = self.site.limits.body_bytes
         self.refuse(MercuryError("too_large", f"the body is longer than {limit} bytes (--limits.body-bytes)"))
 
     def refuse(self, error: MercuryError) -> None:
@@ -105,7 +106,7 @@ class Request(server.Request):
     def handleContentChunk(self, data: bytes) -> None:
         if self.channel.refused:
             return
-        if self.content.tell() + len(data) > self.channel.site.body_bytes:  # chunked: its length was not announced
+        if self.content.tell() + len(data) > self.channel.site.limits.body_bytes:  # its length was not announced
             self.channel.refuse_body()
         else:
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
@@ -134,16 +135,16 @@ class Request(server.Request):
 
 
 class Site(server.Site):
-    """Serves a resource with Channels and Requests. `body_bytes`: the longest body of a request."""
+    """Serves a resource with Channels and Requests."""
 
     protocol = Channel  # type: ignore[assignment]
     requests = Request
 
-    def __init__(self, resource: IResource, clock: IReactorTime, body_bytes: int) -> None:
+    def __init__(self, resource: IResource, clock: IReactorTime, limits: Limits) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
             resource, self.requests, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
         )
-        self.body_bytes = body_bytes
+        self.limits = limits
 
     def getContentFile(self, length: int | None) -> BytesIO:
         """Where a body is kept: in memory, bounded as it is."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -21,6 +22,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.config import Limits, Ws
+from mercury.config_types import origins
 from mercury.errors import CODES, MercuryError
 from mercury.ports import IConnection
 from mercury.transports.frames import PING, frame
@@ -88,7 +91,6 @@ class WebSocketConnection(WebSocketServerProtocol):
     _admitting = False
     _gone = False
     _closing: IDelayedCall | None = None
-    _longest = 0
     _plain: Any = None
     _resumed = 0
     _out = 0
@@ -97,7 +99,6 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         self.door = self.factory.open_door(self)
-        self._longest = self.factory.frame_bytes
         super().connectionMade()
         self._plain = plain(self.transport)
         self.transport.registerProducer(self, True)
@@ -107,7 +108,8 @@ class WebSocketConnection(WebSocketServerProtocol):
             self.failHandshake("the request is too long", 431)
             return
         if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            data = data[short_road(data, self._longest, self._is_open, self.door.message, self.door.pong) :]
+            longest = self.factory.limits.frame_bytes
+            data = data[short_road(data, longest, self._is_open, self.door.message, self.door.pong) :]
         if data:
             self.data += data
             self.consumeData()
@@ -234,7 +236,11 @@ class WebSocketConnection(WebSocketServerProtocol):
 
 
 class WebSocketFactory(WebSocketServerFactory):
-    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers."""
+    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers.
+
+    `limits` and `ws` may change at any time. The limits hold for open connections as well; only a deflated message is
+    held to what its connection began with.
+    """
 
     protocol = WebSocketConnection
 
@@ -243,30 +249,24 @@ class WebSocketFactory(WebSocketServerFactory):
         open_door: Callable[[WebSocketConnection], Door],
         *,
         reactor: Any,
-        frame_bytes: int,
-        handshake_seconds: float,
-        origins: Sequence[str] = ("*",),
-        compression: bool = False,
+        limits: Limits,
+        ws: Ws,
     ) -> None:
         super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
         self.open_door = open_door
         self.server = None  # no version for strangers
-        self.frame_bytes = frame_bytes
-        parts = [re.escape(origin.lower()).replace(r"\*", "[^/]*") for origin in origins]
-        self._origins = None if "*" in origins else re.compile("|".join(parts))
+        self.limits = limits
+        self._ws = ws
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
             versions=[13],
             webStatus=False,
             utf8validateIncoming=True,
             requireMaskedClientFrames=True,
-            maxFramePayloadSize=frame_bytes,
-            maxMessagePayloadSize=frame_bytes,
             failByDrop=False,
             echoCloseCodeReason=False,
-            openHandshakeTimeout=handshake_seconds and handshake_seconds + 1,  # Autobahn rounds down to whole seconds
             closeHandshakeTimeout=0,
             tcpNoDelay=True,
-            perMessageCompressionAccept=self._accept_deflate if compression else lambda offers: None,
+            perMessageCompressionAccept=self._accept_deflate,
             autoPingInterval=0,
             serveFlashSocketPolicy=False,
             allowedOrigins=["*"],  # welcomes() looks: Autobahn would want the port written out, even 443
@@ -277,24 +277,41 @@ class WebSocketFactory(WebSocketServerFactory):
         self.protocol = self._configured()
 
     def _configured(self) -> type[WebSocketConnection]:
-        """The protocol class with the options as its own: Autobahn would copy and format them for each connection."""
-        options = {name: getattr(self, name) for name in WebSocketConnection.CONFIG_ATTRS}
+        """The protocol class with the options as its own: Autobahn would copy and format them for each connection.
+        Those that may change are looked up when Autobahn asks for them."""
+        options: dict[str, Any] = {name: getattr(self, name) for name in WebSocketConnection.CONFIG_ATTRS}
         options = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+        limits = self.limits
+        options["maxFramePayloadSize"] = options["maxMessagePayloadSize"] = property(lambda _: limits.frame_bytes)
+        options["openHandshakeTimeout"] = property(lambda _: _in_whole_seconds(limits.handshake_seconds))
         return type("WebSocketConnection", (WebSocketConnection,), {**options, "CONFIG_ATTRS": ()})
 
     def welcomes(self, origin: str | None) -> bool:
         """Whether a script from this origin (RFC 6454, 6.1) may connect. Programs name none."""
-        return not origin or self._origins is None or self._origins.fullmatch(origin.lower()) is not None
+        return not origin or _pattern(self._ws.origins).fullmatch(origin.lower()) is not None
 
     def _accept_deflate(self, offers: Sequence[Any]) -> Any:
-        """Take the first deflate offer; ask the peer for small state: no context kept between its messages."""
+        """If messages are to be compressed, take the first deflate offer; ask the peer for small state: no context kept
+        between its messages."""
         for offer in offers:
-            if isinstance(offer, PerMessageDeflateOffer):
+            if self._ws.compression and isinstance(offer, PerMessageDeflateOffer):
                 return PerMessageDeflateOfferAccept(
                     offer,
                     request_no_context_takeover=offer.accept_no_context_takeover,
                     no_context_takeover=True,
                     window_bits=offer.request_max_window_bits or None,
-                    max_message_size=self.frame_bytes or None,
+                    max_message_size=self.limits.frame_bytes or None,
                 )
         return None
+
+
+@lru_cache(maxsize=16)
+def _pattern(allowed: str) -> re.Pattern[str]:
+    """What fits the origins of a list, in lower case."""
+    parts = [re.escape(origin.lower()).replace(r"\*", "[^/]*") for origin in origins(allowed)]
+    return re.compile(".*" if "*" in origins(allowed) else "|".join(parts), re.DOTALL)
+
+
+def _in_whole_seconds(limit: float) -> float:
+    """Autobahn rounds a timeout down to them; 0 is none."""
+    return limit and limit + 1

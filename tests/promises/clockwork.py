@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from mercury import commands
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config, Limits
+from mercury.config import Config, Limits, Wamp
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.errors import MercuryError
@@ -25,14 +25,14 @@ from mercury.ports import IBus, IConnection
 from mercury.protocols.wamp import Packer
 from mercury.tap import make_chat
 from mercury.transports.frames import BINARY
-from mercury.transports.wamp import Realm, WampSession
+from mercury.transports.wamp import WampSession
 from mercury.transports.wamp_wires import WampWires
 from promises.wamp_words import INBOX, SERIALIZERS, SIGNALS, Words
 
 T = TypeVar("T")
 
-REALM = Realm("mercury", ("ticket",))
-WIRES = {name: WampWires(Packer(f"wamp.2.{name}", 50), deflate=False) for name in SERIALIZERS}
+SETTINGS = Wamp(authmethods="ticket")
+WIRES = {name: WampWires(Packer(f"wamp.2.{name}", Limits(json_depth=50)), deflate=False) for name in SERIALIZERS}
 
 
 class Gate:
@@ -267,7 +267,7 @@ class WampDevice(Device):
         self.words = Words(self.node.wamp)
         self.challenged = False
         self.asked = 0
-        return WampSession(self.node.chat, self, WIRES[self.node.wamp], REALM, None, self.agent)
+        return WampSession(self.node.chat, self, WIRES[self.node.wamp], SETTINGS, None, self.agent)
 
     def enter(self, secret: str) -> None:
         self.connect(secret)
