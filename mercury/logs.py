@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from mercury.config import Log
 from mercury.events import rfc3339
+from mercury.serving import SERVED
 
 LEVELS: Final = {"debug": 0, "info": 1, "warn": 2, "error": 3, "critical": 4}
 
@@ -111,6 +112,8 @@ def _fields(event: LogEvent) -> dict[str, object]:
         "system": _clean(str(event.get("log_system") or event.get("log_namespace") or "-")),
         "message": _clean(_message(event, failure)),
     }
+    if (served := SERVED.get()) is not None and served[0] not in event:
+        fields[served[0]] = served[1]
     for name, value in event.items():
         if name.startswith("log_") or name in INTERNAL or name in fields:
             continue

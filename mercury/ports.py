@@ -293,6 +293,7 @@ class IConnection(Interface):
     """One client's connection, as its session sees it. No method raises, whatever has become of the peer."""
 
     peer: str = Attribute("The client's address, for operators and logs.")
+    number: int = Attribute("Which one it is of all that this process has had, for operators and logs.")
 
     def write(data: bytes) -> None:
         """Send bytes that a wire made. When the peer does not read, Session.slow() follows; it still may be called."""

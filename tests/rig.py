@@ -8,6 +8,7 @@ Node is the whole, Ear a session without a socket, Answer what REST said. A test
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from mercury.transports.api_keys import ApiKeys
 from mercury.transports.rest import make_site
 
 reactor: Any = installed
+
+_numbers = itertools.count(1)
 
 PATIENCE = 30.0  # seconds after which a test gives up; never a promise
 
@@ -192,6 +195,7 @@ class Ear:
     peer = "192.0.2.7:4711"
 
     def __init__(self, chat: Chat, device: str = "") -> None:
+        self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.closed_with: int | None = None
         self.session = Session(chat, self, WIRE)

@@ -27,14 +27,14 @@ LAYERS = (
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
     {"mercury.config", "mercury.config_types"},
-    {"mercury.errors"},
+    {"mercury.errors", "mercury.serving"},
     {"mercury"},  # the version
 )
 
 #: Beside the layers: what these may import of Mercury beside themselves, and who may import them.
 ASIDE = {
     "mercury.backends": (
-        {"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors"},
+        {"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors", "mercury.serving"},
         {"mercury.tap", "mercury.keys"},
     ),
     "mercury.client": (

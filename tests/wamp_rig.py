@@ -108,6 +108,7 @@ class Client:
     """One WAMP client. `heard`: all messages that it was sent, as they came. `code`: what it was closed with."""
 
     peer = "192.0.2.7:4711"
+    number = 1
 
     def __init__(
         self, node: Node, name: str, deflate: bool, token: tuple[Token, float, str] | None, agent: str

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, Served, serving
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,7 +89,7 @@ class Pool:
         self._running += 1
         asked = monotonic()
         answer: Deferred[T] = Deferred()
-        self._connections.runWithConnection(transact).addBoth(self._done).chainDeferred(answer)
+        self._connections.runWithConnection(transact).addBoth(self._done, SERVED.get()).chainDeferred(answer)
         if self._seconds is not None:
             answer.addTimeout(self._seconds, self._connections._reactor, lambda *_: Failure(self._too_late()))
         return answer
@@ -106,12 +107,12 @@ class Pool:
         self._closed.addCallback(lambda _: done.callback(None))
         return done
 
-    def _done(self, result: Any) -> Any:
+    def _done(self, result: Any, served: Served | None) -> Any:
         self._running -= 1
         if self._closed is not None and not self._running:
             self._end(self._closed)
         if isinstance(result, Failure):
-            return self._translate(result)
+            return serving(served, self._translate, result)
         if self._down:
             self._down = False
             log.info("{name} works again", name=self._name)

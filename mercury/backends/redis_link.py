@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from txredisapi import RedisError, RedisProtocol, ResponseError
 
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, serving
 
 log = Logger()
 
@@ -286,7 +287,9 @@ class Link:
             return fail(MercuryError("unavailable", reason, RETRY_AFTER))
         self._running += 1
         answer: Deferred[Any] = Deferred()
-        Deferred.fromCoroutine(work).addErrback(self._translate).addBoth(self._done).chainDeferred(answer)
+        served = SERVED.get()
+        done = Deferred.fromCoroutine(work).addErrback(lambda failure: serving(served, self._translate, failure))
+        done.addBoth(self._done).chainDeferred(answer)
         return answer
 
     def _done(self, result: Any) -> Any:

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from mercury.config import Limits
 from mercury.core.live import Listener
+from mercury.serving import serving
 
 SLOTS = 32
 TURN = 25.0  # seconds, where nobody is pinged: full sockets and tokens' ends are looked at all the same
@@ -63,7 +64,9 @@ class Wheel:
             try:
                 session.beat()
             except Exception:  # one session that fails must not stop the others' hearts
-                self.log.failure("the heartbeat of {peer} failed", peer=session.connection.peer)
+                serving(
+                    session.served, self.log.failure, "the heartbeat of {peer} failed", peer=session.connection.peer
+                )
 
 
 class Heartbeat:

@@ -10,7 +10,6 @@ two clocks: the barrier, by which delivery is proved, and the heartbeat, by whic
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any
@@ -29,11 +28,10 @@ from mercury.core.live import Listener, LiveRoom
 from mercury.errors import MercuryError
 from mercury.model import NAME_BYTES, Outcome, Place, Token, check_text_of
 from mercury.ports import IConnection, IWire
+from mercury.serving import begin, serving
 
 INBOX = 256  # commands of one session that may wait before its connection is held
 MISSED = 2  # pings without a sign of life after which a peer is taken for dead
-
-_numbers = itertools.count(1)
 
 
 class Session(Listener):
@@ -42,14 +40,13 @@ class Session(Listener):
     __slots__ = (
         "_awaited", "_awaiting", "_busy", "_chat", "_expires", "_going_on", "_held", "_inbox", "_open",
         "_pings", "_queued", "_sending", "_silent", "_slot", "_stalled", "_taken", "_takes", "_timer",
-        "_unproved", "_wheel", "number", "since",
+        "_unproved", "_wheel", "since",
     )  # fmt: skip
 
     log = Logger()
 
     def __init__(self, chat: Chat, connection: IConnection, wire: IWire) -> None:
         super().__init__(connection, wire)
-        self.number = next(_numbers)
         self.since = chat.clock.seconds()
         self._chat = chat
         self._open = True
@@ -71,6 +68,11 @@ class Session(Listener):
         self._silent = 0
         self._taken = 0
         self._stalled = 0.0
+
+    @property
+    def number(self) -> int:
+        """Which session it is, for operators and logs."""
+        return self.connection.number
 
     # Logging in
 
@@ -98,6 +100,10 @@ class Session(Listener):
         self.mid, self.token, self._expires = token.mid, token.digest, token
         self.opening = {}
         first = self._chat.hub.enter(self, checked)
+        self.log.debug(
+            "{member} is connected by {protocol}", peer=self.connection.peer, member=self.mid, device=self.device,
+            protocol=self.wire.name,
+        )  # fmt: skip
         places, joined = self.opened(await self._chat.store.places(self.mid, self.device))
         if not self._open:
             return
@@ -182,7 +188,10 @@ class Session(Listener):
 
     def _send(self, command: commands.Send) -> None:
         def done(outcome: Outcome | MercuryError) -> None:
-            self._sent(command.ref, outcome)
+            try:
+                self._sent(command.ref, outcome)
+            except Exception:
+                self.log.failure("answering {peer} failed", peer=self.connection.peer, session=self.number)
 
         try:
             self._chat.hub.room_of(self, command.rid)
@@ -216,12 +225,12 @@ class Session(Listener):
                 self._tell(event)
 
     def _watch(self, work: Coroutine[Deferred[Any], Any, None], ref: commands.Ref = None) -> None:
-        Deferred.fromCoroutine(work).addErrback(self._failed, ref).addBoth(self._done)
+        begin(self.served, work).addErrback(self._failed, ref).addBoth(self._done)
 
     def _failed(self, failure: Failure, ref: commands.Ref) -> None:
         error = as_error(failure)
         if error.code == "internal":
-            self.log.failure("a command of {peer} failed", failure, peer=self.connection.peer)
+            self.log.failure("a command of {peer} failed", failure, peer=self.connection.peer, session=self.number)
         self._refuse(ref, error)
         if not self.mid or self.opening is not None:  # there is no going on without a login
             endings = {"unauthorized": closing.UNAUTHORIZED, "bad_request": closing.BAD_CONNECT}
@@ -241,7 +250,7 @@ class Session(Listener):
             while inbox and self._open and not self._busy and not self.is_slow:
                 if self._sending and type(inbox[0]) is not commands.Send:
                     break
-                self._start(inbox.popleft())
+                serving(self.served, self._start, inbox.popleft())
         finally:
             self._going_on = False
         if self._held and not self.is_slow and self._sending + len(inbox or ()) < INBOX // 2:

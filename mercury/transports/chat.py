@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autobahn.websocket.types import ConnectionRequest
+from twisted.logger import Logger
 
 from mercury import commands
 from mercury.config import Config
@@ -89,6 +90,8 @@ class ChatDoor:
 
     __slots__ = ("_admitted", "_chat", "_connection", "_decode", "_protocols", "_session")
 
+    log = Logger()
+
     def __init__(self, chat: Chat, protocols: Protocols, connection: WebSocketConnection) -> None:
         self._chat = chat
         self._protocols = protocols
@@ -145,9 +148,13 @@ class ChatDoor:
             self._session.drained()
 
     def closed(self) -> None:
-        if self._session is not None:
-            self._session.closed()
+        if (session := self._session) is not None:
+            session.closed()
             self._session = None
+            self.log.debug(
+                "the session of {peer} has ended with {code}", peer=self._connection.peer, member=session.mid,
+                protocol=session.wire.name, code=self._connection.ended_with, session=session.number,
+            )  # fmt: skip
 
 
 def _param(request: ConnectionRequest, name: str) -> str | None:

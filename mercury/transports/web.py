@@ -1,17 +1,23 @@
 """HTTP by Twisted Web, bounded and in JSON: what REST needs of it beside the calls themselves.
 
 A request's head and body have limits that are held while it comes in; a body that is too long is refused before it is
-read. Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. URLs are never logged.
+read. Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. Each request has an id, which its
+caller is told and may choose (X-Request-Id), and which is on its lines in the log. URLs are never logged.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
+from functools import cached_property
 from io import BytesIO
 from math import ceil
 from typing import Any
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
@@ -19,9 +25,14 @@ from twisted.web.resource import IResource
 from mercury.config import Limits
 from mercury.errors import CODES, MercuryError
 from mercury.protocols.rest import Error
+from mercury.serving import serving
 
 REQUEST_SECONDS = 60.0  # from a connection's beginning, or the last answer, until a request has to be there
+SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,40}")  # ids that callers give to requests; tokens are longer
 LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it still sends
+
+
+_log = Logger()
 
 
 def error_status(error: MercuryError) -> int:
@@ -86,8 +97,11 @@ class Channel(HTTPChannel):
             return
         self.refused = True
         body = error_body(error)
+        number = self.requests[-1].number if self.requests else secrets.token_hex(8)
+        _log.debug("refused a request: {code}", code=error.code, request=number)
         lines = (
             f"HTTP/1.1 {error_status(error)} {error.code}",
+            f"X-Request-Id: {number}",
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
             "Connection: close",
@@ -98,10 +112,41 @@ class Channel(HTTPChannel):
 
 
 class Request(server.Request):
-    """A request whose body is never longer than the site allows, however it is sent."""
+    """A request whose body is never longer than the site allows, however it is sent. `call`: which one it is for, for
+    the log; `began`: when it was there."""
 
     channel: Channel
     content: Any
+    call = "no call"
+    began: float | None = None
+
+    @cached_property
+    def number(self) -> str:
+        """Which request it is, for the log and for who asks: what the caller says by X-Request-Id, else a new name."""
+        given = self.requestHeaders.getRawHeaders(b"x-request-id", [b""])[-1]
+        return given.decode() if SANE.fullmatch(given) else secrets.token_hex(8)
+
+    def process(self) -> None:
+        self.began = self.channel.site.clock.seconds()
+        self.responseHeaders.setRawHeaders("X-Request-Id", [self.number])
+        serving(("request", self.number), super().process)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.note("its client has hung up")
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def note(self, outcome: str) -> None:
+        """A line for it in the log, unless it never was whole."""
+        if self.began is not None:
+            _log.debug(
+                "{call}: {outcome}",
+                call=self.call,
+                outcome=outcome,
+                bytes=self.sentLength,
+                seconds=round(self.channel.site.clock.seconds() - self.began, 6),
+                peer=getattr(self.getClientAddress(), "host", "a UNIX socket"),  # type: ignore[no-untyped-call]
+                request=self.number,
+            )
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.channel.refused:
@@ -145,6 +190,7 @@ class Site(server.Site):
             resource, self.requests, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
         )
         self.limits = limits
+        self.clock = clock
 
     def getContentFile(self, length: int | None) -> BytesIO:
         """Where a body is kept: in memory, bounded as it is."""
@@ -157,7 +203,7 @@ class Site(server.Site):
         pass
 
     def log(self, request: Any) -> None:
-        pass
+        request.note(str(request.code))
 
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: the limits are held by Channel."""

@@ -7,6 +7,7 @@ conformance suite puts an echo behind exactly this factory.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +17,6 @@ from typing import Any, Protocol
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,6 +26,7 @@ from mercury.config import Limits, Ws
 from mercury.config_types import origins
 from mercury.errors import CODES, MercuryError
 from mercury.ports import IConnection
+from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
 from mercury.transports.writing import plain, waiting, write_through
@@ -41,6 +42,7 @@ HANDSHAKE = (
 )  # fmt: skip
 
 _log = Logger()
+_numbers = itertools.count(1)
 
 
 class Door(Protocol):
@@ -98,12 +100,24 @@ class WebSocketConnection(WebSocketServerProtocol):
     # From Twisted
 
     def connectionMade(self) -> None:
+        self.number = next(_numbers)
+        self._served: Served = ("session", self.number)
         self.door = self.factory.open_door(self)
         super().connectionMade()
         self._plain = plain(self.transport)
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
+        token = SERVED.set(self._served)
+        try:
+            self._received(data)
+        except Exception:
+            _log.failure("what {peer} sent could not be handled", peer=self.peer)
+            self.abort()
+        finally:
+            SERVED.reset(token)
+
+    def _received(self, data: bytes) -> None:
         if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
             self.failHandshake("the request is too long", 431)
             return
@@ -141,23 +155,24 @@ class WebSocketConnection(WebSocketServerProtocol):
         if not self.factory.welcomes(request.origin):
             raise ConnectionDeny(403, "scripts of that origin may not connect (--server.ws.origins)")
         self._admitting = True
-        return Deferred.fromCoroutine(self.door.admit(request)).addErrback(self._deny)
+        return begin(self._served, self.door.admit(request)).addErrback(self._deny)
 
     def _deny(self, failure: Failure) -> None:
         error = failure.value
         if not isinstance(error, MercuryError):
-            _log.failure("admitting {peer} failed", failure, peer=self.peer)
+            _log.failure("admitting {peer} failed", failure, peer=self.peer, session=self.number)
             error = MercuryError("internal", "Mercury failed to handle this handshake; its log says why")
         raise ConnectionDeny(CODES[error.code][0], error.reason)
 
     def succeedHandshake(self, res: Any) -> None:
         self._admitting = False
         if not self._gone:
-            super().succeedHandshake(res)
+            serving(self._served, super().succeedHandshake, res)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Answer with HTTP and a JSON body, and hang up. Autobahn's own logs the reason, which may quote a token."""
         self._admitting = False
+        _log.debug("the handshake of {peer} was refused with {code}", peer=self.peer, code=code, session=self.number)
         self.wasNotCleanReason = f"the handshake was refused with {code}"
         self.sendHttpErrorResponse(code, reason, responseHeaders)
         self.dropConnection(abort=False)
@@ -202,7 +217,7 @@ class WebSocketConnection(WebSocketServerProtocol):
             self._closing.cancel()
         if not self._gone:
             self._gone = True
-            self.door.closed()
+            serving(self._served, self.door.closed)
 
     # IConnection, for the session
 
@@ -230,6 +245,12 @@ class WebSocketConnection(WebSocketServerProtocol):
     def release(self) -> None:
         if not self._gone:
             self.transport.resumeProducing()
+
+    @property
+    def ended_with(self) -> int:
+        """The close code of who closed first (RFC 6455, 7.1.5); 1006 if nobody said one."""
+        code: int | None = self.localCloseCode if self.closedByMe else self.remoteCloseCode
+        return code or 1006
 
     def drained(self) -> int:
         return self._resumed if self._plain is None else self._out - waiting(self._plain)

@@ -4,6 +4,7 @@ do only what a test tells them to. For tests of what happens exactly when.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ from mercury.transports.wamp_wires import WampWires
 from promises.wamp_words import INBOX, SERIALIZERS, SIGNALS, Words
 
 T = TypeVar("T")
+
+_numbers = itertools.count(1)
 
 SETTINGS = Wamp(authmethods="ticket")
 WIRES = {name: WampWires(Packer(f"wamp.2.{name}", Limits(json_depth=50)), deflate=False) for name in SERIALIZERS}
@@ -154,6 +157,7 @@ class Device:
         self.member = member
         self.name = name
         self.peer = f"{member}/{name}"
+        self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.writes = 0
         self.pings: list[bytes] = []
