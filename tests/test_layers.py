@@ -18,7 +18,7 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.tap", "mercury.service", "mercury.options", "mercury.keys"},
+    {"mercury.tap", "mercury.service", "mercury.systemd", "mercury.options", "mercury.keys"},
     {"mercury.config", "mercury.config_types", "mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},

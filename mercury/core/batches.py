@@ -78,6 +78,7 @@ class Batches(Generic[T, R]):
         self._after = after
         self._waiting: list[tuple[T, Done[R]]] = []
         self._busy = False
+        self._since: float | None = None  # what is being written is being written
         self._idle: list[Deferred[None]] = []
 
     def add(self, item: T, done: Done[R]) -> None:
@@ -102,6 +103,10 @@ class Batches(Generic[T, R]):
             fired.callback(None)
         return fired
 
+    def lasts(self) -> float:
+        """For how long what is being written is being written, in seconds; 0 if nothing is."""
+        return 0.0 if self._since is None else self._clock.seconds() - self._since
+
     def _next(self) -> None:
         if not self._waiting:
             self._busy = False
@@ -112,6 +117,7 @@ class Batches(Generic[T, R]):
         batch = self._waiting[: self._most]
         del self._waiting[: self._most]
         items = [item for item, _ in batch]
+        self._since = self._clock.seconds()
         try:
             writing = self._write(items)
         except Exception:
@@ -124,6 +130,7 @@ class Batches(Generic[T, R]):
 
     def _soon(self, _: object) -> None:
         """Two turns later: in the first the reactor reads what has come meanwhile, which then goes along."""
+        self._since = None
         self._clock.callLater(0, self._clock.callLater, 0, self._next)
 
     def _failed(self, failure: Failure, batch: list[tuple[T, Done[R]]], items: list[T]) -> None:

@@ -47,6 +47,10 @@ class Heartbeat:
         """Let a session go."""
         self._slots[slot].discard(session)
 
+    def everybody(self) -> list[Listener]:
+        """All sessions, also those that have not logged in."""
+        return [session for slot in self._slots for session in slot]
+
     def _turn(self) -> None:
         self._timer = self._clock.callLater(self.turn / SLOTS, self._turn)
         slot = self._slots[self._hand]

@@ -39,7 +39,7 @@ def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, ready: Callable[[],
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "GET /openapi.json lists all")
 
-    return Site(Quoted(app.resource()), chat.clock, body_bytes)
+    return Site(Quoted(app.resource()), chat.clock, body_bytes, lambda: not chat.rooms.journal.is_open)
 
 
 def _route(api: Api, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Deferred[bytes]]:

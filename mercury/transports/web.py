@@ -6,6 +6,7 @@ read. Whatever goes wrong is told in one shape, {"status":"error","error":…,"c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from math import ceil
 from typing import Any
@@ -52,6 +53,13 @@ class Channel(HTTPChannel):
 
     def resetTimeout(self) -> None:
         """The whole request has to be there in time: a byte now and then does not buy more of it."""
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Whether another request may follow. Not when Mercury stops: the next one is for the next process."""
+        if self.site.leaving():
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return bool(super().checkPersistence(request, version))  # type: ignore[no-untyped-call]
 
     def allHeadersReceived(self) -> None:
         if self.length is not None and self.length > self.site.body_bytes:
@@ -134,16 +142,18 @@ class Request(server.Request):
 
 
 class Site(server.Site):
-    """Serves a resource with Channels and Requests. `body_bytes`: the longest body of a request."""
+    """Serves a resource with Channels and Requests. `body_bytes`: the longest body of a request. `leaving`: whether
+    Mercury is about to stop."""
 
     protocol = Channel  # type: ignore[assignment]
     requests = Request
 
-    def __init__(self, resource: IResource, clock: IReactorTime, body_bytes: int) -> None:
+    def __init__(self, resource: IResource, clock: IReactorTime, body_bytes: int, leaving: Callable[[], bool]) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
             resource, self.requests, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
         )
         self.body_bytes = body_bytes
+        self.leaving = leaving
 
     def getContentFile(self, length: int | None) -> BytesIO:
         """Where a body is kept: in memory, bounded as it is."""

@@ -28,6 +28,7 @@ from mercury.transports.inbound import short_road
 from mercury.transports.writing import plain, waiting, write_through
 
 HEADER_BYTES = 16384  # of an opening handshake
+RETRY_SECONDS = 1  # until who is refused with 503 should come back
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 
 #: What Autobahn keeps of an opening handshake.
@@ -166,6 +167,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         lines = [f"HTTP/1.1 {code} {'Upgrade Required' if code == 426 else named}", "Content-Type: application/json"]
         lines += [f"{key}: {value}" for key, value in responseHeaders or ()]
         lines += ["Upgrade: websocket"] if code == 426 else []
+        lines += [f"Retry-After: {RETRY_SECONDS}"] if code == 503 else []  # RFC 9110, 10.2.3
         lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
         self.sendData("\r\n".join(lines).encode("latin-1", "replace") + body)
 
