@@ -33,6 +33,7 @@ from mercury.logs import log_stream, observer
 from mercury.systemd import Systemd
 from mercury.transports.chat import PATH
 from mercury.transports.filtering import AddressFilter
+from mercury.transports.readiness import State
 from mercury.transports.tls import Certificate
 
 STOP_SECONDS = 10.0  # for all that is still going on when Mercury is told to stop, closing connections aside
@@ -59,13 +60,13 @@ class Listening(NamedTuple):
 
 
 class MercuryService(Service):
-    """One node. `ready` is what /readyz asks: whether the store is open and nobody has said stop."""
+    """One node. `state` is what /readyz asks: whether the store is open and nobody has said stop."""
 
     log = Logger()
     name = "mercury"
 
     def __init__(self, reactor: Any, chat: Chat, config: Config, warnings: list[str], parent: Any) -> None:
-        self.ready = False
+        self.state: State = "starting"
         self.listenings: list[Listening] = []
         self.passwords: Passwords | None = None  # where people log in with some
         self._reactor = reactor
@@ -139,7 +140,7 @@ class MercuryService(Service):
         self._sweeping.start(SWEEP_SECONDS)
         if self.passwords is not None:
             self.passwords.start()
-        self.ready = True
+        self.state = "serving"
         addresses = [_shown(port) for port in self._ports]
         self.log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
         self._systemd.ready(f"REST at {addresses[0]}, WebSocket at {addresses[1]}")
@@ -212,7 +213,7 @@ class MercuryService(Service):
         return stopping.addErrback(lambda failure: self.log.error("stopping: {why}", why=failure.getErrorMessage()))
 
     async def _stop(self) -> None:
-        self.ready = False
+        self.state = "stopping"
         chat = self._chat
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
         if self._sweeping.running:

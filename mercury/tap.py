@@ -40,6 +40,8 @@ from mercury.transports.api_keys import ApiKeys
 from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.filtering import AddressFilter
 from mercury.transports.gotalk import make_gotalk_site
+from mercury.transports.metrics import Metrics
+from mercury.transports.readiness import Readiness
 from mercury.transports.rest import make_site
 from mercury.transports.tls import Certificate, under_tls
 from mercury.transports.wamp import Realm
@@ -204,6 +206,7 @@ def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certific
         handshake_seconds=limits.handshake_seconds,
         origins=origins(ws.origins),
         compression=ws.compression,
+        counts=chat.hub.counts,
     )
     return AddressFilter(
         under_tls(factory, certificate),
@@ -212,6 +215,7 @@ def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certific
         connections=limits.connections,
         per_address=limits.connections_per_address,
         clock=clock,
+        counts=chat.hub.counts,
     )
 
 
@@ -220,12 +224,15 @@ def make_rest(
 ) -> AddressFilter:
     """The REST side: address filter, TLS and Klein."""
     api, keys = config.server.api, ApiKeys(api_keys(config.server.api.keys))
-    site = make_site(chat, keys, body_bytes=config.limits.body_bytes, ready=lambda: service.ready)
+    readiness = Readiness(chat, lambda: service.state)
+    metrics = Metrics(chat, readiness, storage_type(config))
+    site = make_site(chat, keys, body_bytes=config.limits.body_bytes, readiness=readiness, metrics=metrics)
     return AddressFilter(
         under_tls(site, certificate),
         networks(api.address),
         proxies=networks(api.proxies) if api.endpoint.startswith("haproxy:") else None,
         clock=clock,
+        counts=chat.hub.counts,
     )
 
 
@@ -259,6 +266,7 @@ def make_gotalk(
         proxies=networks(gotalk.proxies) if gotalk.endpoint.startswith("haproxy:") else None,
         connections=gotalk.connections,
         clock=clock,
+        counts=chat.hub.counts,
     )
 
 

@@ -23,7 +23,7 @@ LAYERS = (
     {"mercury.transports"},
     {"mercury.protocols"},
     {"mercury.core"},
-    {"mercury.ports", "mercury.closing"},
+    {"mercury.ports", "mercury.counts", "mercury.closing"},
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
     {"mercury.errors"},
@@ -33,7 +33,7 @@ LAYERS = (
 #: Beside the layers: what these may import of Mercury beside themselves, and who may import them.
 ASIDE = {
     "mercury.backends": (
-        {"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors"},
+        {"mercury.ports", "mercury.counts", "mercury.signals", "mercury.model", "mercury.errors"},
         {"mercury.tap", "mercury.keys"},
     ),
     "mercury.client": (
@@ -48,6 +48,7 @@ KEPT_TO = {
     "autobahn": {"mercury.transports", "mercury.protocols", "mercury.client"},
     "cryptography": {"mercury.backends"},
     "klein": {"mercury.transports"},
+    "prometheus_client": {"mercury.transports"},
     "prompt_toolkit": {"mercury.client"},
     "pymysql": {"mercury.backends"},
     "sqlite3": {"mercury.backends"},

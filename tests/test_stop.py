@@ -94,7 +94,7 @@ def test_who_has_not_logged_in_yet_is_told_to_come_back() -> None:
 def knock(factory: AddressFilter, secret: str) -> Any:
     """Ann's opening handshake (RFC 6455, 4.1); the transport has the answer."""
     transport = StringTransportWithDisconnection()
-    transport.protocol = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))  # type: ignore[assignment]
+    transport.protocol = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
     transport.protocol.makeConnection(transport)
     lines = [f"GET /ws/connect?member=ann&token={secret} HTTP/1.1", "Host: x", "Upgrade: websocket"]
     lines += ["Connection: Upgrade", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13"]

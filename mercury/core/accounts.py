@@ -65,8 +65,10 @@ class Accounts:
         self._store = store
         self._tokens = tokens
         self._rules = rules
-        self._logins = Throttle(clock, rules.logins_per_minute, "too many wrong passwords")
-        self._registrations = Throttle(clock, rules.registrations_per_minute, "too many registrations")
+        self._logins = Throttle(clock, rules.logins_per_minute, "too many wrong passwords", "logins-per-minute")
+        self._registrations = Throttle(
+            clock, rules.registrations_per_minute, "too many registrations", "registrations-per-minute"
+        )
         self._known: OrderedDict[int, str] = OrderedDict()  # with their names
 
     # Coming and going

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mercury.counts import SECONDS, SIZES, Histogram
 from mercury.errors import MercuryError
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class Batches(Generic[T, R]):
 
     `write` answers one result an item, in order, or fails as a whole. `before` and `after` frame the settling of a
     batch: `after` gets the items and their answers when each `done` has been called. At most `waiting` items wait;
-    more are refused with `busy`.
+    more are refused with `busy`. `sizes`, `seconds`: how large the batches were, and how long their writing took.
     """
 
     log = Logger()
@@ -70,6 +71,8 @@ class Batches(Generic[T, R]):
         before: Callable[[], None] = lambda: None,
         after: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
     ) -> None:
+        self.sizes = Histogram(SIZES)
+        self.seconds = Histogram(SECONDS)
         self._clock = clock
         self._write = write
         self._most = most
@@ -84,7 +87,7 @@ class Batches(Generic[T, R]):
     def add(self, item: T, done: Done[R]) -> None:
         """Take one item; `done` is called later, never from within. Raises busy when too many wait."""
         if len(self._waiting) >= self._room:
-            raise MercuryError("busy", "too many writes are waiting for the store", 1.0)
+            raise MercuryError("busy", "too many writes are waiting for the store", 1.0, limit="journal")
         self._waiting.append((item, done))
         if not self._busy:
             self._busy = True
@@ -93,6 +96,11 @@ class Batches(Generic[T, R]):
     def put(self, item: T) -> Deferred[R]:
         """add() for those who would rather have a Deferred. Cancelling it does not take the item back."""
         return promised(lambda done: self.add(item, done))
+
+    @property
+    def depth(self) -> int:
+        """How many items wait to be written."""
+        return len(self._waiting)
 
     def idle(self) -> Deferred[None]:
         """Fires when nothing waits or is being written."""
@@ -140,6 +148,8 @@ class Batches(Generic[T, R]):
         self._settle([error] * len(batch), batch, items)
 
     def _settle(self, answers: Sequence[R | MercuryError], batch: list[tuple[T, Done[R]]], items: list[T]) -> None:
+        self.sizes.observe(len(items))
+        self.seconds.observe(self.lasts())
         self._before()
         try:
             for (_, done), answer in zip(batch, answers, strict=True):

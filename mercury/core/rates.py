@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.errors import MercuryError
+from mercury.errors import Limit, MercuryError
 
 SWEEP = 10_000  # look for full buckets when there are so many
 
 
 class Rates:
-    """`rate` messages a second with bursts of `burst`; a rate of 0 is no limit. A full bucket is forgotten."""
+    """`rate` messages a second with bursts of `burst`; a rate of 0 is no limit. A full bucket is forgotten.
 
-    def __init__(self, clock: IReactorTime, rate: float, burst: float) -> None:
+    `limit`: what this limit is called.
+    """
+
+    def __init__(self, clock: IReactorTime, rate: float, burst: float, limit: Limit) -> None:
+        self._limit = limit
         self._clock = clock
         self._rate = rate
         self._burst = max(1.0, burst or 2 * rate)
@@ -28,7 +32,8 @@ class Rates:
         left = min(self._burst, left + (now - counted) * self._rate)
         if left < 1.0:
             wait = (1.0 - left) / self._rate
-            raise MercuryError("rate_limited", f"more than {self._rate:g} a second of one member", round(wait, 3))
+            reason = f"more than {self._rate:g} a second of one member"
+            raise MercuryError("rate_limited", reason, round(wait, 3), limit=self._limit)
         self._buckets[mid] = (left - 1.0, now)
         if len(self._buckets) > self._sweep:
             self._forget(now)

@@ -47,8 +47,8 @@ class Rooms:
         hub.forget = self.marks.forget
         self.history_page = history_page
         self._text_bytes = text_bytes
-        self._rates = Rates(clock, rate, burst)
-        self._typing = Rates(clock, TYPING_RATE, 0)
+        self._rates = Rates(clock, rate, burst, "messages-per-second")
+        self._typing = Rates(clock, TYPING_RATE, 0, "typing")
 
     # Saying
 
@@ -81,7 +81,8 @@ class Rooms:
     def _draft(self, mid: str, rid: str, text: str, cid: str | None) -> Draft:
         limit = self._text_bytes
         if limit and len(text) * 4 > limit and len(text.encode(errors="surrogatepass")) > limit:
-            raise MercuryError("too_large", f"the text is longer than {limit} bytes (--limits.text-bytes)")
+            reason = f"the text is longer than {limit} bytes (--limits.text-bytes)"
+            raise MercuryError("too_large", reason, limit="text-bytes")
         if cid is not None:
             check_text_of("cid", cid, CID_BYTES)
         return Draft(rid=rid, mid=mid, text=text, cid=cid)

@@ -10,15 +10,19 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.errors import MercuryError
+from mercury.errors import Limit, MercuryError
 
 KEYS: Final = 20_000  # beyond that the one that was not seen for longest is forgotten
 
 
 class Throttle:
-    """`per_minute` tries of one key, all of them at once if need be; 0 for any number. `what` is tried too often."""
+    """`per_minute` tries of one key, all of them at once if need be; 0 for any number. `what` is tried too often.
 
-    def __init__(self, clock: IReactorTime, per_minute: int, what: str) -> None:
+    `limit`: what this limit is called.
+    """
+
+    def __init__(self, clock: IReactorTime, per_minute: int, what: str, limit: Limit) -> None:
+        self._limit = limit
         self._clock = clock
         self._rate = per_minute / 60
         self._most = per_minute
@@ -32,7 +36,7 @@ class Throttle:
         left = self._now(key)
         if left < 1:
             wait = round((1 - left) / self._rate, 3)
-            raise MercuryError("rate_limited", f"{self._what}; try again in {wait:.0f} s", wait)
+            raise MercuryError("rate_limited", f"{self._what}; try again in {wait:.0f} s", wait, limit=self._limit)
         self._put(key, left - 1)
 
     def give_back(self, key: object) -> None:

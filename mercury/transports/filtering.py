@@ -23,6 +23,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.counts import Counts
+from mercury.errors import Limit
+
 FIRST_BYTE_SECONDS = 5.0  # for a proxy's client to say something: only then does a PROXY header count
 REPORT_SECONDS = 1.0  # between two lines about refused connections
 
@@ -36,6 +39,7 @@ class AddressFilter:
     `allowed`: the networks that may connect. UNIX sockets, which file permissions guard, always may. `proxies`: the
     networks of the proxies, if the endpoint reads PROXY headers, else None. `connections`: how many there may be at a
     time; `per_address`: how many of one IPv4 address or one IPv6 /64, which is what a client has; 0 for any number.
+    `counts`: where refusals are counted, if anybody wants to know.
     """
 
     log = Logger()
@@ -49,6 +53,7 @@ class AddressFilter:
         connections: int = 0,
         per_address: int = 0,
         clock: IReactorTime,
+        counts: Counts | None = None,
     ) -> None:
         self.clock = clock
         self.noisy = factory.noisy
@@ -60,6 +65,7 @@ class AddressFilter:
         self._most_of_one = per_address
         self._counts: Counter[bytes] = Counter()
         self._refused: Counter[str] = Counter()
+        self._ever = counts or Counts()
         self._last = ""
         self._reporting: IDelayedCall | None = None
 
@@ -83,9 +89,9 @@ class AddressFilter:
         if self._proxies is None:
             return self.admit(addr)
         if not listed(addr, self._proxies):
-            self.refuse("not a listed proxy", addr)
+            self.refuse("proxies", "not a listed proxy", addr)
         elif self._full():
-            self.refuse("too many connections", addr)
+            self.refuse("connections", "too many connections", addr)
         else:
             return Proxied(self)
         return HangUp()
@@ -93,11 +99,11 @@ class AddressFilter:
     def admit(self, addr: Any) -> Counted | None:
         """The factory's protocol for a client with this true address, if it may connect."""
         if not listed(addr, self._allowed):
-            self.refuse("not on the address list", addr)
+            self.refuse("address", "not on the address list", addr)
         elif self._full():
-            self.refuse("too many connections", addr)
+            self.refuse("connections", "too many connections", addr)
         elif self._most_of_one and self._counts[key_of(addr)] >= self._most_of_one:
-            self.refuse("too many connections of one address", addr)
+            self.refuse("connections-per-address", "too many connections of one address", addr)
         elif (protocol := self._factory.buildProtocol(addr)) is not None:
             return Counted(self, protocol, key_of(addr))
         return None
@@ -113,8 +119,9 @@ class AddressFilter:
             if not self._counts[key]:
                 del self._counts[key]
 
-    def refuse(self, why: str, addr: Any) -> None:
+    def refuse(self, limit: Limit, why: str, addr: Any) -> None:
         """Count a refusal. A line in the log follows within a second, one for all refusals until then."""
+        self._ever.refused[limit] += 1
         self._refused[why] += 1
         self._last = getattr(addr, "host", "a UNIX socket")
         if self._reporting is None:

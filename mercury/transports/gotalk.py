@@ -193,7 +193,7 @@ def make_gotalk_site(
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "people go to /login")
 
-    return ProvingSite(Quoted(app.resource()), chat.clock, body_bytes, lambda: not chat.rooms.journal.is_open)
+    return ProvingSite(Quoted(app.resource()), chat, body_bytes)
 
 
 def _call(door: Door, name: str, call: Callable[[Asked], Awaitable[Answer]]) -> Callable[..., Deferred[bytes]]:

@@ -6,19 +6,18 @@ read. Whatever goes wrong is told in one shape, {"status":"error","error":…,"c
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from io import BytesIO
 from math import ceil
 from typing import Any
 
 import msgspec
-from twisted.internet.interfaces import IReactorTime
 from twisted.web import server
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 
+from mercury.core.chat import Chat
 from mercury.errors import CODES, MercuryError
-from mercury.protocols.rest import Error
+from mercury.protocols.rest import Error, NotReadyError
 
 REQUEST_SECONDS = 60.0  # from a connection's beginning, or the last answer, until a request has to be there
 LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it still sends
@@ -31,7 +30,8 @@ def error_status(error: MercuryError) -> int:
 
 def error_body(error: MercuryError) -> bytes:
     """The JSON that tells of an error."""
-    return msgspec.json.encode(Error(error=error.reason, code=error.code, retry_after=error.retry_after))
+    parts = error.parts if isinstance(error, NotReadyError) else None
+    return msgspec.json.encode(Error(error=error.reason, code=error.code, retry_after=error.retry_after, parts=parts))
 
 
 def error_headers(error: MercuryError) -> dict[str, str]:
@@ -81,7 +81,8 @@ class Channel(HTTPChannel):
     def refuse_body(self) -> None:
         """Refuse the request that is coming in for its body's length."""
         limit = self.site.body_bytes
-        self.refuse(MercuryError("too_large", f"the body is longer than {limit} bytes (--limits.body-bytes)"))
+        reason = f"the body is longer than {limit} bytes (--limits.body-bytes)"
+        self.refuse(MercuryError("too_large", reason, limit="body-bytes"))
 
     def refuse(self, error: MercuryError) -> None:
         """Answer before the request is there, drop the rest of it, and hang up.
@@ -92,6 +93,7 @@ class Channel(HTTPChannel):
         if self.refused:
             return
         self.refused = True
+        self.site.counts.error(error)
         body = error_body(error)
         lines = (
             f"HTTP/1.1 {error_status(error)} {error.code}",
@@ -108,6 +110,7 @@ class Request(server.Request):
     """A request whose body is never longer than the site allows, however it is sent."""
 
     channel: Channel
+    site: Site
     content: Any
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -136,24 +139,31 @@ class Request(server.Request):
             self.responseHeaders.setRawHeaders(name, [value])
         return body
 
-    def respond_error(self, error: MercuryError) -> bytes:
-        """respond() with an error."""
-        return self.respond(error_status(error), error_body(error), error_headers(error))
+    def respond_error(
+        self, error: MercuryError, status: int | None = None, headers: dict[str, str] | None = None
+    ) -> bytes:
+        """respond() with an error, and perhaps with another status and further headers."""
+        self.site.counts.error(error)
+        return self.respond(status or error_status(error), error_body(error), error_headers(error) | (headers or {}))
 
 
 class Site(server.Site):
-    """Serves a resource with Channels and Requests. `body_bytes`: the longest body of a request. `leaving`: whether
-    Mercury is about to stop."""
+    """Serves a resource with Channels and Requests. `body_bytes`: the longest body of a request."""
 
     protocol = Channel  # type: ignore[assignment]
     requests = Request
 
-    def __init__(self, resource: IResource, clock: IReactorTime, body_bytes: int, leaving: Callable[[], bool]) -> None:
+    def __init__(self, resource: IResource, chat: Chat, body_bytes: int) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
-            resource, self.requests, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
+            resource, self.requests, timeout=REQUEST_SECONDS, reactor=chat.clock, parsePOSTFormSubmission=False
         )
         self.body_bytes = body_bytes
-        self.leaving = leaving
+        self.counts = chat.hub.counts
+        self._journal = chat.rooms.journal
+
+    def leaving(self) -> bool:
+        """Whether Mercury is about to stop."""
+        return not self._journal.is_open
 
     def getContentFile(self, length: int | None) -> BytesIO:
         """Where a body is kept: in memory, bounded as it is."""

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.counts import Counts
 from mercury.errors import CODES, MercuryError
 from mercury.ports import IConnection
 from mercury.transports.frames import PING, frame
@@ -29,6 +30,8 @@ from mercury.transports.writing import plain, waiting, write_through
 
 HEADER_BYTES = 16384  # of an opening handshake
 RETRY_SECONDS = 1  # until who is refused with 503 should come back
+TOO_BIG = 1009  # with which Autobahn ends a connection whose frame is too long (RFC 6455, 7.4.1)
+NO_GOODBYE = 1006  # the code of a connection that ended without one (RFC 6455, 7.4.1)
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 
 #: What Autobahn keeps of an opening handshake.
@@ -92,18 +95,22 @@ class WebSocketConnection(WebSocketServerProtocol):
     _longest = 0
     _plain: Any = None
     _resumed = 0
-    _out = 0
+    _ended: int | None = None  # the code with which we ended it: HTTP's, or WebSocket's
+    bytes_in = 0
+    bytes_out = 0
 
     # From Twisted
 
     def connectionMade(self) -> None:
         self.door = self.factory.open_door(self)
         self._longest = self.factory.frame_bytes
+        self.factory.counts.open(self)
         super().connectionMade()
         self._plain = plain(self.transport)
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
+        self.bytes_in += len(data)
         if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
             self.failHandshake("the request is too long", 431)
             return
@@ -147,6 +154,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         if not isinstance(error, MercuryError):
             _log.failure("admitting {peer} failed", failure, peer=self.peer)
             error = MercuryError("internal", "Mercury failed to handle this handshake; its log says why")
+        self.factory.counts.error(error)
         raise ConnectionDeny(CODES[error.code][0], error.reason)
 
     def succeedHandshake(self, res: Any) -> None:
@@ -157,6 +165,7 @@ class WebSocketConnection(WebSocketServerProtocol):
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Answer with HTTP and a JSON body, and hang up. Autobahn's own logs the reason, which may quote a token."""
         self._admitting = False
+        self._ended = code
         self.wasNotCleanReason = f"the handshake was refused with {code}"
         self.sendHttpErrorResponse(code, reason, responseHeaders)
         self.dropConnection(abort=False)
@@ -194,6 +203,9 @@ class WebSocketConnection(WebSocketServerProtocol):
         """Say goodbye; if the peer does not answer, hang up. Autobahn's own timer may do that before the frame is sent:
         it counts in whole seconds, rounded down."""
         if self.state == self.STATE_OPEN and not isReply:
+            self._ended = code
+            if code == TOO_BIG:
+                self.factory.counts.refused["frame-bytes"] += 1
             self._closing = self.factory.reactor.callLater(CLOSE_SECONDS, self.abort)
         super().sendCloseFrame(code, reasonUtf8, isReply)
 
@@ -202,13 +214,14 @@ class WebSocketConnection(WebSocketServerProtocol):
             self._closing.cancel()
         if not self._gone:
             self._gone = True
+            self.factory.counts.close(self, self._ended or self.remoteCloseCode or NO_GOODBYE)
             self.door.closed()
 
     # IConnection, for the session
 
     def write(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:
-            self._out += len(data)
+            self.bytes_out += len(data)
             if self._plain is not None:
                 write_through(self._plain, data)
             else:
@@ -232,11 +245,14 @@ class WebSocketConnection(WebSocketServerProtocol):
             self.transport.resumeProducing()
 
     def drained(self) -> int:
-        return self._resumed if self._plain is None else self._out - waiting(self._plain)
+        return self._resumed if self._plain is None else self.bytes_out - waiting(self._plain)
 
 
 class WebSocketFactory(WebSocketServerFactory):
-    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers."""
+    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers.
+
+    `counts`: where they are counted, if anybody wants to know.
+    """
 
     protocol = WebSocketConnection
 
@@ -249,9 +265,11 @@ class WebSocketFactory(WebSocketServerFactory):
         handshake_seconds: float,
         origins: Sequence[str] = ("*",),
         compression: bool = False,
+        counts: Counts | None = None,
     ) -> None:
         super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
         self.open_door = open_door
+        self.counts = counts or Counts()
         self.server = None  # no version for strangers
         self.frame_bytes = frame_bytes
         parts = [re.escape(origin.lower()).replace(r"\*", "[^/]*") for origin in origins]
