@@ -45,6 +45,7 @@ setup(
         "hiredis>=3.1",  # without it txredisapi takes a turn of the reactor for each part of a reply
         "klein>=24.8",
         "msgspec>=0.22",
+        "prometheus_client>=0.26",
         "prompt_toolkit>=3.0.50",
         "PyMySQL[rsa]>=1.2.4",  # rsa: for the passwords of MySQL 8
         "PyYAML>=6.0.2",

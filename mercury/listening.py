@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from twisted.internet.interfaces import IProtocolFactory
-
+from mercury.transports.filtering import AddressFilter
 from mercury.transports.tls import Certificate
 
 
@@ -16,7 +15,7 @@ class Listening(NamedTuple):
 
     section: str
     endpoint: str
-    factory: IProtocolFactory
+    factory: AddressFilter
     certificate: Certificate | None
     wanted: Callable[[], str]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
+from mercury.counts import Histogram, Load
 from mercury.errors import MercuryError
 from mercury.events import Event
 from mercury.model import Account, Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
@@ -32,6 +33,7 @@ class IStore(Interface):
     """
 
     epoch: str = Attribute("Drawn when the store was created, known after open(); another epoch is another truth.")
+    load: Sequence[Load] = Attribute("How busy it is: one for each pool of its connections, none before open().")
 
     rooms_per_member: int = Attribute("How many rooms a member may be in, 0 for any number. It may be set at any time.")
 
@@ -217,6 +219,8 @@ class IBus(Interface):
         "While it is False, look at the heads of the rooms served here, once a second; doubt(None) follows when it is "
         "True again."
     )
+
+    lags: Histogram = Attribute("Seconds that what this node published took to come back to it, where it looks.")
 
     def open(listener: IBusListener) -> Deferred[None]:
         """Begin; tell the listener from now on. Fires when a first connection was tried, whatever came of it."""

@@ -33,18 +33,21 @@ from mercury.errors import MercuryError
 from mercury.listening import Listening
 from mercury.logs import log_stream, observer
 from mercury.reloading import reload
+from mercury.systemd import Systemd
 from mercury.transports.chat import PATH
+from mercury.transports.readiness import State
 
 STOP_SECONDS = 10.0  # for all that is still going on when Mercury is told to stop, closing connections aside
 COHORT_SECONDS = 0.1  # between closing some connections and some more
-GOODBYE_SECONDS = 0.5  # for the clients' halves of the closing handshakes
+GOODBYE_SECONDS = 1.0  # for the clients' halves of the closing handshakes, and for requests that are on their way
+LOOK_SECONDS = 0.05  # between looks whether they have come
 RETURN_RATE = 200.0  # clients that are asked to come back in the same second
 SWEEP_SECONDS = 600.0  # between looks for tokens and devices that are over
 DAY = 86_400_000_000  # microseconds
 
 
 class MercuryService(Service):
-    """One node. `ready` is what /readyz asks: whether the store is open and nobody has said stop."""
+    """One node. `state` is what /readyz asks: whether the store is open and nobody has said stop."""
 
     log = Logger()
     name = "mercury"
@@ -52,7 +55,7 @@ class MercuryService(Service):
     def __init__(
         self, reactor: Any, chat: Chat, config: Config, warnings: list[str], parent: Any, read: Callable[[], Config]
     ) -> None:
-        self.ready = False
+        self.state: State = "starting"
         self.listenings: list[Listening] = []
         self.passwords: Passwords | None = None  # where people log in with some
         self._reactor = reactor
@@ -61,6 +64,7 @@ class MercuryService(Service):
         self._read = read  # the settings once more
         self._warnings = warnings
         self._twistd = parent or {}
+        self._systemd = Systemd(reactor, lambda: chat.rooms.journal.lasts() < _patience(config))
         self._ports: list[IListeningPort] = []
         self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = reactor
@@ -83,7 +87,7 @@ class MercuryService(Service):
     def startService(self) -> None:
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._systemd.reload, self.reload))
         Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 
     def _bind(self, listening: Listening) -> IListeningPort:
@@ -118,18 +122,20 @@ class MercuryService(Service):
     async def _start(self) -> None:
         for warning in self._warnings:
             self.log.warn("{warning}", warning=warning)
+        self._systemd.opening()
         await self._chat.store.open()
         await self._chat.nodes.open()
         self._chat.heartbeat.start()
         self._sweeping.start(SWEEP_SECONDS)
         if self.passwords is not None:
             self.passwords.start()
-        self.ready = True
+        self.state = "serving"
         addresses = [_shown(port) for port in self._ports]
         self.log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
+        self._systemd.ready(f"REST at {addresses[0]}, WebSocket at {addresses[1]}")
         for address in addresses[2:]:
             self.log.info("goTalk at {address}", address=address)
-        if self._twistd.get("nodaemon"):
+        if self._twistd.get("nodaemon") and not self._systemd.listens:
             print(self._banner(*addresses), file=sys.__stderr__, flush=True)
 
     def _failed(self, failure: Failure) -> None:
@@ -140,6 +146,7 @@ class MercuryService(Service):
             self.log.failure("starting failed", failure)
             line = f"mercury: starting failed: {failure.getErrorMessage()}"
         self.log.critical("{line}", line=line)
+        self._systemd.failed(line)
         print(line, file=sys.__stderr__, flush=True)
         atexit.register(_exit_with_failure)
         self._reactor.callWhenRunning(self._reactor.stop)
@@ -182,12 +189,14 @@ class MercuryService(Service):
     def stopService(self) -> Deferred[None]:
         """Fires when nothing is left to lose, or STOP_SECONDS after the time that draining may take."""
         super().stopService()  # type: ignore[no-untyped-call]
+        seconds = STOP_SECONDS + self._config.drain.seconds
+        self._systemd.stopping(seconds + STOP_SECONDS)
         stopping = Deferred.fromCoroutine(self._stop())
-        stopping.addTimeout(STOP_SECONDS + self._config.drain.seconds, self._reactor)
+        stopping.addTimeout(seconds, self._reactor)
         return stopping.addErrback(lambda failure: self.log.error("stopping: {why}", why=failure.getErrorMessage()))
 
     async def _stop(self) -> None:
-        self.ready = False
+        self.state = "stopping"
         chat = self._chat
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
         if self._sweeping.running:
@@ -196,8 +205,7 @@ class MercuryService(Service):
         chat.rooms.journal.close()
         await chat.rooms.journal.idle()  # what was begun is committed and answered
         await self._close_sessions()
-        if count:
-            await deferLater(self._reactor, GOODBYE_SECONDS)
+        await self._all_gone()
         chat.heartbeat.stop()
         if self.passwords is not None:
             self.passwords.stop()
@@ -209,7 +217,7 @@ class MercuryService(Service):
 
     async def _close_sessions(self) -> None:
         """A few at a time."""
-        sessions = self._chat.hub.everybody()
+        sessions = self._chat.heartbeat.everybody()
         seconds = min(self._config.drain.seconds, len(sessions) / RETURN_RATE)
         size = ceil(len(sessions) / max(1, int(seconds / COHORT_SECONDS))) or 1
         for start in range(0, len(sessions), size):
@@ -217,6 +225,12 @@ class MercuryService(Service):
                 await deferLater(self._reactor, COHORT_SECONDS)
             for session in sessions[start : start + size]:
                 session.end(closing.RESTART)
+
+    async def _all_gone(self) -> None:
+        """Until nobody is connected, or as long as it takes who means to answer, or to be answered."""
+        until = self._reactor.seconds() + GOODBYE_SECONDS
+        while any(listening.factory.total for listening in self.listenings) and self._reactor.seconds() < until:
+            await deferLater(self._reactor, LOOK_SECONDS)
 
     def _say_goodbye(self) -> int:
         """Tell every client when to come back, not all at the same time, and listen no more; how many there are."""
@@ -227,6 +241,14 @@ class MercuryService(Service):
             self._chat.hub.outbox.put((session,), session.wire.event(bye))
             session.finish()
         return len(sessions)
+
+
+def _patience(config: Config) -> float:
+    """Seconds that are more than any store takes to answer or to give up, even if it is away."""
+    mysql, redis = config.mysql, config.redis
+    return 60.0 + 4 * (
+        mysql.connect_seconds + mysql.write_seconds + mysql.read_seconds + redis.connect_seconds + redis.command_seconds
+    )
 
 
 def _shown(port: IListeningPort) -> str:

@@ -6,17 +6,17 @@ by name, when they are chosen, so that none of their drivers need be there for a
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
-from twisted.internet.interfaces import IProtocolFactory
 
 from mercury.backends.bus_local import LocalBus
 from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
@@ -37,15 +37,20 @@ from mercury.listening import Listening
 from mercury.options import Options as Options  # twistd looks for it here
 from mercury.ports import IAccounts, IBus, IStore
 from mercury.service import MercuryService
+from mercury.systemd import Socket, sockets
 from mercury.transports.api_keys import ApiKeys
 from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.filtering import AddressFilter, Rules
 from mercury.transports.gotalk import make_gotalk_site
+from mercury.transports.metrics import Metrics
+from mercury.transports.readiness import Readiness
 from mercury.transports.rest import make_site
 from mercury.transports.tls import Certificate, under_tls
 from mercury.transports.websocket import WebSocketFactory
 
 BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
+
+OTHER_FILES = 1000  # beside clients: the backend's connections, the store's, the log
 
 if TYPE_CHECKING:
     from mercury.backends.mysql_server import Server
@@ -154,10 +159,13 @@ def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None
     )
 
 
-def endpoint_of(listener: Api | Ws | Gotalk) -> str:
-    """The endpoint string of a listener: its own, or its port on as few interfaces as its address list needs."""
+def endpoint_of(listener: Api | Ws | Gotalk, passed: Socket | None = None) -> str:
+    """The endpoint string of a listener: its own, or that of the socket which systemd passes for it, or its port on as
+    few interfaces as its address list needs."""
     if listener.endpoint:
         return listener.endpoint
+    if passed is not None:
+        return passed.endpoint
     allowed = networks(listener.address)
     if all(network.is_loopback for network in allowed):
         interface = "127.0.0.1" if any(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:1"
@@ -181,37 +189,46 @@ def certificate_of(section: str, listener: Api | Ws | Gotalk) -> Certificate | N
         raise ConfigError(error.reason) from None
 
 
-def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certificate | None = None) -> IProtocolFactory:
+def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certificate | None = None) -> AddressFilter:
     """The WebSocket side: address filter, TLS, Autobahn, and the door to the chat."""
     limits, ws = config.limits, config.server.ws
     protocols = Protocols(config)
     factory = WebSocketFactory(
-        lambda connection: ChatDoor(chat, protocols, connection), reactor=clock, limits=limits, ws=ws
+        lambda connection: ChatDoor(chat, protocols, connection),
+        reactor=clock,
+        limits=limits,
+        ws=ws,
+        counts=chat.hub.counts,
     )
 
     def rules() -> Rules:
         return rules_of(ws, limits.connections, limits.connections_per_address)
 
-    return AddressFilter(under_tls(factory, certificate), rules, clock)
+    return AddressFilter(under_tls(factory, certificate), rules, clock, chat.hub.counts)
 
 
 def make_rest(
     clock: Any, chat: Chat, config: Config, service: MercuryService, certificate: Certificate | None = None
-) -> IProtocolFactory:
+) -> AddressFilter:
     """The REST side: address filter, TLS and Klein."""
     api = config.server.api
-    site = make_site(chat, ApiKeys(api), lambda: service.ready)
-    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api), clock)
+    readiness = Readiness(chat, lambda: service.state)
+    site = make_site(chat, ApiKeys(api), readiness, Metrics(chat, readiness, storage_type(config)))
+    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api), clock, chat.hub.counts)
 
 
 def make_gotalk(
     clock: Any, chat: Chat, config: Config, passwords: Passwords, certificate: Certificate | None = None
-) -> IProtocolFactory:
+) -> AddressFilter:
     """goTalk's side: address filter, TLS and Klein."""
     gotalk, store = config.gotalk, IAccounts(chat.store)
     accounts = Accounts(clock, store, chat.tokens, passwords, gotalk)
     site = make_gotalk_site(chat, accounts, Handover(chat, store), gotalk)
-    return AddressFilter(under_tls(site, certificate), lambda: rules_of(gotalk, gotalk.connections), clock)
+
+    def rules() -> Rules:
+        return rules_of(gotalk, gotalk.connections)
+
+    return AddressFilter(under_tls(site, certificate), rules, clock, chat.hub.counts)
 
 
 def makeService(options: Options) -> IService:
@@ -229,32 +246,68 @@ def makeService(options: Options) -> IService:
     warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
     service = MercuryService(reactor, chat, config, warnings, options.parent, options.read_again)
     try:
-        service.listenings = list(make_listenings(reactor, chat, config, service))
+        passed = sockets(os.environ)
+        service.listenings = list(make_listenings(reactor, chat, config, service, passed))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
+    warnings += [*warnings_of_sockets(passed, service.listenings, config), *warnings_of_files(config, most_files())]
     return service
 
 
-def make_listenings(reactor: Any, chat: Chat, config: Config, service: MercuryService) -> Iterator[Listening]:
-    """What the node listens on: REST, WebSocket, and goTalk's door if it is open. May raise ConfigError."""
+def make_listenings(
+    reactor: Any, chat: Chat, config: Config, service: MercuryService, passed: Mapping[str, Socket]
+) -> Iterator[Listening]:
+    """What the node listens on: REST, WebSocket, and goTalk's door if it is open. `passed`: the sockets that systemd
+    passes, by their names. May raise ConfigError."""
     api, ws, gotalk = config.server.api, config.server.ws, config.gotalk
     certificate = certificate_of("server.api", api)
     rest = make_rest(reactor, chat, config, service, certificate)
-    yield Listening("server.api", endpoint_of(api), rest, certificate, partial(endpoint_of, api))
+    wanted = partial(endpoint_of, api, passed.get("api"))
+    yield Listening("server.api", wanted(), rest, certificate, wanted)
     certificate = certificate_of("server.ws", ws)
     door = make_websocket(reactor, chat, config, certificate)
-    yield Listening("server.ws", endpoint_of(ws), door, certificate, partial(endpoint_of, ws))
+    wanted = partial(endpoint_of, ws, passed.get("ws"))
+    yield Listening("server.ws", wanted(), door, certificate, wanted)
     if gotalk.enabled:
         service.passwords = Passwords(reactor)
         certificate = certificate_of("gotalk", gotalk)
         door = make_gotalk(reactor, chat, config, service.passwords, certificate)
-        yield Listening("gotalk", endpoint_of(gotalk), door, certificate, partial(endpoint_of, gotalk))
+        wanted = partial(endpoint_of, gotalk, passed.get("gotalk"))
+        yield Listening("gotalk", wanted(), door, certificate, wanted)
+
+
+def warnings_of_sockets(passed: Mapping[str, Socket], listenings: Sequence[Listening], config: Config) -> Iterator[str]:
+    """What is odd about the sockets that systemd passes."""
+    ports = {"api": config.server.api.port, "ws": config.server.ws.port, "gotalk": config.gotalk.port}
+    taken = [listening.endpoint for listening in listenings if "systemd:" in listening.endpoint]
+    for name, found in passed.items():
+        if not any(f"name={name}" in endpoint or "index=" in endpoint for endpoint in taken):
+            yield f"nothing takes the socket that systemd passes as {name}: FileDescriptorName= is {', '.join(ports)}"
+        elif found.port and found.port != ports.get(name):
+            yield f"the port of {name} is {found.port}, of the socket that systemd passes, not {ports.get(name)} as set"
+
+
+def most_files() -> int:
+    """How many files and sockets this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def warnings_of_files(config: Config, most: int) -> list[str]:
+    """What is wrong with having at most so many files open."""
+    limits, gotalk = config.limits, config.gotalk
+    wanted = limits.connections + (gotalk.connections if gotalk.enabled else 0) + OTHER_FILES
+    if not limits.connections or wanted <= most:
+        return []
+    return [
+        f"only {most} files may be open at a time, but --limits.connections is {limits.connections}: allow {wanted} "
+        "(LimitNOFILE= of the unit, ulimit -n), or lower it"
+    ]
 
 
 def prepare_process(reactor: Any) -> None:
-    """Timers on a monotonic clock, since Twisted's own would stop when the wall clock is set back; as many file
-    descriptors as we may have; and threads that hand over quickly: the store's is what clients wait for."""
+    """Timers on a monotonic clock, since Twisted's own would stop when the wall clock is set back; as many files open
+    as we may have; and threads that hand over quickly: the store's is what clients wait for."""
     reactor.seconds = time.monotonic
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = most_files()
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     sys.setswitchinterval(0.0005)

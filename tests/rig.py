@@ -33,7 +33,10 @@ from mercury.model import Entry
 from mercury.ports import IConnection, IStore, IWire
 from mercury.tap import make_chat
 from mercury.transports.api_keys import ApiKeys
+from mercury.transports.metrics import Metrics
+from mercury.transports.readiness import Readiness, State
 from mercury.transports.rest import make_site
+from mercury.transports.web import Site
 
 reactor: Any = installed
 
@@ -63,15 +66,24 @@ class Node:
         self.store: IStore = store or MemoryStore()
         self.config = Config(limits=Limits(**limits))
         self.chat: Chat = make_chat(clock or reactor, self.store, self.config)
-        self.ready = True
+        self.state: State = "serving"
         self.keys = ""  # as in --server.api.keys
         self._port: IListeningPort | None = None
         self._wiretaps: list[Wiretap] = []
 
+    def site(self) -> Site:
+        """REST's factory."""
+        readiness = Readiness(self.chat, lambda: self.state)
+        return make_site(
+            self.chat,
+            ApiKeys(Api(keys=self.keys)),
+            readiness,
+            Metrics(self.chat, readiness, "memory"),
+        )
+
     async def __aenter__(self) -> Node:
         await self.store.open()
-        site = make_site(self.chat, ApiKeys(Api(keys=self.keys)), lambda: self.ready)
-        self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
+        self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.site())
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -335,7 +335,7 @@ def test_registrations_are_throttled_for_an_address() -> None:
 
 def test_a_throttle_forgets_who_was_not_seen_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throttle, "KEYS", 100)
-    tries = Throttle(Clockwork().clock, "too often")
+    tries = Throttle(Clockwork().clock, "too often", "logins-per-minute")
     for n in range(1000):
         tries.take(n, 1)
         tries.give_back(n, 1)
@@ -347,7 +347,7 @@ def test_a_throttle_forgets_who_was_not_seen_for_longest(monkeypatch: pytest.Mon
         tries.take(n, 1)
         tries.give_back(n, 1)
         assert refusal(tries.take, 0, 1) == "rate_limited"
-    free = Throttle(Clockwork().clock, "too often")
+    free = Throttle(Clockwork().clock, "too often", "logins-per-minute")
     for _ in range(1000):
         free.take("x", 0)
 

@@ -71,7 +71,7 @@ def networks(text: str) -> Any:
     return [ip_network(part) for part in text.split(",")] if text else []
 
 
-def filter_of(allowed: str, clock: Any = None, proxies: str | None = None, **limits: int) -> tuple[Any, EchoFactory]:
+def filter_of(allowed: str, clock: Any = None, proxies: str | None = None, **limits: Any) -> tuple[Any, EchoFactory]:
     """A filter, and the factory behind it."""
     factory = EchoFactory()
     rules = filtering.Rules(networks(allowed), None if proxies is None else networks(proxies), **limits)

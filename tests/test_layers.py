@@ -18,12 +18,20 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.tap", "mercury.service", "mercury.listening", "mercury.reloading", "mercury.options", "mercury.keys"},
+    {
+        "mercury.tap",
+        "mercury.service",
+        "mercury.listening",
+        "mercury.reloading",
+        "mercury.systemd",
+        "mercury.options",
+        "mercury.keys",
+    },
     {"mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
     {"mercury.core"},
-    {"mercury.ports", "mercury.closing"},
+    {"mercury.ports", "mercury.counts", "mercury.closing"},
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
     {"mercury.config", "mercury.config_types"},
@@ -34,7 +42,14 @@ LAYERS = (
 #: Beside the layers: what these may import of Mercury beside themselves, and who may import them.
 ASIDE = {
     "mercury.backends": (
-        {"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors", "mercury.serving"},
+        {
+            "mercury.ports",
+            "mercury.counts",
+            "mercury.signals",
+            "mercury.model",
+            "mercury.errors",
+            "mercury.serving",
+        },
         {"mercury.tap", "mercury.keys"},
     ),
     "mercury.client": (
@@ -49,6 +64,7 @@ KEPT_TO = {
     "autobahn": {"mercury.transports", "mercury.protocols", "mercury.client"},
     "cryptography": {"mercury.backends"},
     "klein": {"mercury.transports"},
+    "prometheus_client": {"mercury.transports"},
     "prompt_toolkit": {"mercury.client"},
     "pymysql": {"mercury.backends"},
     "sqlite3": {"mercury.backends"},

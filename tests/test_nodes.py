@@ -17,6 +17,7 @@ from zope.interface.verify import verifyObject
 from mercury import commands
 from mercury.core.hub import AWAY, HOLE
 from mercury.core.nodes import LOOK, Nodes
+from mercury.counts import Histogram
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
 from mercury.signals import Signal
@@ -45,6 +46,7 @@ class Bus:
     """One node's bus."""
 
     is_up = True
+    lags = Histogram(())
 
     def __init__(self, wire: Wire) -> None:
         self.node = f"node {len(wire.buses)}"

@@ -21,6 +21,7 @@ from mercury.backends.batch import Batch, RoomState, occupied
 from mercury.backends.memory_accounts import MemoryAccounts
 from mercury.backends.memory_calls import when_open
 from mercury.backends.sealing import NO_KEYS, STEP, Keys, form_of, in_base64, renewed
+from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -54,6 +55,7 @@ class MemoryStore(MemoryAccounts):
         super().__init__()
         self.keys = keys
         self.epoch = secrets.token_hex(8)
+        self.load: list[Load] = []  # nothing ever waits
         self.is_open = False
         self.rooms_per_member = rooms_per_member
         self._last_id = 0

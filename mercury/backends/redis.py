@@ -26,6 +26,7 @@ from mercury.backends.redis_link import RETRY_AFTER, Link, RedisServer
 from mercury.backends.redis_reseal import reseal
 from mercury.backends.redis_script import SOURCE, call
 from mercury.backends.sealing import NO_KEYS, STEP, Keys
+from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -87,6 +88,10 @@ class RedisStore(RedisAccounts):
         self._channel = channel
         self._link: Link | None = None
         self._appender = Appender(reactor, self._send)
+
+    @property
+    def load(self) -> list[Load]:
+        return [self._link.load] if self._link else []
 
     def open(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._open())

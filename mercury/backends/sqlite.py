@@ -36,6 +36,7 @@ from mercury.backends.sqlite_schema import (
 )
 from mercury.backends.sqlite_sql import entries_in, insert, to_json
 from mercury.backends.sqlite_sweep import sweep
+from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -72,6 +73,10 @@ class SqliteStore(SqliteAccounts):
         self._writer: Pool | None = None
         self._reader: Pool | None = None
 
+    @property
+    def load(self) -> list[Load]:
+        return [pool.load for pool in (self._writer, self._reader) if pool]
+
     def open(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._open())
 
@@ -81,8 +86,8 @@ class SqliteStore(SqliteAccounts):
         seconds = PATIENT_SECONDS if self._beside else BUSY_SECONDS
         writing = connections(self._path, 1, read_only=False, seconds=seconds)
         reading = connections(self._path, READERS, read_only=True)
-        self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE")
-        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error)
+        self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE", use="writing")
+        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, use="reading")
         try:
             if self._beside:
                 await self._reader.run(check_version)

@@ -54,8 +54,8 @@ class Accounts:
         self._store = store
         self._tokens = tokens
         self._rules = rules
-        self._logins = Throttle(clock, "too many wrong passwords")
-        self._registrations = Throttle(clock, "too many registrations")
+        self._logins = Throttle(clock, "too many wrong passwords", "logins-per-minute")
+        self._registrations = Throttle(clock, "too many registrations", "registrations-per-minute")
         self._known: OrderedDict[int, str] = OrderedDict()  # with their names
 
     # Coming and going

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mercury.counts import SECONDS, SIZES, Histogram
 from mercury.errors import MercuryError
 from mercury.serving import SERVED, Served, serving
 
@@ -68,7 +69,7 @@ class Batches(Generic[T, R]):
 
     `write` answers one result an item, in order, or fails as a whole. `before` and `after` frame the settling of a
     batch: `after` gets the items and their answers when each `done` has been called. At most `waiting` items wait;
-    more are refused with `busy`.
+    more are refused with `busy`. `sizes`, `seconds`: how large the batches were, and how long their writing took.
     """
 
     log = Logger()
@@ -83,6 +84,8 @@ class Batches(Generic[T, R]):
         before: Callable[[], None] = lambda: None,
         after: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
     ) -> None:
+        self.sizes = Histogram(SIZES)
+        self.seconds = Histogram(SECONDS)
         self._clock = clock
         self._write = write
         self._most = most
@@ -91,12 +94,13 @@ class Batches(Generic[T, R]):
         self._after = after
         self._waiting: list[Waiting[T, R]] = []
         self._busy = False
+        self._since: float | None = None  # what is being written is being written
         self._idle: list[Deferred[None]] = []
 
     def add(self, item: T, done: Done[R]) -> None:
         """Take one item; `done` is called later, never from within. Raises busy when too many wait."""
         if len(self._waiting) >= self._room:
-            raise MercuryError("busy", "too many writes are waiting for the store", 1.0)
+            raise MercuryError("busy", "too many writes are waiting for the store", 1.0, limit="journal")
         self._waiting.append((item, done, SERVED.get()))
         if not self._busy:
             self._busy = True
@@ -106,6 +110,11 @@ class Batches(Generic[T, R]):
         """add() for those who would rather have a Deferred. Cancelling it does not take the item back."""
         return promised(lambda done: self.add(item, done))
 
+    @property
+    def depth(self) -> int:
+        """How many items wait to be written."""
+        return len(self._waiting)
+
     def idle(self) -> Deferred[None]:
         """Fires when nothing waits or is being written."""
         fired: Deferred[None] = Deferred()
@@ -114,6 +123,10 @@ class Batches(Generic[T, R]):
         else:
             fired.callback(None)
         return fired
+
+    def lasts(self) -> float:
+        """For how long what is being written is being written, in seconds; 0 if nothing is."""
+        return 0.0 if self._since is None else self._clock.seconds() - self._since
 
     def _next(self) -> None:
         if not self._waiting:
@@ -125,6 +138,7 @@ class Batches(Generic[T, R]):
         batch = self._waiting[: self._most]
         del self._waiting[: self._most]
         items = [item for item, _, _ in batch]
+        self._since = self._clock.seconds()
         try:
             writing: Deferred[Any] = serving(batch[0][2] if len(batch) == 1 else None, self._write, items)
         except Exception:
@@ -137,6 +151,7 @@ class Batches(Generic[T, R]):
 
     def _soon(self, _: object) -> None:
         """Two turns later: in the first the reactor reads what has come meanwhile, which then goes along."""
+        self._since = None
         self._clock.callLater(0, self._clock.callLater, 0, self._next)
 
     def _failed(self, failure: Failure, batch: list[Waiting[T, R]], items: list[T]) -> None:
@@ -146,6 +161,8 @@ class Batches(Generic[T, R]):
         self._settle([error] * len(batch), batch, items)
 
     def _settle(self, answers: Sequence[R | MercuryError], batch: list[Waiting[T, R]], items: list[T]) -> None:
+        self.sizes.observe(len(items))
+        self.seconds.observe(self.lasts())
         self._before()
         try:
             for (_, done, served), answer in zip(batch, answers, strict=True):

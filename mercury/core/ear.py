@@ -21,6 +21,7 @@ from mercury.closing import Closing
 from mercury.core.chat import Chat
 from mercury.core.conversations import PREFIX
 from mercury.core.live import Listener, LiveRoom
+from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import Entry, Token
 from mercury.ports import IConnection, IWire
@@ -118,7 +119,7 @@ class Ear(Listener):
         if first:
             for room in self.rooms:
                 self._chat.nodes.presence(room.rid, self.mid, True, but=self)
-        self.catch_up()
+        self.catch_up("login")
         self._rustle()
 
     def _failed(self, failure: Failure, served: Served | None) -> None:
@@ -164,7 +165,7 @@ class Ear(Listener):
     def caught_up(self, room: LiveRoom) -> None:
         """There was nothing that it has missed."""
 
-    def catch_up(self) -> None:
+    def catch_up(self, cause: Cause) -> None:
         """Something may have been missed: look into the store, and be live again from there."""
         missed = False
         for room in self.rooms:

@@ -42,10 +42,6 @@ class Wheel:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    def is_empty(self) -> bool:
-        """Whether nobody is on it."""
-        return not any(self._slots)
-
     def add(self, session: Listener) -> int:
         """Take a session in; it is first looked at after a whole turn. Returns what remove() wants."""
         slot = (self._hand - 1) % SLOTS
@@ -55,6 +51,10 @@ class Wheel:
     def remove(self, session: Listener, slot: int) -> None:
         """Let a session go."""
         self._slots[slot].discard(session)
+
+    def everybody(self) -> list[Listener]:
+        """All sessions that are on it."""
+        return [session for slot in self._slots for session in slot]
 
     def _turn(self) -> None:
         self._timer = self._clock.callLater(self.turn / SLOTS, self._turn)
@@ -94,9 +94,13 @@ class Heartbeat:
         return wheel
 
     def _drop_empty(self) -> None:
-        for wheel in [wheel for wheel in self._wheels.values() if wheel.is_empty()]:
+        for wheel in [wheel for wheel in self._wheels.values() if not wheel.everybody()]:
             wheel.stop()
             del self._wheels[wheel.interval]
+
+    def everybody(self) -> list[Listener]:
+        """All sessions, also those that have not logged in."""
+        return [session for wheel in self._wheels.values() for session in wheel.everybody()]
 
     def start(self) -> None:
         """Turn the wheels."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.errors import MercuryError
+from mercury.errors import Limit, MercuryError
 
 SWEEP = 10_000  # look for full buckets when there are so many
 
 
 class Rates:
-    """The members' buckets. A full one is forgotten."""
+    """The members' buckets. A full one is forgotten. `limit`: what this limit is called."""
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, limit: Limit) -> None:
+        self._limit = limit
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
         self._sweep = SWEEP
@@ -30,7 +31,8 @@ class Rates:
         left = min(burst, left + (now - counted) * rate)
         if left < 1.0:
             wait = (1.0 - left) / rate
-            raise MercuryError("rate_limited", f"more than {rate:g} a second of one member", round(wait, 3))
+            reason = f"more than {rate:g} a second of one member"
+            raise MercuryError("rate_limited", reason, round(wait, 3), limit=self._limit)
         self._buckets[mid] = (left - 1.0, now)
         if len(self._buckets) > self._sweep:
             self._forget(now, rate, burst)

@@ -43,8 +43,8 @@ class Rooms:
         self.marks = Marks(clock, store)
         hub.forget = self.marks.forget
         self._limits = limits
-        self._rates = Rates(clock)
-        self._typing = Rates(clock)
+        self._rates = Rates(clock, "messages-per-second")
+        self._typing = Rates(clock, "typing")
 
     # Saying
 
@@ -77,7 +77,8 @@ class Rooms:
     def _draft(self, mid: str, rid: str, text: str, cid: str | None) -> Draft:
         limit = self._limits.text_bytes
         if limit and len(text) * 4 > limit and len(text.encode(errors="surrogatepass")) > limit:
-            raise MercuryError("too_large", f"the text is longer than {limit} bytes (--limits.text-bytes)")
+            reason = f"the text is longer than {limit} bytes (--limits.text-bytes)"
+            raise MercuryError("too_large", reason, limit="text-bytes")
         if cid is not None:
             check_text_of("cid", cid, CID_BYTES)
         return Draft(rid=rid, mid=mid, text=text, cid=cid)

@@ -25,6 +25,7 @@ from mercury.core.answers import answer
 from mercury.core.batches import as_error
 from mercury.core.chat import Chat
 from mercury.core.live import Listener, LiveRoom
+from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import NAME_BYTES, Outcome, Place, Token, check_text_of
 from mercury.ports import IConnection, IWire
@@ -134,7 +135,7 @@ class Session(Listener):
         for room in self.rooms:
             if not room.cold and self not in room.behind and self not in room.paused:
                 self.caught_up(room)
-        self.catch_up()
+        self.catch_up("login")
 
     def _resume_at(self, place: Place, resume: commands.Resume | None, epoch: str) -> int:
         """The seq that this device is to get next in a room: after what the client says it has, or what it was proved
@@ -263,6 +264,7 @@ class Session(Listener):
             self.connection.hold()
 
     def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
+        self._chat.hub.counts.error(error)
         self._tell(events.Error(ref=ref, code=error.code, reason=error.reason, retry_after=error.retry_after))
 
     def _tell(self, event: events.Event) -> None:
@@ -283,14 +285,15 @@ class Session(Listener):
     def caught_up(self, room: LiveRoom) -> None:
         self._tell_of(room.rid, events.CaughtUp(room.rid, room.head))
 
-    def catch_up(self) -> None:
-        self._chat.catch_up.start(self)
+    def catch_up(self, cause: Cause) -> None:
+        self._chat.catch_up.start(self, cause)
 
     # The peer's pace
 
     def slow(self) -> None:
         """The peer's socket is full: nothing live until drained(), and nothing is read from it either."""
         self.is_slow = True
+        self._chat.hub.counts.slowed += 1
         self._stalled, self._taken = 0.0, self.connection.drained()
         for room in self.rooms:
             room.fall_behind(self)
@@ -302,7 +305,7 @@ class Session(Listener):
         if not self._held:
             self.connection.release()
         self._go_on()
-        self.catch_up()
+        self.catch_up("slow")
 
     # Proof of delivery
 

@@ -10,16 +10,19 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.errors import MercuryError
+from mercury.errors import Limit, MercuryError
 
 KEYS: Final = 20_000  # beyond that the one that was not seen for longest is forgotten
 
 
 class Throttle:
-    """`what`: what is said of a key that is tried too often. `per_minute`: how many tries of one key, all of them at
-    once if need be; 0 for any number."""
+    """`what`: what is said of a key that is tried too often. `limit`: what this limit is called.
 
-    def __init__(self, clock: IReactorTime, what: str) -> None:
+    `per_minute`: how many tries of one key, all of them at once if need be; 0 for any number.
+    """
+
+    def __init__(self, clock: IReactorTime, what: str, limit: Limit) -> None:
+        self._limit = limit
         self._clock = clock
         self._what = what
         self._left: OrderedDict[object, tuple[float, float]] = OrderedDict()
@@ -31,7 +34,7 @@ class Throttle:
         left = self._now(key, per_minute)
         if left < 1:
             wait = round((1 - left) * 60 / per_minute, 3)
-            raise MercuryError("rate_limited", f"{self._what}; try again in {wait:.0f} s", wait)
+            raise MercuryError("rate_limited", f"{self._what}; try again in {wait:.0f} s", wait, limit=self._limit)
         self._put(key, left - 1)
 
     def give_back(self, key: object, per_minute: int) -> None:

@@ -19,7 +19,7 @@ from twisted.web.resource import IResource, Resource
 
 from mercury.core.batches import as_error
 from mercury.errors import MercuryError
-from mercury.transports.web import Request, error_body
+from mercury.transports.web import Request
 
 _log = Logger()
 
@@ -94,4 +94,4 @@ def no_route(request: Request, refusal: Any, hint: str) -> bytes:
     if request.method == b"OPTIONS":
         return request.respond(200, b'{"status":"ok"}', allowed)
     words = f"{request.method.decode('ascii', 'replace')} is not possible here; possible: {allowed['Allow']}"
-    return request.respond(405, error_body(MercuryError("bad_request", words)), allowed)
+    return request.respond_error(MercuryError("bad_request", words), 405, allowed)

@@ -101,6 +101,7 @@ class ChatDoor:
         self._decode: Callable[[bytes], commands.Command] | None = None
 
     async def admit(self, request: ConnectionRequest) -> str | None:
+        self._chat.rooms.journal.check_open()
         if request.path.rstrip("/") != PATH:
             raise MercuryError("not_found", f"there is nothing at this path; WebSockets connect at {PATH}")
         name = self._protocols.choose(request.protocols)
@@ -112,6 +113,7 @@ class ChatDoor:
             if member is None:
                 raise MercuryError("unauthorized", "the URL has a token but no member")
             token = await self._chat.tokens.check(secret, member)
+            self._chat.rooms.journal.check_open()  # a session that begins now would not be told to come back
             self._admitted = (name, (token, checked, device), agent)
         elif name is None:
             raise MercuryError("unauthorized", f"connect with {PATH}?token=...&member=...")

@@ -23,6 +23,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.counts import Counts
+from mercury.errors import Limit
+
 FIRST_BYTE_SECONDS = 5.0  # for a proxy's client to say something: only then does a PROXY header count
 REPORT_SECONDS = 1.0  # between two lines about refused connections
 
@@ -45,7 +48,10 @@ class Rules(NamedTuple):
 
 @implementer(IProtocolFactory, ILoggingContext)
 class AddressFilter:
-    """Lets some connections through to a factory, which may be any. `rules` is asked for each connection."""
+    """Lets some connections through to a factory, which may be any.
+
+    `rules` is asked for each connection. `counts`: where refusals are counted, if anybody wants to know.
+    """
 
     log = Logger()
 
@@ -54,6 +60,7 @@ class AddressFilter:
         factory: Any,
         rules: Callable[[], Rules],
         clock: IReactorTime,
+        counts: Counts | None = None,
     ) -> None:
         self.clock = clock
         self.noisy = factory.noisy
@@ -62,6 +69,7 @@ class AddressFilter:
         self._rules = rules
         self._counts: Counter[bytes] = Counter()
         self._refused: Counter[str] = Counter()
+        self._ever = counts or Counts()
         self._last = ""
         self._reporting: IDelayedCall | None = None
 
@@ -86,9 +94,9 @@ class AddressFilter:
         if rules.proxies is None:
             return self.admit(addr)
         if not listed(addr, rules.proxies):
-            self.refuse("not a listed proxy", addr)
+            self.refuse("proxies", "not a listed proxy", addr)
         elif self._full(rules):
-            self.refuse("too many connections", addr)
+            self.refuse("connections", "too many connections", addr)
         else:
             return Proxied(self)
         return HangUp()
@@ -97,11 +105,11 @@ class AddressFilter:
         """The factory's protocol for a client with this true address, if it may connect."""
         rules = self._rules()
         if not listed(addr, rules.allowed):
-            self.refuse("not on the address list", addr)
+            self.refuse("address", "not on the address list", addr)
         elif self._full(rules):
-            self.refuse("too many connections", addr)
+            self.refuse("connections", "too many connections", addr)
         elif 0 < rules.per_address <= self._counts[key_of(addr)]:
-            self.refuse("too many connections of one address", addr)
+            self.refuse("connections-per-address", "too many connections of one address", addr)
         elif (protocol := self._factory.buildProtocol(addr)) is not None:
             return Counted(self, protocol, key_of(addr))
         return None
@@ -117,8 +125,9 @@ class AddressFilter:
             if not self._counts[key]:
                 del self._counts[key]
 
-    def refuse(self, why: str, addr: Any) -> None:
+    def refuse(self, limit: Limit, why: str, addr: Any) -> None:
         """Count a refusal. A line in the log follows within a second, one for all refusals until then."""
+        self._ever.refused[limit] += 1
         self._refused[why] += 1
         self._last = getattr(addr, "host", "a UNIX socket")
         if self._reporting is None:

@@ -192,7 +192,7 @@ def make_gotalk_site(chat: Chat, accounts: Accounts, handover: Handover, setting
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "people go to /login")
 
-    return ProvingSite(Quoted(app.resource()), chat.clock, chat.limits)
+    return ProvingSite(Quoted(app.resource()), chat)
 
 
 def _call(door: Door, name: str, call: Callable[[Asked], Awaitable[Answer]]) -> Callable[..., Deferred[bytes]]:

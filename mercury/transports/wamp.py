@@ -25,7 +25,7 @@ from mercury.core.chat import Chat
 from mercury.core.live import LiveRoom
 from mercury.core.session import Session
 from mercury.core.tokens import ITERATIONS, KEY_BYTES, SALT
-from mercury.errors import MercuryError
+from mercury.errors import Code, MercuryError
 from mercury.model import Token
 from mercury.ports import IConnection, IWire
 from mercury.protocols.wamp import (
@@ -227,7 +227,7 @@ class WampSession(Session):
                 rooms = [self._chat.hub.room_of(self, topic.rid)]
         except MercuryError as error:
             uri = "wamp.error.not_authorized" if error.code == "forbidden" else f"mercury.error.{error.code}"
-            self._say_refused(refusal(command, uri, error.reason))
+            self._say_refused(refusal(command, uri, error.reason), error.code)
             return
         id = topic.subscription
         self._say(wamp.Subscribed(command.request, id))
@@ -311,17 +311,21 @@ class WampSession(Session):
     def _say(self, message: wamp.Message) -> None:
         self._chat.hub.outbox.put((self,), self._wires.message(message))
 
-    def _say_refused(self, refused: Refused) -> None:
+    def _say_refused(self, refused: Refused, code: Code = "bad_request") -> None:
         if refused.ref:
+            self._chat.hub.counts.errors[code] += 1
             self._say(wamp.Error(refused.kind, refused.request, refused.uri, args=[refused.reason]))
 
     def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
         self._aborted = ref is None  # a login was refused
         if ref is not None or error.code in ABORTS:  # else it is to come back, and an ABORT makes Autobahn JS stay away
             super()._refuse(ref, error)
+        else:
+            self._chat.hub.counts.error(error)
 
     def _abort(self, uri: str, reason: str) -> None:
         self._aborted = True
+        self._chat.hub.counts.errors["unauthorized" if uri == DENIED else "bad_request"] += 1
         self._hang_up(self._wires.message(wamp.Abort(uri, reason)), closing.BAD_CONNECT.code)
 
     def _hang_up(self, last: bytes, code: int = 1000) -> None:

@@ -15,16 +15,15 @@ from math import ceil
 from typing import Any
 
 import msgspec
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 
-from mercury.config import Limits
+from mercury.core.chat import Chat
 from mercury.errors import CODES, MercuryError
-from mercury.protocols.rest import Error
+from mercury.protocols.rest import Error, NotReadyError
 from mercury.serving import serving
 
 REQUEST_SECONDS = 60.0  # from a connection's beginning, or the last answer, until a request has to be there
@@ -42,7 +41,8 @@ def error_status(error: MercuryError) -> int:
 
 def error_body(error: MercuryError) -> bytes:
     """The JSON that tells of an error."""
-    return msgspec.json.encode(Error(error=error.reason, code=error.code, retry_after=error.retry_after))
+    parts = error.parts if isinstance(error, NotReadyError) else None
+    return msgspec.json.encode(Error(error=error.reason, code=error.code, retry_after=error.retry_after, parts=parts))
 
 
 def error_headers(error: MercuryError) -> dict[str, str]:
@@ -65,6 +65,13 @@ class Channel(HTTPChannel):
     def resetTimeout(self) -> None:
         """The whole request has to be there in time: a byte now and then does not buy more of it."""
 
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Whether another request may follow. Not when Mercury stops: the next one is for the next process."""
+        if self.site.leaving():
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return bool(super().checkPersistence(request, version))  # type: ignore[no-untyped-call]
+
     def allHeadersReceived(self) -> None:
         if self.length is not None and self.length > self.site.limits.body_bytes:
             self.refuse_body()
@@ -85,7 +92,8 @@ class Channel(HTTPChannel):
     def refuse_body(self) -> None:
         """Refuse the request that is coming in for its body's length."""
         limit = self.site.limits.body_bytes
-        self.refuse(MercuryError("too_large", f"the body is longer than {limit} bytes (--limits.body-bytes)"))
+        reason = f"the body is longer than {limit} bytes (--limits.body-bytes)"
+        self.refuse(MercuryError("too_large", reason, limit="body-bytes"))
 
     def refuse(self, error: MercuryError) -> None:
         """Answer before the request is there, drop the rest of it, and hang up.
@@ -96,6 +104,7 @@ class Channel(HTTPChannel):
         if self.refused:
             return
         self.refused = True
+        self.site.counts.error(error)
         body = error_body(error)
         number = self.requests[-1].number if self.requests else secrets.token_hex(8)
         _log.debug("refused a request: {code}", code=error.code, request=number)
@@ -116,6 +125,7 @@ class Request(server.Request):
     the log; `began`: when it was there."""
 
     channel: Channel
+    site: Site
     content: Any
     call = "no call"
     began: float | None = None
@@ -174,9 +184,12 @@ class Request(server.Request):
             self.responseHeaders.setRawHeaders(name, [value])
         return body
 
-    def respond_error(self, error: MercuryError) -> bytes:
-        """respond() with an error."""
-        return self.respond(error_status(error), error_body(error), error_headers(error))
+    def respond_error(
+        self, error: MercuryError, status: int | None = None, headers: dict[str, str] | None = None
+    ) -> bytes:
+        """respond() with an error, and perhaps with another status and further headers."""
+        self.site.counts.error(error)
+        return self.respond(status or error_status(error), error_body(error), error_headers(error) | (headers or {}))
 
 
 class Site(server.Site):
@@ -185,12 +198,18 @@ class Site(server.Site):
     protocol = Channel  # type: ignore[assignment]
     requests = Request
 
-    def __init__(self, resource: IResource, clock: IReactorTime, limits: Limits) -> None:
+    def __init__(self, resource: IResource, chat: Chat) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
-            resource, self.requests, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
+            resource, self.requests, timeout=REQUEST_SECONDS, reactor=chat.clock, parsePOSTFormSubmission=False
         )
-        self.limits = limits
-        self.clock = clock
+        self.limits = chat.limits
+        self.clock = chat.clock
+        self.counts = chat.hub.counts
+        self._journal = chat.rooms.journal
+
+    def leaving(self) -> bool:
+        """Whether Mercury is about to stop."""
+        return not self._journal.is_open
 
     def getContentFile(self, length: int | None) -> BytesIO:
         """Where a body is kept: in memory, bounded as it is."""

@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from mercury.config import Limits, Ws
 from mercury.config_types import origins
+from mercury.counts import Counts
 from mercury.errors import CODES, MercuryError
 from mercury.ports import IConnection
 from mercury.serving import SERVED, Served, begin, serving
@@ -32,6 +33,9 @@ from mercury.transports.inbound import short_road
 from mercury.transports.writing import plain, waiting, write_through
 
 HEADER_BYTES = 16384  # of an opening handshake
+RETRY_SECONDS = 1  # until who is refused with 503 should come back
+TOO_BIG = 1009  # with which Autobahn ends a connection whose frame is too long (RFC 6455, 7.4.1)
+NO_GOODBYE = 1006  # the code of a connection that ended without one (RFC 6455, 7.4.1)
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 
 #: What Autobahn keeps of an opening handshake.
@@ -95,7 +99,9 @@ class WebSocketConnection(WebSocketServerProtocol):
     _closing: IDelayedCall | None = None
     _plain: Any = None
     _resumed = 0
-    _out = 0
+    _ended: int | None = None  # the code with which we ended it: HTTP's, or WebSocket's
+    bytes_in = 0
+    bytes_out = 0
 
     # From Twisted
 
@@ -103,11 +109,13 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.number = next(_numbers)
         self._served: Served = ("session", self.number)
         self.door = self.factory.open_door(self)
+        self.factory.counts.open(self)
         super().connectionMade()
         self._plain = plain(self.transport)
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
+        self.bytes_in += len(data)
         token = SERVED.set(self._served)
         try:
             self._received(data)
@@ -162,6 +170,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         if not isinstance(error, MercuryError):
             _log.failure("admitting {peer} failed", failure, peer=self.peer, session=self.number)
             error = MercuryError("internal", "Mercury failed to handle this handshake; its log says why")
+        self.factory.counts.error(error)
         raise ConnectionDeny(CODES[error.code][0], error.reason)
 
     def succeedHandshake(self, res: Any) -> None:
@@ -173,6 +182,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         """Answer with HTTP and a JSON body, and hang up. Autobahn's own logs the reason, which may quote a token."""
         self._admitting = False
         _log.debug("the handshake of {peer} was refused with {code}", peer=self.peer, code=code, session=self.number)
+        self._ended = code
         self.wasNotCleanReason = f"the handshake was refused with {code}"
         self.sendHttpErrorResponse(code, reason, responseHeaders)
         self.dropConnection(abort=False)
@@ -183,6 +193,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         lines = [f"HTTP/1.1 {code} {'Upgrade Required' if code == 426 else named}", "Content-Type: application/json"]
         lines += [f"{key}: {value}" for key, value in responseHeaders or ()]
         lines += ["Upgrade: websocket"] if code == 426 else []
+        lines += [f"Retry-After: {RETRY_SECONDS}"] if code == 503 else []  # RFC 9110, 10.2.3
         lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
         self.sendData("\r\n".join(lines).encode("latin-1", "replace") + body)
 
@@ -209,6 +220,9 @@ class WebSocketConnection(WebSocketServerProtocol):
         """Say goodbye; if the peer does not answer, hang up. Autobahn's own timer may do that before the frame is sent:
         it counts in whole seconds, rounded down."""
         if self.state == self.STATE_OPEN and not isReply:
+            self._ended = code
+            if code == TOO_BIG:
+                self.factory.counts.refused["frame-bytes"] += 1
             self._closing = self.factory.reactor.callLater(CLOSE_SECONDS, self.abort)
         super().sendCloseFrame(code, reasonUtf8, isReply)
 
@@ -217,13 +231,14 @@ class WebSocketConnection(WebSocketServerProtocol):
             self._closing.cancel()
         if not self._gone:
             self._gone = True
+            self.factory.counts.close(self, self.ended_with)
             serving(self._served, self.door.closed)
 
     # IConnection, for the session
 
     def write(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:
-            self._out += len(data)
+            self.bytes_out += len(data)
             if self._plain is not None:
                 write_through(self._plain, data)
             else:
@@ -248,19 +263,18 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     @property
     def ended_with(self) -> int:
-        """The close code of who closed first (RFC 6455, 7.1.5); 1006 if nobody said one."""
-        code: int | None = self.localCloseCode if self.closedByMe else self.remoteCloseCode
-        return code or 1006
+        """The code with which it ended: HTTP's of a refused handshake, else the close code of who closed first."""
+        return self._ended or self.remoteCloseCode or NO_GOODBYE
 
     def drained(self) -> int:
-        return self._resumed if self._plain is None else self._out - waiting(self._plain)
+        return self._resumed if self._plain is None else self.bytes_out - waiting(self._plain)
 
 
 class WebSocketFactory(WebSocketServerFactory):
     """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers.
 
     `limits` and `ws` may change at any time. The limits hold for open connections as well; only a deflated message is
-    held to what its connection began with.
+    held to what its connection began with. `counts`: where they are counted, if anybody wants to know.
     """
 
     protocol = WebSocketConnection
@@ -272,9 +286,11 @@ class WebSocketFactory(WebSocketServerFactory):
         reactor: Any,
         limits: Limits,
         ws: Ws,
+        counts: Counts | None = None,
     ) -> None:
         super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
         self.open_door = open_door
+        self.counts = counts or Counts()
         self.server = None  # no version for strangers
         self.limits = limits
         self._ws = ws
