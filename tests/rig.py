@@ -139,6 +139,11 @@ class Wiretap(Protocol):
     def write(self, data: bytes) -> None:
         cast(Any, self.transport).write(data)
 
+    @property
+    def over(self) -> bool:
+        """Whether the other side has closed."""
+        return self._lost.called
+
     def drop(self) -> None:
         """Hang up rudely."""
         cast(Any, self.transport).abortConnection()
