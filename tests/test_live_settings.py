@@ -15,7 +15,7 @@ from pytest_twisted import ensureDeferred
 from rig import reactor, until
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
-from whole import V2, Whole, masked, proxied
+from whole import FORM, V2, Whole, masked, proxied
 
 from mercury import closing, commands, service
 from mercury.errors import MercuryError
@@ -24,7 +24,6 @@ from mercury.settings import SETTINGS
 from mercury.transports.api_keys import new_key
 
 KEY, HASH = new_key()
-FORM: Final = "Content-Type: application/x-www-form-urlencoded"
 DEFLATE: Final = "Sec-WebSocket-Extensions: permessage-deflate"
 PASSWORD: Final = "correct horse"
 

@@ -34,6 +34,7 @@ LOCAL = {
     "gotalk.address": "127.0.0.1",
     "drain.seconds": "0",
 } | {f"{listener}.port": "0" for listener in ("server.api", "server.ws", "gotalk")}
+FORM = "Content-Type: application/x-www-form-urlencoded"
 V2 = "Sec-WebSocket-Protocol: mercury.v2.json"
 PORTS = ("server.api", "server.ws", "gotalk")
 
@@ -72,8 +73,9 @@ class Whole:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """What was logged, if that is in JSON."""
-        return [json.loads(line) for line in self._lines.getvalue().splitlines()]
+        """What Mercury has logged, if that is in JSON."""
+        lines = [json.loads(line) for line in self._lines.getvalue().splitlines()]
+        return [line for line in lines if line["system"].startswith("mercury")]
 
     def raw_log(self) -> str:
         """What was logged since this was called last."""
