@@ -5,8 +5,9 @@ ARGS =
 MEMBER = 1
 BIN := .venv/bin
 
-# What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, and servers that they start.
-TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core
+# What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, what reads units, and
+# servers that they start.
+TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core systemd
 CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
 NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 BENCH_PACKAGES := gcc libc6-dev mariadb-server-core redis-server

@@ -1,7 +1,7 @@
 """What Mercury and systemd say to each other: the sockets that it passes, and how Mercury does.
 
-sd_listen_fds_with_names(3): a listener takes the socket that systemd passes under its name, so that systemd may keep it
-while Mercury is restarted, and no connection is refused. sd_notify(3): Mercury says when it is ready, reloads or stops,
+sd_listen_fds(3): a listener takes the socket that systemd passes for its port. It stays with systemd while Mercury is
+restarted, so that no connection is refused. sd_notify(3): Mercury says when it is ready, reloads or stops,
 and that it is alive (sd_watchdog_enabled(3)). Started by anything else, it does without.
 """
 
@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import LoopingCall
@@ -27,31 +27,23 @@ PATIENCE_SECONDS = 60.0  # that opening the store asks for, again and again whil
 MICROSECONDS = 1_000_000
 
 
-class Socket(NamedTuple):
-    """A listening socket that systemd has passed: the endpoint that takes it, and its port, 0 if it has none."""
-
-    endpoint: str
-    port: int
-
-
-def sockets(environ: Mapping[str, str], first: int = FIRST) -> dict[str, Socket]:
-    """The sockets that systemd has passed, by their names. ConfigError if two have one name, or one is no socket.
+def sockets(environ: Mapping[str, str], first: int = FIRST) -> dict[int, str]:
+    """The endpoints of the TCP sockets that systemd has passed, by their ports. ConfigError if they cannot be used.
 
     Twisted, whose endpoints take them, has removed LISTEN_PID and LISTEN_FDS by now; it leaves the names.
     """
     names = environ.get("LISTEN_FDNAMES", "")
-    found: dict[str, Socket] = {}
-    for number, name in enumerate(names.split(":") if names else (), first):
+    found: dict[int, str] = {}
+    for index, name in enumerate(names.split(":") if names else ()):
         try:
-            with socket.socket(fileno=os.dup(number)) as passed:
+            with socket.socket(fileno=os.dup(first + index)) as passed:
                 family, address = passed.family.name.removeprefix("AF_"), passed.getsockname()
         except OSError as error:
-            raise ConfigError(f"what systemd passes as {name} is no socket: {error.strerror}") from None
-        if name in found:
-            raise ConfigError(
-                f"systemd passes two sockets named {name}: a listener takes one, which may be for IPv6 too"
-            )
-        found[name] = Socket(f"systemd:domain={family}:name={name}", address[1] if isinstance(address, tuple) else 0)
+            raise ConfigError(f"what systemd passes from {name} is no socket: {error.strerror}") from None
+        if isinstance(address, tuple):
+            if address[1] in found:
+                raise ConfigError(f"{name} passes two sockets for port {address[1]}; one for IPv6 takes IPv4 as well")
+            found[address[1]] = f"systemd:domain={family}:index={index}"
     return found
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
@@ -37,7 +38,7 @@ from mercury.listening import Listening
 from mercury.options import Options as Options  # twistd looks for it here
 from mercury.ports import IAccounts, IBus, IStore
 from mercury.service import MercuryService
-from mercury.systemd import Socket, sockets
+from mercury.systemd import sockets
 from mercury.transports.api_keys import ApiKeys
 from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.filtering import AddressFilter, Rules
@@ -159,13 +160,13 @@ def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None
     )
 
 
-def endpoint_of(listener: Api | Ws | Gotalk, passed: Socket | None = None) -> str:
-    """The endpoint string of a listener: its own, or that of the socket which systemd passes for it, or its port on as
-    few interfaces as its address list needs."""
+def endpoint_of(listener: Api | Ws | Gotalk, passed: Mapping[int, str] = MappingProxyType({})) -> str:
+    """The endpoint string of a listener: its own, or that of the socket that systemd has passed for its port (`passed`
+    has them by ports), or its port on as few interfaces as its address list needs."""
     if listener.endpoint:
         return listener.endpoint
-    if passed is not None:
-        return passed.endpoint
+    if listener.port in passed:
+        return passed[listener.port]
     allowed = networks(listener.address)
     if all(network.is_loopback for network in allowed):
         interface = "127.0.0.1" if any(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:1"
@@ -250,41 +251,39 @@ def makeService(options: Options) -> IService:
         service.listenings = list(make_listenings(reactor, chat, config, service, passed))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
-    warnings += [*warnings_of_sockets(passed, service.listenings, config), *warnings_of_files(config, most_files())]
+    warnings += [*warnings_of_sockets(passed, service.listenings), *warnings_of_files(config, most_files())]
     return service
 
 
 def make_listenings(
-    reactor: Any, chat: Chat, config: Config, service: MercuryService, passed: Mapping[str, Socket]
+    reactor: Any, chat: Chat, config: Config, service: MercuryService, passed: Mapping[int, str]
 ) -> Iterator[Listening]:
     """What the node listens on: REST, WebSocket, and goTalk's door if it is open. `passed`: the sockets that systemd
-    passes, by their names. May raise ConfigError."""
+    passes, by their ports. May raise ConfigError."""
     api, ws, gotalk = config.server.api, config.server.ws, config.gotalk
     certificate = certificate_of("server.api", api)
     rest = make_rest(reactor, chat, config, service, certificate)
-    wanted = partial(endpoint_of, api, passed.get("api"))
+    wanted = partial(endpoint_of, api, passed)
     yield Listening("server.api", wanted(), rest, certificate, wanted)
     certificate = certificate_of("server.ws", ws)
     door = make_websocket(reactor, chat, config, certificate)
-    wanted = partial(endpoint_of, ws, passed.get("ws"))
+    wanted = partial(endpoint_of, ws, passed)
     yield Listening("server.ws", wanted(), door, certificate, wanted)
     if gotalk.enabled:
         service.passwords = Passwords(reactor)
         certificate = certificate_of("gotalk", gotalk)
         door = make_gotalk(reactor, chat, config, service.passwords, certificate)
-        wanted = partial(endpoint_of, gotalk, passed.get("gotalk"))
+        wanted = partial(endpoint_of, gotalk, passed)
         yield Listening("gotalk", wanted(), door, certificate, wanted)
 
 
-def warnings_of_sockets(passed: Mapping[str, Socket], listenings: Sequence[Listening], config: Config) -> Iterator[str]:
-    """What is odd about the sockets that systemd passes."""
-    ports = {"api": config.server.api.port, "ws": config.server.ws.port, "gotalk": config.gotalk.port}
-    taken = [listening.endpoint for listening in listenings if "systemd:" in listening.endpoint]
-    for name, found in passed.items():
-        if not any(f"name={name}" in endpoint or "index=" in endpoint for endpoint in taken):
-            yield f"nothing takes the socket that systemd passes as {name}: FileDescriptorName= is {', '.join(ports)}"
-        elif found.port and found.port != ports.get(name):
-            yield f"the port of {name} is {found.port}, of the socket that systemd passes, not {ports.get(name)} as set"
+def warnings_of_sockets(passed: Mapping[int, str], listenings: Sequence[Listening]) -> list[str]:
+    """Which of the sockets that systemd passes nobody takes: who connects there waits for ever."""
+    taken = {listening.endpoint for listening in listenings}
+    if any("systemd:" in endpoint for endpoint in taken - set(passed.values())):
+        return []  # some are taken by name or number
+    left = [port for port, endpoint in passed.items() if endpoint not in taken]
+    return [f"nothing listens on port {port}, for which systemd passes a socket (ListenStream=)" for port in left]
 
 
 def most_files() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from promises.unit import Unit
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel, capturedLogs
 
 from mercury import tap
-from mercury.config import Config, Gotalk, Limits
+from mercury.config import Config, Gotalk, Limits, Ws
 from mercury.config_types import ConfigError
-from mercury.systemd import PATIENCE_SECONDS, Socket, Systemd, sockets
+from mercury.listening import Listening
+from mercury.systemd import PATIENCE_SECONDS, Systemd, sockets
+from mercury.transports.filtering import AddressFilter, Rules
 
 
 class Ear:
@@ -145,35 +149,42 @@ def test_without_systemd_nothing_is_said_and_one_that_is_gone_is_no_error(ear: E
 # Sockets
 
 
-def test_what_systemd_passes_is_found_by_its_name_and_odd_things_are_said() -> None:
-    config = Config()
-    passed = {"ws": Socket("systemd:domain=INET6:name=ws", 7010), "chat": Socket("systemd:domain=INET:name=chat", 1)}
-    assert tap.endpoint_of(config.server.ws, passed.get("ws")) == "systemd:domain=INET6:name=ws"
-    assert tap.endpoint_of(config.server.api, passed.get("api")).startswith("tcp:6009:")
-    listening: Any = [type("Listening", (), {"endpoint": "systemd:domain=INET6:name=ws"})]
-    port, nobody = tap.warnings_of_sockets(passed, listening, config)
-    assert "the port of ws is 7010, of the socket that systemd passes, not 6010 as set" in port
-    assert "nothing takes the socket that systemd passes as chat" in nobody
+def test_a_listener_takes_the_socket_for_its_port_and_one_that_nobody_takes_is_warned_of() -> None:
+    passed = {6010: "systemd:domain=INET6:index=0", 7009: "systemd:domain=INET:index=1"}
+    server = Config().server
+    taken = tap.endpoint_of(server.ws, passed)
+    assert taken == "systemd:domain=INET6:index=0"
+    assert tap.endpoint_of(server.api, passed).startswith("tcp:6009:")
+    assert tap.endpoint_of(Ws(endpoint="tcp:1"), passed) == "tcp:1"
+    door = AddressFilter(Factory(), lambda: Rules(()), Clock())
+    listening = [Listening("server.ws", taken, door, None, str)]
+    (line,) = tap.warnings_of_sockets(passed, listening)
+    assert "nothing listens on port 7009" in line
+    by_name = Listening("server.api", "haproxy:systemd:domain=INET:name=api", door, None, str)
+    assert tap.warnings_of_sockets(passed, [*listening, by_name]) == []
 
 
-def test_sockets_are_described_and_those_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_sockets_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert sockets({}) == {}
-    with socket.socket(socket.AF_UNIX) as one, (tmp_path / "file").open("w") as file:
-        one.bind(str(tmp_path / "socket"))
-        found = sockets({"LISTEN_FDNAMES": "api"}, first=one.fileno())
-        assert found == {"api": Socket("systemd:domain=UNIX:name=api", 0)}
-        with pytest.raises(ConfigError, match="what systemd passes as ws is no socket"):
-            sockets({"LISTEN_FDNAMES": "ws"}, first=file.fileno())
-    first = 200  # far above all that is open here
-    with socket.socket(socket.AF_INET6) as two:
-        for number in (first, first + 1):
-            os.dup2(two.fileno(), number)
-        try:
-            with pytest.raises(ConfigError, match="two sockets named ws"):
-                sockets({"LISTEN_FDNAMES": "ws:ws"}, first)
-            assert set(sockets({"LISTEN_FDNAMES": "ws:api"}, first)) == {"ws", "api"}
-        finally:
-            os.closerange(first, first + 2)
+    with (tmp_path / "file").open("w") as file, pytest.raises(ConfigError, match=r"passes from m\.socket is no socket"):
+        sockets({"LISTEN_FDNAMES": "m.socket"}, first=file.fileno())
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        port = tcp.getsockname()[1]
+        with passed_on(unix, tcp) as first:
+            assert sockets({"LISTEN_FDNAMES": "a:b"}, first) == {port: "systemd:domain=INET6:index=1"}
+        with passed_on(tcp, tcp) as first, pytest.raises(ConfigError, match=f"b passes two sockets for port {port}"):
+            sockets({"LISTEN_FDNAMES": "a:b"}, first)
+
+
+@contextmanager
+def passed_on(*some: socket.socket, first: int = 200) -> Iterator[int]:
+    """The same sockets once more, with numbers from `first` on, which is far above all that is open here."""
+    for number, one in enumerate(some, first):
+        os.dup2(one.fileno(), number)
+    try:
+        yield first
+    finally:
+        os.closerange(first, first + len(some))
 
 
 def test_too_few_files_for_so_many_connections_are_warned_of() -> None:

@@ -17,7 +17,7 @@ from promises.server import Server
 
 #: Says whom the sockets are for, whose process number nobody knows before it runs.
 FOR_ITSELF: Final = ("/bin/sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"')
-BACKLOG: Final = 4096  # as in debian/mercury-ws.socket
+BACKLOG: Final = 4096  # as in debian/mercury.socket
 
 
 class Unit(Server):
@@ -44,7 +44,7 @@ class Unit(Server):
         address = f"@mercury-{ports[0]}" if abstract else str(folder / "notify")
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._notices.bind("\0" + address[1:] if abstract else address)
-        self._environ = {"NOTIFY_SOCKET": address, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "ws:api"}
+        self._environ = {"NOTIFY_SOCKET": address, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "mercury.socket:mercury.socket"}
         if watchdog:
             self._environ["WATCHDOG_USEC"] = str(round(watchdog * 1_000_000))
 
