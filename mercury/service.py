@@ -64,7 +64,7 @@ class MercuryService(Service):
         self._read = read  # the settings once more
         self._warnings = warnings
         self._twistd = parent or {}
-        self._systemd = Systemd(reactor, lambda: chat.rooms.journal.lasts() < _patience(config))
+        self._systemd = Systemd(reactor, self.is_well)
         self._ports: list[IListeningPort] = []
         self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = reactor
@@ -177,6 +177,10 @@ class MercuryService(Service):
     def reload(self) -> None:
         """Read settings and certificates anew, all of them or none."""
         reload(self._config, self._read, self._chat.store, self.listenings)
+
+    def is_well(self) -> bool:
+        """Whether the store does what it is given, or says that it cannot."""
+        return self._chat.rooms.journal.lasts() < _patience(self._config)
 
     def _sweep(self) -> Deferred[None]:
         limits = self._config.limits
