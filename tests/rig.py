@@ -8,6 +8,7 @@ Node is the whole, Ear a session without a socket, Answer what REST said. A test
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,7 @@ from zope.interface import implementer
 
 from mercury import events
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config, Limits
-from mercury.config_types import api_keys
+from mercury.config import Api, Config, Limits
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.model import Entry
@@ -39,6 +39,8 @@ from mercury.transports.rest import make_site
 from mercury.transports.web import Site
 
 reactor: Any = installed
+
+_numbers = itertools.count(1)
 
 PATIENCE = 30.0  # seconds after which a test gives up; never a promise
 
@@ -74,10 +76,9 @@ class Node:
         readiness = Readiness(self.chat, lambda: self.state)
         return make_site(
             self.chat,
-            ApiKeys(api_keys(self.keys)),
-            body_bytes=self.config.limits.body_bytes,
-            readiness=readiness,
-            metrics=Metrics(self.chat, readiness, "memory"),
+            ApiKeys(Api(keys=self.keys)),
+            readiness,
+            Metrics(self.chat, readiness, "memory"),
         )
 
     async def __aenter__(self) -> Node:
@@ -137,6 +138,11 @@ class Wiretap(Protocol):
 
     def write(self, data: bytes) -> None:
         cast(Any, self.transport).write(data)
+
+    @property
+    def over(self) -> bool:
+        """Whether the other side has closed."""
+        return self._lost.called
 
     def drop(self) -> None:
         """Hang up rudely."""
@@ -206,6 +212,7 @@ class Ear:
     peer = "192.0.2.7:4711"
 
     def __init__(self, chat: Chat, device: str = "") -> None:
+        self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.closed_with: int | None = None
         self.session = Session(chat, self, WIRE)

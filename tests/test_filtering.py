@@ -23,7 +23,8 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
-from mercury.transports.filtering import FIRST_BYTE_SECONDS, REPORT_SECONDS, AddressFilter
+from mercury.transports import filtering
+from mercury.transports.filtering import FIRST_BYTE_SECONDS, REPORT_SECONDS
 
 reactor: Any = installed
 
@@ -73,8 +74,8 @@ def networks(text: str) -> Any:
 def filter_of(allowed: str, clock: Any = None, proxies: str | None = None, **limits: Any) -> tuple[Any, EchoFactory]:
     """A filter, and the factory behind it."""
     factory = EchoFactory()
-    listed = None if proxies is None else networks(proxies)
-    return AddressFilter(factory, networks(allowed), proxies=listed, clock=clock or Clock(), **limits), factory
+    rules = filtering.Rules(networks(allowed), None if proxies is None else networks(proxies), **limits)
+    return filtering.AddressFilter(factory, lambda: rules, clock or Clock()), factory
 
 
 def peer(address: str) -> Any:

@@ -21,12 +21,12 @@ from rig import Node, Wiretap
 from twisted.internet.threads import deferToThread
 from watching import Numbers, Watch
 
+from mercury.config import Config
 from mercury.counts import Histogram
 from mercury.protocols.rest import PlainText
 from mercury.transports.api_keys import new_key
 from mercury.transports.chat import Protocols
 from mercury.transports.metrics import METRICS, PAGE, PROTOCOLS, page
-from mercury.transports.wamp import Realm
 
 ROOT = Path(__file__).resolve().parent.parent
 DASHBOARD = ROOT / "etc/grafana/mercury.json"
@@ -109,7 +109,7 @@ def test_a_histogram_counts_a_bound_below_it() -> None:
 
 
 def test_every_protocol_that_is_spoken_is_told_apart() -> None:
-    spoken = Protocols(50, Realm("mercury", ("ticket",)))
+    spoken = Protocols(Config())
     assert {"seed", *spoken._names, "gotalk"} == set(PROTOCOLS)
 
 

@@ -55,7 +55,7 @@ class MysqlStore(MysqlAccounts):
         self.keys = keys
         self._server = server
         self._connections = connections
-        self._limit = rooms_per_member
+        self.rooms_per_member = rooms_per_member
         self._packet = 0
         self._appender: Pool | None = None
         self._writer: Pool | None = None
@@ -109,7 +109,7 @@ class MysqlStore(MysqlAccounts):
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
         if self._appender is None:
             return _not_open()
-        return self._appender.run(append, drafts, ctime, self._limit, self._packet, self.keys)
+        return self._appender.run(append, drafts, ctime, self.rooms_per_member, self._packet, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
         return self._read(_slice, self.keys, rid, after, limit)

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from mercury.counts import Load
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, serving
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,8 +103,9 @@ class Pool:
 
         def done(result: Any) -> Any:
             self.load.waits.observe((began or monotonic()) - asked)
-            return self._done(result)
+            return serving(served, self._done, result)
 
+        served = SERVED.get()
         self.load.running += 1
         answer: Deferred[T] = Deferred()
         self._connections.runWithConnection(transact).addBoth(done).chainDeferred(answer)

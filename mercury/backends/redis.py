@@ -83,7 +83,7 @@ class RedisStore(RedisAccounts):
         self.keys = keys
         self._reactor = reactor
         self._server = server
-        self._limit = rooms_per_member
+        self.rooms_per_member = rooms_per_member
         self._keep = keep
         self._channel = channel
         self._link: Link | None = None
@@ -147,12 +147,12 @@ class RedisStore(RedisAccounts):
         )
 
     def _send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[Answer]]]:
-        options = {"limit": self._limit, "keep": self._keep, "channel": self._channel, "chunk": PUBLISHED}
+        options = {"limit": self.rooms_per_member, "keep": self._keep, "channel": self._channel, "chunk": PUBLISHED}
         return self._call(_answers, "append", drafts=drafts, ctime=ctime, **options)
 
     def _outcome(self, draft: Draft, ctime: int, a: Answer) -> Outcome | MercuryError:
         if a.error is not None:
-            return refused(draft, a.error, a.who, self._limit)
+            return refused(draft, a.error, a.who, self.rooms_per_member)
         if a.first is not None:
             return repeated(draft, self.keys.opened(a.first))
         if a.nothing:

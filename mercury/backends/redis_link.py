@@ -23,6 +23,7 @@ from txredisapi import RedisError, RedisProtocol, ResponseError
 
 from mercury.counts import Load
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, serving
 
 log = Logger()
 
@@ -289,7 +290,9 @@ class Link:
             return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
         self.load.running += 1
         answer: Deferred[Any] = Deferred()
-        Deferred.fromCoroutine(work).addErrback(self._translate).addBoth(self._done).chainDeferred(answer)
+        served = SERVED.get()
+        done = Deferred.fromCoroutine(work).addErrback(lambda failure: serving(served, self._translate, failure))
+        done.addBoth(self._done).chainDeferred(answer)
         return answer
 
     def _done(self, result: Any) -> Any:

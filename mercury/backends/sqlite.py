@@ -67,7 +67,7 @@ class SqliteStore(SqliteAccounts):
         self.keys = keys
         self._beside = beside
         self._path = path
-        self._limit = rooms_per_member
+        self.rooms_per_member = rooms_per_member
         self._appender = Appender()
         self._claim: int | None = None
         self._writer: Pool | None = None
@@ -136,7 +136,7 @@ class SqliteStore(SqliteAccounts):
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
-        return self._write(self._appender.append, drafts, ctime, self._limit, self.keys)
+        return self._write(self._appender.append, drafts, ctime, self.rooms_per_member, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
         return self._read(_slice, self.keys, rid, after, limit)

@@ -8,7 +8,7 @@ other, and items settle in the order in which they came.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,12 +17,16 @@ from twisted.python.failure import Failure
 
 from mercury.counts import SECONDS, SIZES, Histogram
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, Served, serving
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 #: Called once with what became of an item: the writer's answer for it, or the error that refused it.
 Done = Callable[[R | MercuryError], None]
+
+#: An item that waits, what to do with its answer, and whom it is for.
+Waiting = tuple[T, Done[R], Served | None]
 
 
 def as_error(failure: Failure) -> MercuryError:
@@ -49,6 +53,15 @@ def promised(add: Callable[[Done[R]], None]) -> Deferred[R]:
     except MercuryError:
         answer.errback(Failure())
     return answer
+
+
+def _whose(batch: Sequence[Waiting[T, R]]) -> dict[str, Any]:
+    """The sessions and requests that items are for, for the log."""
+    ids: dict[str, dict[int | str, None]] = {}
+    for _, _, served in batch:
+        if served is not None:
+            ids.setdefault(served[0], {})[served[1]] = None
+    return {kind: next(iter(some)) if len(some) == 1 else ",".join(map(str, some)) for kind, some in ids.items()}
 
 
 class Batches(Generic[T, R]):
@@ -79,16 +92,16 @@ class Batches(Generic[T, R]):
         self._room = waiting
         self._before = before
         self._after = after
-        self._waiting: list[tuple[T, Done[R]]] = []
-        self._began = 0.0
+        self._waiting: list[Waiting[T, R]] = []
         self._busy = False
+        self._since: float | None = None  # what is being written is being written
         self._idle: list[Deferred[None]] = []
 
     def add(self, item: T, done: Done[R]) -> None:
         """Take one item; `done` is called later, never from within. Raises busy when too many wait."""
         if len(self._waiting) >= self._room:
             raise MercuryError("busy", "too many writes are waiting for the store", 1.0, limit="journal")
-        self._waiting.append((item, done))
+        self._waiting.append((item, done, SERVED.get()))
         if not self._busy:
             self._busy = True
             self._clock.callLater(0, self._next)
@@ -111,6 +124,10 @@ class Batches(Generic[T, R]):
             fired.callback(None)
         return fired
 
+    def lasts(self) -> float:
+        """For how long what is being written is being written, in seconds; 0 if nothing is."""
+        return 0.0 if self._since is None else self._clock.seconds() - self._since
+
     def _next(self) -> None:
         if not self._waiting:
             self._busy = False
@@ -120,10 +137,10 @@ class Batches(Generic[T, R]):
             return
         batch = self._waiting[: self._most]
         del self._waiting[: self._most]
-        items = [item for item, _ in batch]
-        self._began = self._clock.seconds()
+        items = [item for item, _, _ in batch]
+        self._since = self._clock.seconds()
         try:
-            writing = self._write(items)
+            writing: Deferred[Any] = serving(batch[0][2] if len(batch) == 1 else None, self._write, items)
         except Exception:
             self._failed(Failure(), batch, items)
             self._soon(None)
@@ -134,23 +151,24 @@ class Batches(Generic[T, R]):
 
     def _soon(self, _: object) -> None:
         """Two turns later: in the first the reactor reads what has come meanwhile, which then goes along."""
+        self._since = None
         self._clock.callLater(0, self._clock.callLater, 0, self._next)
 
-    def _failed(self, failure: Failure, batch: list[tuple[T, Done[R]]], items: list[T]) -> None:
+    def _failed(self, failure: Failure, batch: list[Waiting[T, R]], items: list[T]) -> None:
         error = as_error(failure)
         if error.code == "internal":
-            self.log.failure("writing a batch failed", failure)
+            self.log.failure("writing a batch failed", failure, **_whose(batch))
         self._settle([error] * len(batch), batch, items)
 
-    def _settle(self, answers: Sequence[R | MercuryError], batch: list[tuple[T, Done[R]]], items: list[T]) -> None:
+    def _settle(self, answers: Sequence[R | MercuryError], batch: list[Waiting[T, R]], items: list[T]) -> None:
         self.sizes.observe(len(items))
-        self.seconds.observe(self._clock.seconds() - self._began)
+        self.seconds.observe(self.lasts())
         self._before()
         try:
-            for (_, done), answer in zip(batch, answers, strict=True):
+            for (_, done, served), answer in zip(batch, answers, strict=True):
                 try:
                     done(answer)
                 except Exception:  # one listener that fails must not starve the rest
-                    self.log.failure("an answer could not be handed over")
+                    serving(served, self.log.failure, "an answer could not be handed over")
         finally:
             self._after(items, answers)

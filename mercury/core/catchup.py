@@ -20,6 +20,7 @@ from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import Entry, Slice
 from mercury.ports import IStore, IWire
+from mercury.serving import begin, serving
 
 PAGE = 64  # entries, and no more than pages.PAGE_BYTES of them
 READERS = 8  # readings at once
@@ -90,8 +91,8 @@ class CatchUp:
         """Catch up in all rooms where the session is behind. Harmless when that goes on already."""
         if session not in self._running and not session.is_slow and session.rooms:
             self._running.add(session)
-            Deferred.fromCoroutine(self._run(session, cause)).addErrback(
-                lambda failure: self.log.failure("catching up failed", failure)
+            begin(session.served, self._run(session, cause)).addErrback(
+                lambda failure: serving(session.served, self.log.failure, "catching up failed", failure)
             )
 
     async def _run(self, session: Listener, cause: Cause) -> None:

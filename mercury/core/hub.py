@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mercury import closing, events
+from mercury.config import Limits
 from mercury.core.barrier import Barrier
 from mercury.core.live import Listener, LiveRoom
 from mercury.core.outbox import Outbox
@@ -61,7 +62,7 @@ class Hub:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, store: IStore, *, connections_per_member: int, signals_room: int) -> None:
+    def __init__(self, clock: IReactorTime, store: IStore, limits: Limits) -> None:
         self.counts = Counts()
         self.outbox = Outbox()
         self.barrier = Barrier(clock)
@@ -70,8 +71,7 @@ class Hub:
         self.forget: Callable[[str, Collection[str]], None] = lambda rid, members: None
         self._clock = clock
         self._store = store
-        self._per_member = connections_per_member
-        self._signals_room = signals_room
+        self._limits = limits
         self._cold: set[str] = set()
         self._warming = False
         self._revoked: dict[tuple[str, bytes | None], float] = {}
@@ -91,7 +91,7 @@ class Hub:
             if self._revoked.get(key, -1.0) >= checked:
                 raise MercuryError("unauthorized", "the token was revoked")
         here = self.sessions.setdefault(mid, [])
-        if self._per_member and len(here) >= self._per_member:
+        if 0 < self._limits.connections_per_member <= len(here):
             reason = f"{len(here)} connections of one member (--limits.connections-per-member)"
             raise MercuryError("busy", reason, 5.0, limit="connections-per-member")
         here.append(session)
@@ -381,7 +381,7 @@ class Hub:
         room = self.rooms.get(rid)
         if room is None:
             return
-        if not self._signals_room or len(room) <= self._signals_room:
+        if not (most := self._limits.signals_room) or len(room) <= most:
             for wire, sessions in room.live.items():
                 if data := wire.event(event):
                     self.outbox.put([session for session in sessions if session is not but], data)

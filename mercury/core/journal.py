@@ -25,9 +25,8 @@ WAITING_BYTES = 64 << 20  # and the text in them
 
 
 class Journal:
-    """Appends to logs and hands what was committed to the hub.
-
-    `sizes`, `seconds`: how many drafts went into the batches, and how long the store took for these.
+    """Appends to logs and hands what was committed to the hub. `is_open`: until close(). `sizes`, `seconds`: how many
+    drafts went into the batches, and how long the store took for these.
     """
 
     def __init__(self, clock: IReactorTime, store: IStore, hub: Hub, wall: Callable[[], float] = time.time) -> None:
@@ -35,7 +34,7 @@ class Journal:
         self._hub = hub
         self._wall = wall
         self._bytes = 0
-        self._closed = False
+        self.is_open = True
         self._batches: Batches[Draft, Outcome] = Batches(
             clock,
             self._write,
@@ -53,15 +52,19 @@ class Journal:
 
     def close(self) -> None:
         """Take nothing more: what is submitted from now on is refused with unavailable."""
-        self._closed = True
+        self.is_open = False
+
+    def check_open(self) -> None:
+        """Raises unavailable after close()."""
+        if not self.is_open:
+            raise MercuryError("unavailable", "the server is going away", 1.0)
 
     def submit(self, draft: Draft, done: Done[Outcome]) -> None:
         """Append a draft; `done` gets its Outcome after the commit, or the error that refused it.
 
         Raises busy, and unavailable after close().
         """
-        if self._closed:
-            raise MercuryError("unavailable", "the server is going away", 1.0)
+        self.check_open()
         if self._bytes > WAITING_BYTES:
             raise MercuryError("busy", "too much text is waiting for the store", 1.0, limit="journal")
         self._batches.add(draft, done)
@@ -74,6 +77,10 @@ class Journal:
     def idle(self) -> Deferred[None]:
         """Fires when all that was submitted has been answered and delivered."""
         return self._batches.idle()
+
+    def lasts(self) -> float:
+        """For how long the store has had what it was given last, in seconds; 0 if it has nothing of ours."""
+        return self._batches.lasts()
 
     def _write(self, drafts: Sequence[Draft]) -> Deferred[list[Outcome | MercuryError]]:
         return self._store.append(drafts, int(self._wall() * 1_000_000))

@@ -16,6 +16,7 @@ from mercury.closing import Closing
 from mercury.counts import Cause
 from mercury.model import Entry, Place
 from mercury.ports import IConnection, IWire
+from mercury.serving import Served
 
 
 class LiveRoom:
@@ -118,6 +119,11 @@ class Listener(ABC):
         self.rooms: dict[LiveRoom, int] = {}
         self.opening: dict[str, tuple[int, bool]] | None = None
         self.is_slow = False
+
+    @property
+    def served(self) -> Served:
+        """Whom the log's lines are about that come of serving it."""
+        return ("session", self.connection.number)
 
     def opened(self, places: Sequence[Place]) -> tuple[list[Place], dict[str, int]]:
         """The member's places were read, and `opening` ends: the places that hold, and the rooms that they were put

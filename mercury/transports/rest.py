@@ -26,7 +26,7 @@ from mercury.transports.web import Request, Site
 CALL_SECONDS = 30.0  # for a call's work; the store's own limits are shorter
 
 
-def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, readiness: Readiness, metrics: Metrics) -> Site:
+def make_site(chat: Chat, keys: ApiKeys, readiness: Readiness, metrics: Metrics) -> Site:
     """The REST API's factory. `readiness` and `metrics` answer /readyz and /metrics."""
     from klein import Klein
     from werkzeug.exceptions import HTTPException
@@ -41,7 +41,7 @@ def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, readiness: Readines
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "GET /openapi.json lists all")
 
-    return Site(Quoted(app.resource()), chat.clock, body_bytes, chat.hub.counts)
+    return Site(Quoted(app.resource()), chat)
 
 
 def _route(api: Api, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Deferred[bytes]]:

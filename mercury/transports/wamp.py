@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,6 +19,8 @@ from twisted.internet.defer import Deferred
 
 from mercury import closing, commands, events
 from mercury.closing import Closing
+from mercury.config import Wamp
+from mercury.config_types import methods
 from mercury.core.chat import Chat
 from mercury.core.live import LiveRoom
 from mercury.core.session import Session
@@ -54,14 +55,6 @@ TAKES_NO_REVOCATION: Final = "AutobahnPython"
 LEFT: Final = "mercury.left"  # why a subscription was ended: the member is not in the room any more
 
 
-@dataclass(frozen=True)
-class Realm:
-    """Where WAMP clients log in, and by which of the methods ticket and wampcra."""
-
-    name: str
-    methods: Sequence[str]
-
-
 class WampSession(Session):
     """One WAMP session. The transport calls hear() with all that comes, and the notices that each session gets.
 
@@ -70,8 +63,8 @@ class WampSession(Session):
     """
 
     __slots__ = (
-        "_aborted", "_all", "_authid", "_challenge", "_extra", "_id", "_kinds", "_method", "_realm", "_resets",
-        "_revokes", "_stage", "_subscriptions", "_token", "_welcomed", "_wires",
+        "_aborted", "_all", "_authid", "_challenge", "_extra", "_id", "_kinds", "_method", "_resets", "_revokes",
+        "_settings", "_stage", "_subscriptions", "_token", "_welcomed", "_wires",
     )  # fmt: skip
 
     def __init__(
@@ -79,13 +72,13 @@ class WampSession(Session):
         chat: Chat,
         connection: IConnection,
         wires: WampWires,
-        realm: Realm,
+        settings: Wamp,
         token: tuple[Token, float, str] | None,
         agent: str,
     ) -> None:
         super().__init__(chat, connection, wires.answers)
         self._wires = wires
-        self._realm = realm
+        self._settings = settings
         self._token = token
         self._id = publication()
         self._stage: Callable[[wamp.Message, list[Any]], None] = self._on_hello
@@ -125,16 +118,16 @@ class WampSession(Session):
         self._extra = message.authextra or {}
         self._revokes &= bool(getattr(message.roles.get("subscriber"), "subscription_revocation", False))
         offered = message.authmethods or ()
-        method = next((method for method in offered if method in self._realm.methods), None)
-        if message.realm != self._realm.name:
-            self._abort("wamp.error.no_such_realm", f"the realm is {self._realm.name}")
+        accepted = methods(self._settings.authmethods)
+        method = next((method for method in offered if method in accepted), None)
+        if message.realm != self._settings.realm:
+            self._abort("wamp.error.no_such_realm", f"the realm is {self._settings.realm}")
         elif self._token is not None:
             self._enter_by_url(self._token, message.authid)
         elif not offered or not message.authid:
             self._abort("wamp.error.authentication_required", "give authmethods, and the member as authid")
         elif method is None:
-            reason = f"the methods here are {', '.join(self._realm.methods)}"
-            self._abort("wamp.error.no_matching_auth_method", reason)
+            self._abort("wamp.error.no_matching_auth_method", f"the methods here are {', '.join(accepted)}")
         else:
             self._method, self._authid = method, message.authid
             self._stage = self._on_authenticate
@@ -202,7 +195,7 @@ class WampSession(Session):
         roles = {"broker": RoleBrokerFeatures(pattern_based_subscription=True, subscription_revocation=True)}
         self._say(
             wamp.Welcome(
-                self._id, {**roles, "dealer": RoleDealerFeatures()}, realm=self._realm.name, authid=self.mid,
+                self._id, {**roles, "dealer": RoleDealerFeatures()}, realm=self._settings.realm, authid=self.mid,
                 authrole="member", authmethod=self._method, authprovider="mercury", authextra=about,
             )
         )  # fmt: skip
