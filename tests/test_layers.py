@@ -49,6 +49,7 @@ KEPT_TO = {
     "cryptography": {"mercury.backends"},
     "klein": {"mercury.transports"},
     "prompt_toolkit": {"mercury.client"},
+    "service_identity": {"mercury.backends"},
     "pymysql": {"mercury.backends"},
     "sqlite3": {"mercury.backends"},
     "twisted.enterprise": {"mercury.backends"},
