@@ -54,7 +54,9 @@ setup(
         "prometheus_client>=0.26",
         "prompt_toolkit>=3.0.50",
         "PyMySQL[rsa]>=1.2.4",  # rsa: for the passwords of MySQL 8
+        "pyOpenSSL>=26",  # comes with autobahn and Twisted's TLS as well
         "PyYAML>=6.0.2",
+        "service-identity>=24.1",  # comes with autobahn and Twisted's TLS as well
         "Twisted>=26.10",
         "txredisapi>=1.6",
         "Werkzeug>=3.0.6",  # comes with klein, which leaves the version open

@@ -234,6 +234,11 @@ class Mysql(Section, frozen=True):
     tls_ca: Annotated[
         str, Meta(description="With TLS: a file of certificates to trust (PEM). Empty: those that the system trusts.")
     ] = ""
+    tls_cert: Annotated[
+        str,
+        Meta(description="With TLS: a file with a certificate to show the server (PEM), if it asks for one."),
+    ] = ""
+    tls_key: Annotated[str, Meta(description="The file with the key of that certificate (PEM), unencrypted.")] = ""
     connect_seconds: Annotated[Seconds, Meta(description="How long connecting may take.")] = 3.0
     write_seconds: Annotated[Seconds, Meta(description="How long sending a statement may take.")] = 5.0
     read_seconds: Annotated[
@@ -263,6 +268,21 @@ class Redis(Section, frozen=True):
         ),
     ] = ""
     service: Annotated[str, Meta(min_length=1, description="The master's name among the sentinels.")] = "mymaster"
+    tls: Annotated[
+        bool,
+        Meta(
+            description="Use TLS with the server and the sentinels, and only with those whose certificate is trusted "
+            "and is for redis.host, or for what the sentinels name."
+        ),
+    ] = False
+    tls_ca: Annotated[
+        str, Meta(description="With TLS: a file of certificates to trust (PEM). Empty: those that the system trusts.")
+    ] = ""
+    tls_cert: Annotated[
+        str,
+        Meta(description="With TLS: a file with a certificate to show the server (PEM), if it asks for one."),
+    ] = ""
+    tls_key: Annotated[str, Meta(description="The file with the key of that certificate (PEM), unencrypted.")] = ""
     connect_seconds: Annotated[Seconds, Meta(description="How long connecting and logging in may take.")] = 3.0
     command_seconds: Annotated[
         Seconds,

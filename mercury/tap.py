@@ -54,6 +54,7 @@ BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow wh
 OTHER_FILES = 1000  # beside clients: the backend's connections, the store's, the log
 
 if TYPE_CHECKING:
+    from mercury.backends.engine_tls import Tls
     from mercury.backends.mysql_server import Server
     from mercury.backends.redis_link import RedisServer
 
@@ -107,7 +108,7 @@ def make_bus(reactor: Any, config: Config) -> IBus:
 
 
 def redis_server(redis: Redis) -> RedisServer:
-    """The Redis server of the settings."""
+    """The Redis server of the settings. ConfigError if they contradict each other."""
     from mercury.backends.redis_link import RedisServer
 
     return RedisServer(
@@ -117,6 +118,7 @@ def redis_server(redis: Redis) -> RedisServer:
         db=redis.db,
         sentinels=addresses(redis.sentinels),
         service=redis.service,
+        tls=engine_tls("redis", redis),
         connect_seconds=redis.connect_seconds,
         command_seconds=redis.command_seconds,
     )
@@ -126,20 +128,31 @@ def mysql_server(mysql: Mysql) -> Server:
     """The MySQL server of the settings. ConfigError if they contradict each other."""
     from mercury.backends.mysql_server import Server
 
-    if mysql.tls_ca and not mysql.tls:
-        raise ConfigError("mysql.tls-ca is set, but mysql.tls is not: set both, or neither")
     return Server(
         host=mysql.host,
         port=mysql.port,
         user=mysql.user,
         password=mysql.password.value,
         database=mysql.database,
-        tls=mysql.tls,
-        tls_ca=mysql.tls_ca,
+        tls=engine_tls("mysql", mysql),
         connect_seconds=mysql.connect_seconds,
         write_seconds=mysql.write_seconds,
         read_seconds=mysql.read_seconds,
     )
+
+
+def engine_tls(section: str, engine: Mysql | Redis) -> Tls | None:
+    """How TLS to an engine is to be, if it is. ConfigError if the settings contradict each other."""
+    from mercury.backends.engine_tls import Tls
+
+    if not engine.tls:
+        for name in ("tls-ca", "tls-cert", "tls-key"):
+            if getattr(engine, name.replace("-", "_")):
+                raise ConfigError(f"{section}.{name} is set, but {section}.tls is not: set both, or neither")
+        return None
+    if bool(engine.tls_cert) != bool(engine.tls_key):
+        raise ConfigError(f"{section}.tls-cert and {section}.tls-key go together: give both or none")
+    return Tls(section, engine.tls_ca, engine.tls_cert, engine.tls_key)
 
 
 def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None) -> Chat:
@@ -240,10 +253,9 @@ def makeService(options: Options) -> IService:
     prepare_process(reactor)
     config = options.config
     try:
-        store = make_store(config)
+        chat = make_chat(reactor, make_store(config), config, make_bus(reactor, config))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
-    chat = make_chat(reactor, store, config, make_bus(reactor, config))
     warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
     service = MercuryService(reactor, chat, config, warnings, options.parent, options.read_again)
     try:

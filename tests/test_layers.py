@@ -68,6 +68,7 @@ KEPT_TO = {
     "klein": {"mercury.transports"},
     "prometheus_client": {"mercury.transports"},
     "prompt_toolkit": {"mercury.client"},
+    "service_identity": {"mercury.backends"},
     "pymysql": {"mercury.backends"},
     "sqlite3": {"mercury.backends"},
     "twisted.enterprise": {"mercury.backends"},

@@ -119,7 +119,8 @@ class RedisBus:
     def close(self) -> Deferred[None]:
         if self._beating.running:
             self._beating.stop()
-        self._send([(self._nodes, Envelope(self.node, signal=Beat(leaves=True)))])
+        if self._publisher.is_up:  # else it would be waited for
+            self._send([(self._nodes, Envelope(self.node, signal=Beat(leaves=True)))])
         self._flush()
         self._listener = None
         self.is_up = False

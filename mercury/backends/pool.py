@@ -1,7 +1,8 @@
 """Threads that talk to a database through twisted.enterprise.adbapi, with what adbapi leaves to its user.
 
-A Pool turns every failure into a MercuryError and logs an outage once, bounds the calls that wait, refuses calls after
-close() (adbapi would never answer them), and lets what runs finish before it closes the connections.
+A Pool turns every failure into a MercuryError and logs each reason once in an outage, bounds the calls that wait,
+refuses calls after close() (adbapi would never answer them), and lets what runs finish before it closes the
+connections.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Mend = Callable[[Any, Exception, int], bool]
 log = Logger()
 
 RETRY_AFTER: Final = 1.0  # seconds
+REASONS: Final = 10  # for which calls fail, that are logged until one does not
 WAITING: Final = 10_000  # calls: about what 2,000 clients ask for that all come back at once
 
 
@@ -57,7 +59,7 @@ class Pool:
         self._begin = begin
         self._mend = mend
         self._seconds = seconds
-        self._down = False
+        self._told: set[str] = set()  # why calls failed, as the log was told since one did not
         self._closed: Deferred[None] | None = None
 
     def run(self, work: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
@@ -132,8 +134,8 @@ class Pool:
             self._end(self._closed)
         if isinstance(result, Failure):
             return self._translate(result)
-        if self._down:
-            self._down = False
+        if self._told:
+            self._told.clear()
             log.info("{name} works again", name=self._name)
         return result
 
@@ -148,7 +150,8 @@ class Pool:
         if not isinstance(error, self._engine_error):
             log.failure("a fault in a call of {name}", failure, name=self._name)
             return Failure(MercuryError("internal", "a fault in the store; it is in the log"))
-        if not self._down:
-            self._down = True
-            log.error("{name} fails, and its calls with it: {error}", name=self._name, error=str(error))
+        why = str(error)
+        if why not in self._told and len(self._told) < REASONS:
+            self._told.add(why)
+            log.error("{name} fails, and its calls with it: {error}", name=self._name, error=why)
         return Failure(MercuryError("unavailable", f"the store does not work now: {error}", RETRY_AFTER))
