@@ -44,6 +44,11 @@ class Faulty(MemoryStore):
         raise RuntimeError("a bug")
 
 
+def broken(cursor: Any) -> None:
+    """What a store runs in a database's thread."""
+    raise RuntimeError("a bug")
+
+
 def about(node: Whole, kind: str, id: object) -> list[str]:
     """The messages of the lines with this id."""
     return [line["message"] for line in node.log if line.get(kind) == id]
@@ -152,6 +157,9 @@ async def test_a_session_has_one_id_from_its_beginning_to_its_end() -> None:
             await until(lambda: b"internal" in client.data)  # noqa: B023
             client.write(masked((1001).to_bytes(2), 0x88))
             await until(lambda: "has ended" in node.log[-1]["message"])
+        reactor.callLater(0, Logger(namespace="mercury.x").info, "a timer's")
+        await until(lambda: node.log[-1]["message"] == "a timer's")
+        assert not {"session", "request"} & node.log[-1].keys()
         ann, bob = ([line for line in node.log if line.get("member") == member] for member in ("ann", "bob"))
         assert ann[0]["session"] != bob[0]["session"]
         for came, went in (ann, bob):
@@ -167,9 +175,11 @@ async def test_a_session_has_one_id_from_its_beginning_to_its_end() -> None:
 
 
 @ensureDeferred
-async def test_a_command_that_had_to_wait_is_still_its_sessions() -> None:
-    """It is begun by the answer to the one before it, which belongs to nobody."""
-    async with Whole(DEBUG, Faulty()) as node:
+async def test_a_command_that_had_to_wait_is_still_its_sessions(tmp_path: Path) -> None:
+    """It is begun by the answer to the one before it, which belongs to nobody. What fails is deep in the store."""
+    store = SqliteStore(str(tmp_path / "m.sqlite"))
+    async with Whole(DEBUG, store) as node:
+        store.history = lambda *args: store._read(broken)  # type: ignore[method-assign]
         await node.chat.rooms.join("r", ["ann"])
         await node.say(b'{"type":"send","rid":"r","text":"x","ref":1}', 10)
         client = node._open
@@ -177,9 +187,10 @@ async def test_a_command_that_had_to_wait_is_still_its_sessions() -> None:
         send, ask = b'{"type":"send","rid":"r","text":"y","ref":2}', b'{"type":"history","rid":"r","ref":3}'
         client.write(masked(send) + masked(ask))
         await until(lambda: b"internal" in client.data)
-        (failed,) = [line for line in node.log if "traceback" in line]
+        failed = [line for line in node.log if "traceback" in line]
+        assert failed[0]["message"].startswith("a fault in a call of the database ")
         (session,) = node.chat.hub.everybody()
-        assert failed["session"] == session.connection.number
+        assert [line["session"] for line in failed] == [session.connection.number] * 2
 
 
 @ensureDeferred
@@ -192,10 +203,7 @@ async def test_a_refused_handshake_and_a_fault_in_what_reads_are_a_sessions_line
         assert node.log[-1]["message"].endswith("was refused with 401")
         assert isinstance(node.log[-1]["session"], int)
 
-        def broken(*args: object) -> int:
-            raise RuntimeError("a bug")
-
-        monkeypatch.setattr("mercury.transports.websocket.short_road", broken)
+        monkeypatch.setattr("mercury.transports.websocket.short_road", lambda *args: broken(args))
         client = await node.handshake(V2)
         client.write(masked(b"{}"))
         await client.all()
@@ -210,10 +218,6 @@ async def test_a_refused_handshake_and_a_fault_in_what_reads_are_a_sessions_line
 @ensureDeferred
 async def test_a_fault_in_a_databases_thread_is_its_requests(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "m.sqlite"))
-
-    def broken(cursor: Any) -> None:
-        raise RuntimeError("a bug")
-
     async with Whole(DEBUG, store) as node:
         store.room = lambda rid: store._read(broken)  # type: ignore[method-assign]
         await node.http("server.api", "GET", "/api/rooms/r", b"", "X-Request-Id: deep")
@@ -221,6 +225,24 @@ async def test_a_fault_in_a_databases_thread_is_its_requests(tmp_path: Path) -> 
             f"a fault in a call of the database {tmp_path}/m.sqlite (reading)",
             "GET /api/rooms/{room}: 500",
         ]
+
+
+@pytest.mark.parametrize("call", ["places", "read"])
+@ensureDeferred
+async def test_a_fault_in_a_login_and_in_what_follows_it_is_the_sessions(call: str, tmp_path: Path) -> None:
+    """A login by the URL goes on when the store has answered; catching up begins when it likes."""
+    store = SqliteStore(str(tmp_path / "m.sqlite"))
+    async with Whole(DEBUG, store) as node:
+        await node.chat.rooms.join("r", ["ann"])
+        await node.chat.rooms.post("", "r", "hello")
+        secret, _ = await node.chat.tokens.make("ann")
+        setattr(store, call, lambda *args: store._read(broken))
+        await node.handshake(V2, query=f"?member=ann&token={secret}")
+        await until(lambda: any("traceback" in line for line in node.log))
+        came = next(line for line in node.log if line.get("member") == "ann")
+        failed = next(line for line in node.log if "traceback" in line)
+        assert failed["message"].startswith("a fault in a call of the database ")
+        assert failed["session"] == came["session"]
 
 
 def test_a_batch_that_fails_names_all_whom_it_was_for() -> None:

@@ -115,10 +115,10 @@ class Whole:
         answer = await self.http(*request, **how)
         return answer.status if answer else 0
 
-    async def handshake(self, *headers: str, before: bytes = b"") -> Wiretap:
+    async def handshake(self, *headers: str, before: bytes = b"", query: str = "") -> Wiretap:
         """A WebSocket connection, as far as it gets."""
         key = base64.b64encode(os.urandom(16)).decode()
-        lines = ["GET /ws/connect HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade"]
+        lines = [f"GET /ws/connect{query} HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade"]
         lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", *headers, "", ""]
         wiretap = await self.connect("server.ws", before + "\r\n".join(lines).encode())
         await until(lambda: b"\r\n\r\n" in wiretap.data or wiretap.over)

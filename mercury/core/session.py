@@ -29,7 +29,7 @@ from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import NAME_BYTES, Outcome, Place, Token, check_text_of
 from mercury.ports import IConnection, IWire
-from mercury.serving import begin, serving
+from mercury.serving import serving
 
 INBOX = 256  # commands of one session that may wait before its connection is held
 MISSED = 2  # pings without a sign of life after which a peer is taken for dead
@@ -226,7 +226,7 @@ class Session(Listener):
                 self._tell(event)
 
     def _watch(self, work: Coroutine[Deferred[Any], Any, None], ref: commands.Ref = None) -> None:
-        begin(self.served, work).addErrback(self._failed, ref).addBoth(self._done)
+        Deferred.fromCoroutine(work).addErrback(self._failed, ref).addBoth(self._done)
 
     def _failed(self, failure: Failure, ref: commands.Ref) -> None:
         error = as_error(failure)
