@@ -12,15 +12,21 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import yaml
+from free_ports import free_port
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from promises.clients import V2Client
+from promises.recorder import Record
+from promises.server import Server
 from pytest_twisted import ensureDeferred
 from rig import Node, Wiretap
 from twisted.internet.threads import deferToThread
 from watching import Numbers, Watch
 
+from mercury import __version__
 from mercury.config import Config
 from mercury.counts import Histogram
 from mercury.protocols.rest import PlainText
@@ -67,6 +73,28 @@ async def test_the_text_is_what_prometheus_reads() -> None:
     if promtool:  # as well, where there is one
         done = await deferToThread(subprocess.run, [promtool, "check", "metrics"], input=text.encode())
         assert done.returncode == 0
+
+
+@ensureDeferred
+async def test_a_whole_node_tells_of_all_its_parts(tmp_path: Path) -> None:
+    """As `twistd mercury` puts it together, with the WebSocket port and the store."""
+    server = Server(tmp_path, (free_port(), free_port()))
+    await server.start()
+    try:
+        await server.ok("POST", "/api/rooms/r/members", {"members": ["ann"]})
+        client = V2Client(Record(), server.where, "ann", await server.token("ann"))
+        await client.connect()
+        text = await deferToThread(lambda: urlopen(f"http://127.0.0.1:{server.where.api}/metrics", timeout=20).read())
+        numbers = Numbers(text.decode())
+        assert set(numbers.metric_of.values()) == KNOWN
+        for part in ("node", "store", "bus"):
+            assert numbers("mercury_up", part=part) == 1
+        assert numbers("mercury_store_info", kind="sqlite") == numbers("mercury_build_info", version=__version__) == 1
+        assert numbers("mercury_connections") == numbers("mercury_sessions", protocol="mercury.v2.json") == 1
+        assert numbers("mercury_entries_total", kind="joined") == 1
+        await client.close()
+    finally:
+        await server.stop()
 
 
 @ensureDeferred
