@@ -56,7 +56,7 @@ class Api(Section, frozen=True):
         str,
         Meta(
             description="A Twisted endpoint in place of the port, such as haproxy:tcp:6009, unix:/run/mercury/api "
-            "or systemd:domain=INET:index=0."
+            "or haproxy:systemd:domain=INET:index=0. A socket that systemd passes for the port is taken without it."
         ),
     ] = ""
     proxies: Annotated[

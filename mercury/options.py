@@ -1,4 +1,4 @@
-"""The flags of `twistd mercury`, made from the schema in mercury/config.py.
+"""The flags of `mercury`, made from the schema in mercury/config.py.
 
 After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told;
 `options.read_again()` is for a reload.
@@ -31,10 +31,18 @@ from mercury.settings import (
     variable,
 )
 
+FILE_VARIABLE = variable(CONFIG_FILE)
 FILE_HELP = (
-    f"The file with the settings: TOML, YAML or JSON, by its ending. Default: ${variable(CONFIG_FILE)}, else "
+    f"The file with the settings: TOML, YAML or JSON, by its ending. Default: ${FILE_VARIABLE}, else "
     f"./{DEFAULT_FILE} if it is there."
 )
+
+#: The flags that are no settings, with what they do.
+GENERAL = [
+    ("-c, --config=, --config.file=", FILE_HELP),
+    ("--version", "Display Mercury's version and exit."),
+    ("--help", "Display this help and exit."),
+]
 
 
 class Options(usage.Options):
@@ -67,7 +75,7 @@ class Options(usage.Options):
             return
         if self.parent is None:
             raise usage.UsageError(line)
-        sys.exit(f"twistd {self.parent.subCommand}: {line}")
+        sys.exit(f"mercury: {line}")
 
     def parseArgs(self, *args: str) -> None:
         """There are none; what is left over may be a secret, so it is not repeated."""
@@ -94,16 +102,20 @@ class Options(usage.Options):
         print("Mercury", __version__)
         sys.exit(0)
 
+    def getSynopsis(self) -> str:
+        """How it is called. twistd's would name twistd's flags as well, which are given before the word `mercury`."""
+        return "Usage: mercury [options]"
+
     def getUsage(self, width: int | None = None) -> str:
         """The help: flags in sections, with their defaults."""
         columns = width or int(os.environ.get("COLUMNS", "80"))
-        lines = ["Options:", *_entry("-c, --config=, --config.file=", FILE_HELP, columns)]
-        lines += [*_entry("--version", "Display Mercury's version and exit.", columns)]
-        lines += [*_entry("--help", "Display this help and exit.", columns)]
+        lines = ["Options:"]
+        for flag, text in GENERAL:
+            lines += _entry(flag, text, columns)
         for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
             lines += ["", section.__doc__ or ""]
             for setting in settings:
-                lines += _entry(f"--{setting.path}=", _help(setting), columns)
+                lines += _entry(f"--{setting.path}=", help_of(setting), columns)
         return "\n".join([*lines, ""])
 
 
@@ -112,7 +124,8 @@ def _entry(flag: str, text: str, columns: int) -> list[str]:
     return [f"  {flag}", *textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent)]
 
 
-def _help(setting: Setting) -> str:
+def help_of(setting: Setting) -> str:
+    """What a setting means, what may be given, and its default."""
     default = f"; default: {as_text(setting.default)}" if setting.default != "" else ""
     return f"{setting.description} [{setting.allowed}{default}]"
 

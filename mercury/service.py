@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from math import ceil
 from typing import Any, NoReturn
 
 from twisted.application.service import IServiceCollection, Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall, deferLater
@@ -64,8 +65,9 @@ class MercuryService(Service):
         self._read = read  # the settings once more
         self._warnings = warnings
         self._twistd = parent or {}
-        self._systemd = Systemd(reactor, lambda: chat.rooms.journal.lasts() < _patience(config))
+        self._systemd = Systemd(reactor, self.is_well)
         self._ports: list[IListeningPort] = []
+        self._starting: Deferred[None] = succeed(None)
         self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = reactor
 
@@ -88,7 +90,7 @@ class MercuryService(Service):
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._systemd.reload, self.reload))
-        Deferred.fromCoroutine(self._start()).addErrback(self._failed)
+        self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 
     def _bind(self, listening: Listening) -> IListeningPort:
         """An endpoint's listening port; TCP, UNIX and systemd endpoints have theirs at once."""
@@ -140,6 +142,8 @@ class MercuryService(Service):
 
     def _failed(self, failure: Failure) -> None:
         """The store cannot be opened: say so in one line and end with an exit code."""
+        if not self.running:
+            return  # told to stop before it was ready, which is no failure
         if isinstance(failure.value, MercuryError):
             line = f"mercury: {failure.value.reason}"
         else:
@@ -158,7 +162,11 @@ class MercuryService(Service):
             listening.scheme(plain) for listening, plain in zip(self.listenings, ("http", "ws", "http"), strict=False)
         ]
         api, ports = f"{schemes[0]}://{rest}", (rest.rpartition(":")[2], ws.rpartition(":")[2])
-        other = "" if ports == ("6009", "6010") else ' ARGS="--api.port={} --ws.port={}"'.format(*ports)
+        flags = "" if ports == ("6009", "6010") else " --api.port={} --ws.port={}".format(*ports)
+        if shutil.which("mercury-client"):
+            client = f"mercury-client --member={{}}{flags}"
+        else:  # a checkout, by `make run`
+            client = "make client MEMBER={}" + (f' ARGS="{flags.strip()}"' if flags else "")
         pages = "".join(f"  goTalk      {schemes[2]}://{at}/   for {self._config.gotalk.address}\n" for at in gotalk)
         return (
             f"\nMercury {__version__} is ready. Ctrl-C stops it.\n\n"
@@ -167,8 +175,8 @@ class MercuryService(Service):
             f"{pages}"
             f"  Store       {where}\n\n"
             f"Now chat, in two other terminals:\n\n"
-            f"  make client MEMBER=1{other}\n"
-            f"  make client MEMBER=2{other}\n\n"
+            f"  {client.format(1)}\n"
+            f"  {client.format(2)}\n\n"
             f"or ask for a token:  curl {api}/api/token/1\n"
         )
 
@@ -177,6 +185,10 @@ class MercuryService(Service):
     def reload(self) -> None:
         """Read settings and certificates anew, all of them or none."""
         reload(self._config, self._read, self._chat.store, self.listenings)
+
+    def is_well(self) -> bool:
+        """Whether the store does what it is given, or says that it cannot."""
+        return self._chat.rooms.journal.lasts() < _patience(self._config)
 
     def _sweep(self) -> Deferred[None]:
         limits = self._config.limits
@@ -197,6 +209,7 @@ class MercuryService(Service):
 
     async def _stop(self) -> None:
         self.state = "stopping"
+        self._starting.cancel()
         chat = self._chat
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
         if self._sweeping.running:

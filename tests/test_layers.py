@@ -19,6 +19,8 @@ LONGEST = 450
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
     {
+        "mercury.__main__",
+        "mercury.manual",
         "mercury.tap",
         "mercury.service",
         "mercury.listening",
@@ -50,11 +52,11 @@ ASIDE = {
             "mercury.errors",
             "mercury.serving",
         },
-        {"mercury.tap", "mercury.keys"},
+        {"mercury.tap", "mercury.keys", "mercury.manual"},
     ),
     "mercury.client": (
         {"mercury.commands", "mercury.events", "mercury.model", "mercury.errors", "mercury.closing", "mercury"},
-        set[str](),
+        {"mercury.manual"},
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The flags of `twistd mercury`, their help, and the files that are made from the settings' schema."""
+"""The flags of `mercury`, their help, and the files that are made from the settings' schema."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_under_twistd_a_mistake_ends_the_process_with_that_line_alone(flags: lis
 
     with pytest.raises(SystemExit) as caught:
         Twistd().parseOptions(["mercury", *flags])  # type: ignore[no-untyped-call]
-    assert caught.value.code == f"twistd mercury: {line}"
+    assert caught.value.code == f"mercury: {line}"
 
 
 def test_help_shows_every_flag_with_its_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from rig import Node, parse
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.logger import LogLevel, capturedLogs
 
 from mercury import closing, commands, service, tap
 from mercury.config import Config, Drain
@@ -58,6 +60,24 @@ def test_connections_are_closed_a_few_at_a_time(seconds: float, lasts: float, mo
     assert most == (40 if not lasts else round(40 / lasts / 10))
     node.wait(service.GOODBYE_SECONDS)
     assert stopped.called
+
+
+def test_a_stop_before_the_store_is_open_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else `systemctl stop` right after `start` would leave a failed unit behind."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    node = Clockwork()
+    node.store.shut = {"open"}
+    reactor: Any = node.clock
+    mercury = MercuryService(reactor, node.chat, Config(), [], None, Config)
+    with capturedLogs() as events:
+        mercury.startService()
+        stopped = mercury.stopService()
+        node.settle()
+        node.store.open_gate()
+        node.settle()
+    assert stopped.called
+    assert mercury.state == "stopping"
+    assert [event for event in events if event["log_level"] > LogLevel.info] == []
 
 
 def test_what_was_begun_is_answered_and_nothing_is_begun_any_more() -> None:
