@@ -36,7 +36,13 @@ setup(
         "twisted.plugins",
     ],
     package_data={"mercury.backends": ["lua/*.lua"], "mercury.transports": ["gotalk_pages/*"]},
-    entry_points={"console_scripts": ["mercury-client = mercury.client.main:main", "mercury-keys = mercury.keys:main"]},
+    entry_points={
+        "console_scripts": [
+            "mercury-admin = mercury.admin:main",
+            "mercury-client = mercury.client.main:main",
+            "mercury-keys = mercury.keys:main",
+        ]
+    },
     install_requires=[
         "argon2-cffi>=25.1",
         "autobahn[twisted]>=26.10.2",  # older ones let a small frame unpack past the payload limit

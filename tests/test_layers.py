@@ -18,7 +18,7 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.tap", "mercury.service", "mercury.options", "mercury.keys"},
+    {"mercury.tap", "mercury.service", "mercury.options", "mercury.admin", "mercury.keys", "mercury.tool"},
     {"mercury.config", "mercury.config_types", "mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
@@ -34,7 +34,7 @@ LAYERS = (
 ASIDE = {
     "mercury.backends": (
         {"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors"},
-        {"mercury.tap", "mercury.keys"},
+        {"mercury.tap", "mercury.admin", "mercury.keys"},
     ),
     "mercury.client": (
         {"mercury.commands", "mercury.events", "mercury.model", "mercury.errors", "mercury.closing", "mercury"},
