@@ -27,7 +27,9 @@ LAYERS = (
         "mercury.reloading",
         "mercury.systemd",
         "mercury.options",
+        "mercury.admin",
         "mercury.keys",
+        "mercury.tool",
     },
     {"mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
@@ -52,7 +54,7 @@ ASIDE = {
             "mercury.errors",
             "mercury.serving",
         },
-        {"mercury.tap", "mercury.keys", "mercury.manual"},
+        {"mercury.tap", "mercury.admin", "mercury.keys", "mercury.manual"},
     ),
     "mercury.client": (
         {"mercury.commands", "mercury.events", "mercury.model", "mercury.errors", "mercury.closing", "mercury"},
