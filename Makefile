@@ -8,6 +8,7 @@ BIN := .venv/bin
 # What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, and servers that they start.
 TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core
 CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
+BACKUP_PACKAGES := mariadb-client redis-tools
 NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 BENCH_PACKAGES := gcc libc6-dev mariadb-server-core redis-server
 
@@ -88,7 +89,7 @@ clean: ## remove what these commands made; var/, where messages are, stays
 	@touch $@
 
 test-packages:
-	@tools/packages $(TEST_PACKAGES) $(CLUSTER_PACKAGES)
+	@tools/packages $(TEST_PACKAGES) $(CLUSTER_PACKAGES) $(BACKUP_PACKAGES)
 
 # The WAMP clients for Node and browsers. Without them the tests of them are skipped.
 JAVASCRIPT := tests/wamp_clients/node_modules/.package-lock.json
