@@ -67,6 +67,7 @@ class Api(Section, frozen=True):
             "one, each as the NAME:HASH that `mercury-keys api new NAME` prints. Empty: no key is asked for."
         ),
     ] = ""
+    connections: Annotated[CountOrNone, Meta(description="Connections at a time. 0: no limit.")] = 10_000
     tls: Tls = Tls()
 
 
@@ -138,6 +139,9 @@ class Gotalk(Section, frozen=True):
         ),
     ] = False
     connections: Annotated[CountOrNone, Meta(description="Connections at a time. 0: no limit.")] = 10_000
+    connections_per_address: Annotated[
+        CountOrNone, Meta(description="Connections at a time from one address. 0: no limit.")
+    ] = 0
     registration: Annotated[
         Literal["open", "invite", "closed"],
         Meta(description="Who may make an account: everybody, those who know gotalk.invite, or nobody."),
@@ -301,8 +305,16 @@ class Limits(Section, frozen=True):
     body_bytes: Annotated[
         int, Meta(ge=128, le=67_108_864, description="The longest body of a REST request, in bytes.")
     ] = 1_048_576
+    request_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="How long a request to REST or goTalk may take to come, from the connection's beginning or "
+            "the last answer on, TLS included. The answer has to be taken in as long, and a second for each 16 KiB."
+        ),
+    ] = 60.0
     handshake_seconds: Annotated[
-        SecondsOrNone, Meta(description="How long a client may take to connect and log in. 0: no limit.")
+        SecondsOrNone,
+        Meta(description="How long a client may take to connect by WebSocket and log in, TLS included. 0: no limit."),
     ] = 5.0
     ping_seconds: Annotated[
         SecondsOrNone,

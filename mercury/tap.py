@@ -213,12 +213,19 @@ def make_rest(
     clock: Any, chat: Chat, config: Config, service: MercuryService, certificate: Certificate | None = None
 ) -> IProtocolFactory:
     """The REST side: address filter, TLS and Klein."""
-    api, keys = config.server.api, ApiKeys(api_keys(config.server.api.keys))
-    site = make_site(chat, keys, body_bytes=config.limits.body_bytes, ready=lambda: service.ready)
+    api, limits, keys = config.server.api, config.limits, ApiKeys(api_keys(config.server.api.keys))
+    site = make_site(
+        chat,
+        keys,
+        body_bytes=limits.body_bytes,
+        request_seconds=limits.request_seconds,
+        ready=lambda: service.ready,
+    )
     return AddressFilter(
         under_tls(site, certificate),
         networks(api.address),
         proxies=networks(api.proxies) if api.endpoint.startswith("haproxy:") else None,
+        connections=api.connections,
         clock=clock,
     )
 
@@ -243,15 +250,23 @@ def make_gotalk(
     clock: Any, chat: Chat, config: Config, passwords: Passwords, certificate: Certificate | None = None
 ) -> IProtocolFactory:
     """goTalk's side: address filter, TLS and Klein."""
-    gotalk = config.gotalk
+    gotalk, limits = config.gotalk, config.limits
     accounts = make_accounts(clock, chat, config, passwords)
     handover = Handover(chat, IAccounts(chat.store))
-    site = make_gotalk_site(chat, accounts, handover, body_bytes=config.limits.body_bytes, secure=gotalk.secure)
+    site = make_gotalk_site(
+        chat,
+        accounts,
+        handover,
+        body_bytes=limits.body_bytes,
+        request_seconds=limits.request_seconds,
+        secure=gotalk.secure,
+    )
     return AddressFilter(
         under_tls(site, certificate),
         networks(gotalk.address),
         proxies=networks(gotalk.proxies) if gotalk.endpoint.startswith("haproxy:") else None,
         connections=gotalk.connections,
+        per_address=gotalk.connections_per_address,
         clock=clock,
     )
 

@@ -19,7 +19,8 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -72,6 +73,7 @@ class Node:
             self.chat,
             ApiKeys(api_keys(self.keys)),
             body_bytes=self.config.limits.body_bytes,
+            request_seconds=self.config.limits.request_seconds,
             ready=lambda: self.ready,
         )
         self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
@@ -112,6 +114,24 @@ class Node:
         wiretap = await self.connect()
         wiretap.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + payload)
         return parse(await wiretap.all())
+
+
+def unplugged(
+    clock: Clock, store: IStore | None = None, transport: StringTransport | None = None, **limits: Any
+) -> tuple[Any, StringTransport]:
+    """A connection to REST without a socket: the server's end of it, and what that writes to."""
+    node = Node(store, clock, **limits)
+    bounds = node.config.limits
+    site: Any = make_site(
+        node.chat,
+        ApiKeys({}),
+        body_bytes=bounds.body_bytes,
+        request_seconds=bounds.request_seconds,
+        ready=lambda: True,
+    )
+    channel, transport = site.buildProtocol(None), transport or StringTransport()
+    channel.makeConnection(transport)
+    return channel, transport
 
 
 class Wiretap(Protocol):

@@ -173,7 +173,7 @@ class Door:
 
 
 def make_gotalk_site(
-    chat: Chat, accounts: Accounts, handover: Handover, *, body_bytes: int, secure: bool
+    chat: Chat, accounts: Accounts, handover: Handover, *, body_bytes: int, request_seconds: float, secure: bool
 ) -> ProvingSite:
     """The factory of goTalk's port."""
     from klein import Klein
@@ -193,7 +193,7 @@ def make_gotalk_site(
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "people go to /login")
 
-    return ProvingSite(Quoted(app.resource()), chat.clock, body_bytes)
+    return ProvingSite(Quoted(app.resource()), chat.clock, body_bytes, request_seconds)
 
 
 def _call(door: Door, name: str, call: Callable[[Asked], Awaitable[Answer]]) -> Callable[..., Deferred[bytes]]:

@@ -24,7 +24,7 @@ from mercury.transports.web import Request, Site
 CALL_SECONDS = 30.0  # for a call's work; the store's own limits are shorter
 
 
-def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, ready: Callable[[], bool]) -> Site:
+def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, request_seconds: float, ready: Callable[[], bool]) -> Site:
     """The REST API's factory. `ready`: whether this node takes part now, for /readyz."""
     from klein import Klein
     from werkzeug.exceptions import HTTPException
@@ -39,7 +39,7 @@ def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, ready: Callable[[],
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "GET /openapi.json lists all")
 
-    return Site(Quoted(app.resource()), chat.clock, body_bytes)
+    return Site(Quoted(app.resource()), chat.clock, body_bytes, request_seconds)
 
 
 def _route(api: Api, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Deferred[bytes]]:
