@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from rig import unplugged
+from turns import Turns
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -16,16 +17,6 @@ from mercury.transports.web import LINGER_SECONDS, PIECE, SLOWEST
 POST = b"POST /api/tokens HTTP/1.1\r\nHost: x\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n\r\n"
 SECONDS = 10.0  # for a request
-
-
-class Turns(Clock):
-    """A Clock that goes round as a reactor does: what a call puts off waits for the next turn."""
-
-    def turn(self) -> None:
-        for call in [call for call in self.calls if call.getTime() <= self.seconds()]:
-            self.calls.remove(call)
-            call.called = 1
-            call.func(*call.args, **call.kw)
 
 
 def answers(transport: StringTransport) -> int:
