@@ -21,7 +21,8 @@ from twisted.application.service import IService
 
 from mercury.backends.bus_local import LocalBus
 from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
-from mercury.config import Api, Config, Gotalk, Mysql, Redis, Ws, storage_type
+from mercury.config import Api, Config, Gotalk, Ws, storage_type
+from mercury.config_stores import Mysql, Redis
 from mercury.config_types import ConfigError, addresses, networks
 from mercury.core.accounts import Accounts
 from mercury.core.catchup import CatchUp
@@ -228,7 +229,7 @@ def make_rest(
     api = config.server.api
     readiness = Readiness(chat, lambda: service.state)
     site = make_site(chat, ApiKeys(api), readiness, Metrics(chat, readiness, storage_type(config)))
-    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api), clock, chat.hub.counts)
+    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api, api.connections), clock, chat.hub.counts)
 
 
 def make_gotalk(
@@ -240,7 +241,7 @@ def make_gotalk(
     site = make_gotalk_site(chat, accounts, Handover(chat, store), gotalk)
 
     def rules() -> Rules:
-        return rules_of(gotalk, gotalk.connections)
+        return rules_of(gotalk, gotalk.connections, gotalk.connections_per_address)
 
     return AddressFilter(under_tls(site, certificate), rules, clock, chat.hub.counts)
 

@@ -174,13 +174,35 @@ async def _(node: Whole) -> bool:
     return "Secure" in (await post(node, "/logout")).headers["set-cookie"]
 
 
+@decides("server.api.connections", {"10": 200, "1": 0})
+async def _(node: Whole) -> int:
+    return await second_call(node, "server.api", "GET", "/healthz")
+
+
 @decides("gotalk.connections", {"10": 200, "1": 0})
 async def _(node: Whole) -> int:
-    (door,) = [one.factory for one in node.service.listenings if one.section == "gotalk"]
+    return await second_call(node, "gotalk", "POST", "/logout", b"", FORM)
+
+
+@decides("gotalk.connections-per-address", {"10": 200, "1": 0})
+async def _(node: Whole) -> int:
+    return await second_call(node, "gotalk", "POST", "/logout", b"", FORM)
+
+
+async def second_call(node: Whole, listener: str, *call: Any) -> int:
+    """The status of a call while there is another connection to the listener."""
+    (door,) = [one.factory for one in node.service.listenings if one.section == listener]
     if not door.total:
-        await node.connect("gotalk")
+        await node.connect(listener)
     await until(lambda: door.total == 1)
-    return await node.status("gotalk", "POST", "/logout", b"", FORM)
+    return await node.status(listener, *call)
+
+
+@decides("limits.request-seconds", {"60": 60.0, "5": 5.0})
+async def _(node: Whole) -> float:
+    """Of a connection that is made now."""
+    (door,) = [one.factory for one in node.service.listenings if one.section == "server.api"]
+    return cast(float, cast(Any, door._factory.buildProtocol(None)).timeOut)
 
 
 @decides("gotalk.registration", {"open": 200, "closed": 403})

@@ -13,7 +13,8 @@ import pytest
 
 from mercury import admin, keys, manual, reference
 from mercury.client.main import parser
-from mercury.config import Config, Sqlite
+from mercury.config import Config
+from mercury.config_stores import Sqlite
 from mercury.options import GENERAL
 from mercury.settings import SETTINGS, load
 
