@@ -6,6 +6,7 @@ import pytest
 from cost import bounded_by
 
 from mercury import commands
+from mercury.config import Limits
 from mercury.protocols.codec import Codec
 from mercury.protocols.seed import Seed
 from mercury.protocols.v2 import V2
@@ -30,7 +31,7 @@ FRAMES = [
 ]
 
 
-@pytest.mark.parametrize("codec", [Seed(32), V2(32)], ids=["seed", "v2"])
+@pytest.mark.parametrize("codec", [Seed(Limits()), V2(Limits())], ids=["seed", "v2"])
 @pytest.mark.parametrize("number", range(len(FRAMES)))
 def test_a_frame_costs_about_as_much_as_it_is_long(codec: Codec, number: int) -> None:
     with bounded_by(SIZE):

@@ -12,6 +12,7 @@ from turns import Turns
 from twisted.internet.protocol import connectionDone
 from twisted.internet.testing import StringTransport
 
+from mercury.config import Limits, Ws
 from mercury.transports import inbound, websocket
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
 
@@ -61,7 +62,7 @@ class Run:
 
     def __init__(self) -> None:
         self.clock = Turns()
-        factory: Any = WebSocketFactory(Notebook, reactor=self.clock, frame_bytes=LIMIT, handshake_seconds=5)
+        factory: Any = WebSocketFactory(Notebook, reactor=self.clock, limits=Limits(frame_bytes=LIMIT), ws=Ws())
         self.connection: Any = factory.buildProtocol(None)
         self.transport = StringTransport(lenient=True)  # as sockets are, when they are closing
         self.connection.makeConnection(self.transport)

@@ -17,6 +17,7 @@ from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
 from wamp_broken import ATTACKS, Frame, lives
 from wamp_rig import ABORT, AUTHENTICATE, CALL, EVENT, NAMES, RESULT, SUBSCRIBE, Client, Node, brief, hello
 
+from mercury.config import Limits
 from mercury.protocols.wamp import Packer, ViolationError
 from mercury.transports.wamp import WampSession
 
@@ -159,6 +160,6 @@ def only_new(logged: list[LogEvent]) -> Iterator[None]:
 @pytest.mark.parametrize(("name", "number"), [(name, number) for name in NAMES for number in range(len(ATTACKS[name]))])
 def test_a_message_costs_about_as_much_as_it_is_long(name: str, number: int) -> None:
     payload = ATTACKS[name][number]
-    packer = Packer(name, 32)
+    packer = Packer(name, Limits())
     with bounded_by(len(payload)), suppress(ViolationError):
         packer.parse(payload, packer.binary)
