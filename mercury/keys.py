@@ -15,7 +15,6 @@ import os
 import stat
 import sys
 import tempfile
-import textwrap
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
@@ -59,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[:2] == ["api", "new"] and len(words) == 3:
         print(new_api_key(words[2]))
         return
-    parser = argparse.ArgumentParser(prog="mercury-keys", usage=usage(), allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="mercury-keys", usage=tool.usage("mercury-keys", COMMANDS, MORE), allow_abbrev=False
+    )
     parser.format_help = parser.format_usage  # type: ignore[method-assign]
     parser.add_argument("command", choices=["new", "rewrite"])
     parser.add_argument("--last", action="store_true")
@@ -70,17 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (KeyFileError, OSError) as error:
         print(f"mercury-keys new: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def usage() -> str:
-    """How it is called, and what each command does."""
-    calls = "\n       ".join(f"mercury-keys {call}" for call in COMMANDS)
-    indent = " " * 8
-    told = (
-        f"{call}\n{textwrap.fill(meaning, 110, initial_indent=indent, subsequent_indent=indent)}"
-        for call, meaning in COMMANDS.items()
-    )
-    return "\n\n".join([calls, *told, MORE]) + "\n"
 
 
 # new
