@@ -38,6 +38,7 @@ setup(
     package_data={"mercury.backends": ["lua/*.lua"], "mercury.transports": ["gotalk_pages/*"]},
     entry_points={
         "console_scripts": [
+            "mercury = mercury.__main__:main",
             "mercury-admin = mercury.admin:main",
             "mercury-client = mercury.client.main:main",
             "mercury-keys = mercury.keys:main",
@@ -51,6 +52,7 @@ setup(
         "hiredis>=3.1",  # without it txredisapi takes a turn of the reactor for each part of a reply
         "klein>=24.8",
         "msgspec>=0.22",
+        "prometheus_client>=0.26",
         "prompt_toolkit>=3.0.50",
         "PyMySQL[rsa]>=1.2.4",  # rsa: for the passwords of MySQL 8
         "pyOpenSSL>=26",  # comes with autobahn and Twisted's TLS as well

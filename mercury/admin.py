@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.task import react
 
@@ -22,30 +22,31 @@ from mercury.config_types import ConfigError
 from mercury.errors import MercuryError
 from mercury.options import Options
 
-USAGE = """\
-usage: mercury-admin backup FILE [FLAGS]
-       mercury-admin restore [FLAGS]
-
-backup   Copy what a SQLite store holds at this moment to FILE, which must not be there yet. The node may run.
-restore  To be run when a backup of a store was put back, before a node is started on it. Clients that come back are
-         told to start afresh, and no id is given out again. All nodes have to be stopped.
-
-FLAGS are those of twistd mercury: give those that choose the store. docs/stores.md says more.
-"""
+COMMANDS: Final = {
+    "backup FILE [FLAGS]": "Copy what a SQLite store holds at this moment to FILE, which must not be there yet. The "
+    "node may run.",
+    "restore [FLAGS]": "To be run when a backup of a store was put back, before a node is started on it: clients that "
+    "come back are told to start afresh, and no id is given out again. All nodes have to be stopped.",
+}
+MORE: Final = "FLAGS are those of mercury: give those that choose the store. docs/stores.md says more."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run it; raises SystemExit with its exit code: 0 if all is well, 1 if not, 2 if it was called wrongly."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words in (["--help"], ["-h"]):
-        print(USAGE, end="")
+        print(_usage())
     elif words[:1] == ["backup"] and len(words) > 1 and not words[1].startswith("-"):
         backup(tool.options_of("mercury-admin backup", words[2:]), Path(words[1]))
     elif words[:1] == ["restore"]:
         react(restore, (tool.options_of("mercury-admin restore", words[1:]),))
     else:
-        print(USAGE, end="", file=sys.stderr)
+        print(_usage(), file=sys.stderr)
         sys.exit(2)
+
+
+def _usage() -> str:
+    return f"usage: {tool.usage('mercury-admin', COMMANDS, MORE)}".rstrip()
 
 
 def backup(options: Options, target: Path) -> None:

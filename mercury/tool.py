@@ -1,10 +1,11 @@
-"""What the commands beside the server have in common, which work with its settings on its store: mercury-keys rewrite,
-and mercury-admin."""
+"""What the commands beside the server, mercury-keys and mercury-admin, have in common: how they tell what they do, and
+how they take the server's settings and work on its store."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, globalLogBeginner
@@ -15,8 +16,19 @@ from mercury import tap
 from mercury.options import Options
 
 
+def usage(name: str, commands: Mapping[str, str], more: str) -> str:
+    """How a command is called, and what each of its own commands does."""
+    calls = "\n       ".join(f"{name} {call}" for call in commands)
+    indent = " " * 8
+    told = (
+        f"{call}\n{textwrap.fill(meaning, 110, initial_indent=indent, subsequent_indent=indent)}"
+        for call, meaning in commands.items()
+    )
+    return "\n\n".join([calls, *told, more]) + "\n"
+
+
 def options_of(command: str, flags: Sequence[str]) -> Options:
-    """The settings, as `twistd mercury` with these flags has them. Raises SystemExit if they are wrong."""
+    """The settings, as `mercury` with these flags has them. Raises SystemExit if they are wrong."""
     options = Options()
     try:
         options.parseOptions(flags)

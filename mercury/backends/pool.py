@@ -17,7 +17,9 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mercury.counts import Load
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, serving
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +39,7 @@ class Pool:
     Without `begin` each statement is a transaction of its own. `engine_error`: what the driver raises. `mend` is given
     the connection, such an error from before the commit, and how many tries there were; if it returns True the call is
     tried again. `seconds`: when that has passed a call fails; if it still waits for a thread it is not made at all.
+    `use`: what the calls are for; they wait until a thread is free and has a connection.
     """
 
     def __init__(
@@ -47,14 +50,15 @@ class Pool:
         begin: str | None = None,
         mend: Mend | None = None,
         seconds: float | None = None,
+        use: str = "all",
     ):
+        self.load = Load(use)
         self._name = name
         self._connections = connections
         self._engine_error = engine_error
         self._begin = begin
         self._mend = mend
         self._seconds = seconds
-        self._running = 0
         self._told: set[str] = set()  # why calls failed, as the log was told since one did not
         self._closed: Deferred[None] | None = None
 
@@ -69,10 +73,20 @@ class Pool:
         Fails with what `work` raised if that is a MercuryError; with unavailable if the engine failed; with internal,
         and a traceback in the log, otherwise. Cancelling the Deferred gives up the answer, not the work.
         """
+        return self._run(work, *args, **kwargs).addErrback(self._count)
+
+    def _count(self, failure: Failure) -> Failure:
+        self.load.unavailable += getattr(failure.value, "code", "") == "unavailable"
+        return failure
+
+    def _run(self, work: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         if self._closed is not None:
             return fail(MercuryError("unavailable", "the store is closed", RETRY_AFTER))
-        if self._running >= WAITING:
-            return fail(MercuryError("unavailable", f"{WAITING} calls wait for the store already", RETRY_AFTER))
+        if self.load.running >= WAITING:
+            reason = f"{WAITING} calls wait for the store already"
+            return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
+
+        asked, began = monotonic(), 0.0
 
         def once(connection: Connection) -> T:
             with closing(connection.cursor()) as cursor:
@@ -81,6 +95,8 @@ class Pool:
                 return work(cursor, *args, **kwargs)
 
         def transact(connection: Connection) -> T:
+            nonlocal began
+            began = monotonic()
             if self._seconds is not None and monotonic() > asked + self._seconds:
                 raise self._too_late()
             tries = 0
@@ -92,10 +108,14 @@ class Pool:
                     if not (self._mend and self._mend(connection, error, tries)):
                         raise
 
-        self._running += 1
-        asked = monotonic()
+        def done(result: Any) -> Any:
+            self.load.waits.observe((began or monotonic()) - asked)
+            return serving(served, self._done, result)
+
+        served = SERVED.get()
+        self.load.running += 1
         answer: Deferred[T] = Deferred()
-        self._connections.runWithConnection(transact).addBoth(self._done).chainDeferred(answer)
+        self._connections.runWithConnection(transact).addBoth(done).chainDeferred(answer)
         if self._seconds is not None:
             answer.addTimeout(self._seconds, self._connections._reactor, lambda *_: Failure(self._too_late()))
         return answer
@@ -108,14 +128,14 @@ class Pool:
         done: Deferred[None] = Deferred()
         if self._closed is None:
             self._closed = Deferred()
-            if not self._running:
+            if not self.load.running:
                 self._end(self._closed)
         self._closed.addCallback(lambda _: done.callback(None))
         return done
 
     def _done(self, result: Any) -> Any:
-        self._running -= 1
-        if self._closed is not None and not self._running:
+        self.load.running -= 1
+        if self._closed is not None and not self.load.running:
             self._end(self._closed)
         if isinstance(result, Failure):
             return self._translate(result)

@@ -26,7 +26,9 @@ from txredisapi import RedisError, RedisProtocol, ResponseError
 from zope.interface import implementer
 
 from mercury.backends.engine_tls import Check, Tls
+from mercury.counts import Load
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, serving
 
 log = Logger()
 
@@ -108,7 +110,7 @@ class Link:
 
     `greet(protocol)` is awaited on each new connection before anything else may use it; if it raises, the connection is
     closed and made anew. `protocol`: makes what speaks on it. `lost()` is called when a connection that had been
-    greeted is gone.
+    greeted is gone. `load`: how busy it is; commands wait while there is no connection.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class Link:
         self._protocol: Any = None
         self._why: set[str] = set()  # what the log was told of the attempts to connect that failed, since one did not
         self._waiting: list[Deferred[Any]] = []
-        self._running = 0
+        self.load = Load("all")
         self._idle: list[Deferred[None]] = []
         self._closed = False
         self._loop: Deferred[None] | None = None
@@ -162,7 +164,7 @@ class Link:
         return idle
 
     def _end_if_idle(self) -> None:
-        if not self._closed or self._running:
+        if not self._closed or self.load.running:
             return
         if self._loop is not None:
             self._loop.cancel()
@@ -322,8 +324,11 @@ class Link:
             return await self._send(("EVAL", source, 0, *args))
 
     async def _send(self, command: Sequence[str | bytes | int]) -> Any:
-        seconds = self._server.command_seconds
-        protocol = self._protocol or await self._within(seconds, self._next())
+        seconds, asked = self._server.command_seconds, self._reactor.seconds()
+        try:
+            protocol = self._protocol or await self._within(seconds, self._next())
+        finally:
+            self.load.waits.observe(self._reactor.seconds() - asked)
         try:
             return await self._within(seconds, protocol.execute_command(*command))
         except TimeoutError:
@@ -335,21 +340,23 @@ class Link:
             raise
 
     def _run(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
-        if self._closed or self._running >= WAITING:
+        if self._closed or self.load.running >= WAITING:
             work.close()
-            reason = (
-                f"the connection to {self._server} is closed"
-                if self._closed
-                else f"{WAITING} commands wait for Redis already"
-            )
-            return fail(MercuryError("unavailable", reason, RETRY_AFTER))
-        self._running += 1
+            self.load.unavailable += 1
+            if self._closed:
+                return fail(MercuryError("unavailable", f"the connection to {self._server} is closed", RETRY_AFTER))
+            reason = f"{WAITING} commands wait for Redis already"
+            return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
+        self.load.running += 1
         answer: Deferred[Any] = Deferred()
-        Deferred.fromCoroutine(work).addErrback(self._translate).addBoth(self._done).chainDeferred(answer)
+        served = SERVED.get()
+        done = Deferred.fromCoroutine(work).addErrback(lambda failure: serving(served, self._translate, failure))
+        done.addBoth(self._done).chainDeferred(answer)
         return answer
 
     def _done(self, result: Any) -> Any:
-        self._running -= 1
+        self.load.running -= 1
+        self.load.unavailable += isinstance(result, Failure) and getattr(result.value, "code", "") == "unavailable"
         self._end_if_idle()
         return result
 

@@ -29,17 +29,18 @@ class Certificate:
         self.name = name
         self._chain = chain
         self._key = key
-        self._context = self._read()
+        self._context = self.read()
 
     def getContext(self) -> SSL.Context:
         """What new connections are made with."""
         return self._context
 
-    def reload(self) -> None:
-        """Read the files anew. MercuryError if they cannot be used; then all stays as it was."""
-        self._context = self._read()
+    def use(self, context: SSL.Context) -> None:
+        """Serve with what was read, from the next connection on."""
+        self._context = context
 
-    def _read(self) -> SSL.Context:
+    def read(self) -> SSL.Context:
+        """What the files hold now. MercuryError if that cannot be used."""
         try:
             own, *others = [
                 crypto.load_certificate(crypto.FILETYPE_PEM, part + END)
