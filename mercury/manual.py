@@ -1,7 +1,7 @@
 """Writes the manual's pages: of each command, from what makes its --help, and of the file of settings.
 
-`python -m mercury.manual FOLDER` writes mercury(8), mercury.toml(5), mercury-client(1) and mercury-keys(1), and beside
-them mercury.toml, which a package puts into /etc/mercury. debian/rules runs it.
+`python -m mercury.manual FOLDER` writes mercury(8), mercury.toml(5), mercury-client(1), mercury-keys(1) and
+mercury-admin(1), and beside them mercury.toml, which a package puts into /etc/mercury. debian/rules runs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from mercury import __version__, keys, options, reference
+from mercury import __version__, admin, keys, options, reference
 from mercury.client.main import DESCRIPTION as CLIENT
 from mercury.client.main import parser as client_parser
 from mercury.settings import SETTINGS, as_text
@@ -31,8 +31,8 @@ clients of its users speak WebSocket. It keeps the rooms, the messages and every
 SIGNALS: Final = {
     "SIGTERM, SIGINT": "Stop. Clients are told when to come back, what is on its way into the store gets there, and "
     "the connections are closed a few at a time, for as long as `drain.seconds` says.",
-    "SIGHUP": "Read anew what can change without a restart, certificates among it. What is wrong is logged, and what "
-    "was before stays.",
+    "SIGHUP": "Read the settings and the certificates anew. Those settings change of which mercury.toml(5) says that "
+    "they can; others wait for a restart, and are logged. If something is wrong that is logged, and all stays as it was.",
 }
 
 STATUS: Final = {
@@ -113,7 +113,7 @@ def server_page() -> str:
         "SIGNALS": entries(SIGNALS.items()),
         "EXIT STATUS": entries(STATUS.items()),
         "FILES": entries(FILES.items()),
-        "SEE ALSO": "mercury.toml(5), mercury\\-client(1), mercury\\-keys(1)\n",
+        "SEE ALSO": "mercury.toml(5), mercury\\-client(1), mercury\\-keys(1), mercury\\-admin(1)\n",
     }
     return page("mercury", 8, "a chat service: rooms over WebSocket, tokens over REST", ["[options]"], parts)
 
@@ -127,7 +127,10 @@ def file_page() -> str:
         for setting in members:
             default = "empty" if setting.default == "" else as_text(setting.default)
             name = setting.path.rpartition(".")[2]
-            made.append(entries([(name, f"{setting.description}\nGive: {setting.allowed}. Default: {default}.")]))
+            reload = " Can change at a reload." if setting.live else ""
+            made.append(
+                entries([(name, f"{setting.description}\nGive: {setting.allowed}. Default: {default}.{reload}")])
+            )
     parts = {
         "DESCRIPTION": paragraphs(FILE),
         "SETTINGS": "".join(made),
@@ -168,6 +171,9 @@ def pages() -> dict[str, str]:
         "mercury-client.1": client_page(),
         "mercury-keys.1": commands_page(
             "mercury-keys", "make and change the keys of a Mercury server", keys.COMMANDS, keys.MORE
+        ),
+        "mercury-admin.1": commands_page(
+            "mercury-admin", "back up and restore the store of a Mercury server", admin.COMMANDS, admin.MORE
         ),
     }
 

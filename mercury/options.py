@@ -1,6 +1,7 @@
 """The flags of `mercury`, made from the schema in mercury/config.py.
 
-After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told.
+After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told;
+`options.read_again()` is for a reload.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from twisted.python import usage
 from mercury import __version__
 from mercury.config import Config
 from mercury.config_types import ConfigError
-from mercury.settings import CONFIG_FILE, DEFAULT_FILE, SETTINGS, Setting, as_text, load, nearest, variable
+from mercury.settings import (
+    CONFIG_FILE,
+    DEFAULT_FILE,
+    SETTINGS,
+    Setting,
+    as_text,
+    load,
+    nearest,
+    settings_file,
+    variable,
+)
 
 FILE_VARIABLE = variable(CONFIG_FILE)
 FILE_HELP = (
@@ -73,11 +84,18 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the file and the environment too."""
+        self._flags = {path: text for path, text in self.items() if text is not None}
         try:
-            flags = {path: text for path, text in self.items() if text is not None}
-            self.config, self.warnings = load(flags, os.environ)
+            self.config, self.warnings = load(self._flags, os.environ)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
+        if file := settings_file(self._flags, os.environ):  # the same one later, also from another directory
+            self._flags[CONFIG_FILE] = str(file.absolute())
+
+    def read_again(self) -> Config:
+        """The settings as the same sources give them now. ConfigError at the first thing that is wrong; a file that was
+        read and is not there any more is such a thing."""
+        return load(self._flags, os.environ)[0]
 
     def opt_version(self) -> None:
         """Display Mercury's version and exit."""

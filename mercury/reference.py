@@ -25,10 +25,9 @@ EXAMPLE_HEAD = """\
 # Made from mercury/config.py by `python -m mercury.reference`.
 """
 
-
 PACKAGED_HEAD = """\
 # The settings of the service mercury. Those with a # before them have their default: to change one, take it away.
-# mercury.toml(5) says more. After a change: systemctl restart mercury
+# mercury.toml(5) says more. After a change: systemctl reload mercury, or restart where mercury.toml(5) names no reload.
 """
 
 #: What is not the default where Mercury is a service of the system.
@@ -67,10 +66,11 @@ def tables() -> str:
     for section, settings in groupby(SETTINGS.values(), key=section_of):
         members = list(settings)
         parts.append(f"\n### {section}\n\n{members[0].section.__doc__}\n\n")
-        parts.append("| setting | default | give | meaning |\n|---|---|---|---|\n")
+        parts.append("| setting | default | give | changes at | meaning |\n|---|---|---|---|---|\n")
         for setting in members:
             default = f"`{as_text(setting.default)}`" if setting.default != "" else "empty"
-            parts.append(f"| `{setting.path}` | {default} | {setting.allowed} | {_escaped(setting.description)} |\n")
+            when, words = "reload" if setting.live else "start", _escaped(setting.description)
+            parts.append(f"| `{setting.path}` | {default} | {setting.allowed} | {when} | {words} |\n")
     return "".join(parts) + "\n"
 
 

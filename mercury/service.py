@@ -14,8 +14,9 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from math import ceil
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
@@ -30,11 +31,12 @@ from mercury.config import Config, storage_type
 from mercury.core.chat import Chat
 from mercury.core.passwords import Passwords
 from mercury.errors import MercuryError
+from mercury.listening import Listening
 from mercury.logs import log_stream, observer
+from mercury.reloading import reload
 from mercury.systemd import Systemd
 from mercury.transports.chat import PATH
-from mercury.transports.filtering import AddressFilter
-from mercury.transports.tls import Certificate
+from mercury.transports.readiness import State
 
 STOP_SECONDS = 10.0  # for all that is still going on when Mercury is told to stop, closing connections aside
 COHORT_SECONDS = 0.1  # between closing some connections and some more
@@ -45,33 +47,22 @@ SWEEP_SECONDS = 600.0  # between looks for tokens and devices that are over
 DAY = 86_400_000_000  # microseconds
 
 
-class Listening(NamedTuple):
-    """One listener: the settings' section that it belongs to, its endpoint string, what serves there, and with which
-    certificate if it does so by TLS."""
-
-    section: str
-    endpoint: str
-    factory: AddressFilter
-    certificate: Certificate | None
-
-    def scheme(self, plain: str) -> str:
-        """What its URLs begin with, `plain` being without TLS."""
-        return f"{plain}s" if self.certificate else plain
-
-
 class MercuryService(Service):
-    """One node. `ready` is what /readyz asks: whether the store is open and nobody has said stop."""
+    """One node. `state` is what /readyz asks: whether the store is open and nobody has said stop."""
 
     log = Logger()
     name = "mercury"
 
-    def __init__(self, reactor: Any, chat: Chat, config: Config, warnings: list[str], parent: Any) -> None:
-        self.ready = False
+    def __init__(
+        self, reactor: Any, chat: Chat, config: Config, warnings: list[str], parent: Any, read: Callable[[], Config]
+    ) -> None:
+        self.state: State = "starting"
         self.listenings: list[Listening] = []
         self.passwords: Passwords | None = None  # where people log in with some
         self._reactor = reactor
         self._chat = chat
         self._config = config
+        self._read = read  # the settings once more
         self._warnings = warnings
         self._twistd = parent or {}
         self._systemd = Systemd(reactor, self.is_well)
@@ -82,11 +73,10 @@ class MercuryService(Service):
 
     def setServiceParent(self, parent: Any) -> None:
         """twistd hands the application over here: the place to have all of its log in our format."""
-        log = self._config.log
         foreground, path = self._twistd.get("nodaemon"), self._twistd.get("logfile")
         stream = log_stream(None if path == "-" or (foreground and not path) else path or "mercury.log")
         if hasattr(parent, "setComponent"):
-            parent.setComponent(ILogObserver, observer(stream, log.format, log.level))
+            parent.setComponent(ILogObserver, observer(stream, self._config.log))
         super().setServiceParent(IServiceCollection(parent, parent))  # type: ignore[no-untyped-call]
 
     # Start
@@ -141,7 +131,7 @@ class MercuryService(Service):
         self._sweeping.start(SWEEP_SECONDS)
         if self.passwords is not None:
             self.passwords.start()
-        self.ready = True
+        self.state = "serving"
         addresses = [_shown(port) for port in self._ports]
         self.log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
         self._systemd.ready(f"REST at {addresses[0]}, WebSocket at {addresses[1]}")
@@ -193,14 +183,8 @@ class MercuryService(Service):
     # Meanwhile
 
     def reload(self) -> None:
-        """Read the certificates anew. One that cannot be used is said, and the one before stays."""
-        for certificate in filter(None, (listening.certificate for listening in self.listenings)):
-            try:
-                certificate.reload()
-            except MercuryError as error:
-                self.log.error("{reason}; the certificate that was read before stays", reason=error.reason)
-            else:
-                self.log.info("{certificate} was read anew", certificate=certificate.name)
+        """Read settings and certificates anew, all of them or none."""
+        reload(self._config, self._read, self._chat.store, self.listenings)
 
     def is_well(self) -> bool:
         """Whether the store does what it is given, or says that it cannot."""
@@ -224,7 +208,7 @@ class MercuryService(Service):
         return stopping.addErrback(lambda failure: self.log.error("stopping: {why}", why=failure.getErrorMessage()))
 
     async def _stop(self) -> None:
-        self.ready = False
+        self.state = "stopping"
         self._starting.cancel()
         chat = self._chat
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])

@@ -30,7 +30,8 @@ from mercury.backends import bus_mysql
 from mercury.backends.bus_mysql import MysqlBus
 from mercury.backends.mysql_schema import prepare
 from mercury.backends.mysql_server import Server
-from mercury.config import Config, Mysql, Redis
+from mercury.config import Config
+from mercury.config_stores import Mysql, Redis
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
 from mercury.signals import Signal
@@ -271,9 +272,9 @@ async def test_a_server_that_hangs_keeps_nobody_from_stopping(own: MariaDb, monk
     await bus.open(Ear())
     own.pause()
     await bus.close()
-    assert bus._pool._running, "the database has answered"
+    assert bus._pool.load.running, "the database has answered"
     own.resume()
-    await until(lambda: not bus._pool._running, "the end of the thread")
+    await until(lambda: not bus._pool.load.running, "the end of the thread")
 
 
 @pytest_twisted.ensureDeferred

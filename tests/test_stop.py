@@ -17,16 +17,18 @@ from twisted.logger import LogLevel, capturedLogs
 
 from mercury import closing, commands, service, tap
 from mercury.config import Config, Drain
-from mercury.service import Listening, MercuryService
+from mercury.listening import Listening
+from mercury.service import MercuryService
 from mercury.transports.filtering import AddressFilter
 
 
 def stopping(node: Clockwork, seconds: float, connected: int = 1) -> Deferred[None]:
     """Tell a node to stop, which may take so long to drain. So many connections stay open to the end."""
     reactor: Any = node.clock
-    mercury = MercuryService(reactor, node.chat, Config(drain=Drain(seconds=seconds)), [], None)
+    config = Config(drain=Drain(seconds=seconds))
+    mercury = MercuryService(reactor, node.chat, config, [], None, lambda: config)
     door: Any = SimpleNamespace(total=connected)
-    mercury.listenings = [Listening("server.ws", "", door, None)]
+    mercury.listenings = [Listening("server.ws", "", door, None, lambda: "")]
     stopped = mercury.stopService()
     node.settle()
     return stopped
@@ -66,7 +68,7 @@ def test_a_stop_before_the_store_is_open_is_no_failure(monkeypatch: pytest.Monke
     node = Clockwork()
     node.store.shut = {"open"}
     reactor: Any = node.clock
-    mercury = MercuryService(reactor, node.chat, Config(), [], None)
+    mercury = MercuryService(reactor, node.chat, Config(), [], None, Config)
     with capturedLogs() as events:
         mercury.startService()
         stopped = mercury.stopService()
@@ -74,7 +76,7 @@ def test_a_stop_before_the_store_is_open_is_no_failure(monkeypatch: pytest.Monke
         node.store.open_gate()
         node.settle()
     assert stopped.called
-    assert not mercury.ready
+    assert mercury.state == "stopping"
     assert [event for event in events if event["log_level"] > LogLevel.info] == []
 
 

@@ -22,11 +22,13 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel, capturedLogs
 
 from mercury import commands, tap
-from mercury.config import Config, Gotalk, Limits, Ws
+from mercury.config import Config, Gotalk, Ws
+from mercury.config_limits import Limits
 from mercury.config_types import ConfigError
-from mercury.service import Listening, MercuryService
+from mercury.listening import Listening
+from mercury.service import MercuryService
 from mercury.systemd import PATIENCE_SECONDS, Systemd, sockets
-from mercury.transports.filtering import AddressFilter
+from mercury.transports.filtering import AddressFilter, Rules
 
 
 class Ear:
@@ -95,7 +97,7 @@ def test_only_a_store_that_neither_does_nor_refuses_is_a_reason_to_be_started_an
     """Stores that are away say so, long before that."""
     node = Clockwork()
     node.join("r", "ann")
-    mercury: Any = MercuryService(node.clock, node.chat, Config(), [], None)
+    mercury: Any = MercuryService(node.clock, node.chat, Config(), [], None, Config)
     ann = node.device("ann")
     node.store.down = True
     for _ in range(3):
@@ -180,10 +182,11 @@ def test_a_listener_takes_the_socket_for_its_port_and_one_that_nobody_takes_is_w
     assert taken == "systemd:domain=INET6:index=0"
     assert tap.endpoint_of(server.api, passed).startswith("tcp:6009:")
     assert tap.endpoint_of(Ws(endpoint="tcp:1"), passed) == "tcp:1"
-    listening: Any = [Listening("server.ws", taken, door := AddressFilter(Factory(), (), clock=Clock()), None)]
+    door = AddressFilter(Factory(), lambda: Rules(()), Clock())
+    listening = [Listening("server.ws", taken, door, None, str)]
     (line,) = tap.warnings_of_sockets(passed, listening)
     assert "nothing listens on port 7009" in line
-    by_name = Listening("server.api", "haproxy:systemd:domain=INET:name=api", door, None)
+    by_name = Listening("server.api", "haproxy:systemd:domain=INET:name=api", door, None, str)
     assert tap.warnings_of_sockets(passed, [*listening, by_name]) == []
 
 
@@ -215,9 +218,9 @@ def test_too_few_files_for_so_many_connections_are_warned_of() -> None:
     assert tap.warnings_of_files(Config(limits=Limits(connections=0)), 10) == []
     (line,) = tap.warnings_of_files(Config(), 65536)
     assert "only 65536 files may be open" in line
-    assert "allow 101000 (LimitNOFILE=" in line
-    (line,) = tap.warnings_of_files(Config(gotalk=Gotalk(enabled=True)), 101000)
-    assert "allow 111000" in line
+    assert "allow 102000 (LimitNOFILE=" in line
+    (line,) = tap.warnings_of_files(Config(gotalk=Gotalk(enabled=True)), 102000)
+    assert "allow 112000" in line
 
 
 # The real thing

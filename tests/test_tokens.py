@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from mercury import config
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config
+from mercury.config_limits import Limits
 from mercury.core.tokens import ITERATIONS, KEY_BYTES, SALT, Tokens, digest
 from mercury.errors import MercuryError
 from mercury.model import Token
@@ -22,7 +23,7 @@ from mercury.tap import make_chat
 
 CHALLENGE = '{"authid":"ann","nonce":"0123456789abcdef","timestamp":"2026-01-01T00:00:00.000Z","session":1}'
 REFUSED = "^unauthorized: the token is unknown, expired, revoked or another member's$"
-TTL = 60.0  # seconds
+TTL = 60  # seconds
 KEEP = 3
 
 
@@ -47,8 +48,9 @@ class Desk(NamedTuple):
 async def desk() -> AsyncIterator[Desk]:
     clock, store = Clock(), MemoryStore()
     await store.open()
-    nodes = make_chat(clock, store, Config()).nodes
-    yield Desk(Tokens(store, nodes, ttl=TTL, keep=KEEP, wall=clock.seconds), store, clock)
+    settings = config.Config(token=config.Token(ttl=TTL), limits=Limits(tokens_per_member=KEEP))
+    nodes = make_chat(clock, store, settings).nodes
+    yield Desk(Tokens(store, nodes, settings, clock.seconds), store, clock)
     await store.close()
 
 

@@ -22,12 +22,13 @@ from mercury.backends.batch import occupied
 from mercury.backends.mysql_accounts import MysqlAccounts
 from mercury.backends.mysql_append import append, entry_of
 from mercury.backends.mysql_marks import move_cursors, move_reads
-from mercury.backends.mysql_schema import prepare
+from mercury.backends.mysql_schema import begin_anew, prepare
 from mercury.backends.mysql_server import ENGINE_ERRORS, Server, mend
 from mercury.backends.mysql_sql import rows, to_json
 from mercury.backends.mysql_sweep import sweep
 from mercury.backends.pool import RETRY_AFTER, Pool
 from mercury.backends.sealing import NO_KEYS, STEP, Keys, renewed
+from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -54,31 +55,49 @@ class MysqlStore(MysqlAccounts):
         self.keys = keys
         self._server = server
         self._connections = connections
-        self._limit = rooms_per_member
+        self.rooms_per_member = rooms_per_member
         self._packet = 0
         self._appender: Pool | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None
 
+    @property
+    def load(self) -> list[Load]:
+        return [pool.load for pool in (self._appender, self._writer, self._reader) if pool]
+
     def open(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        server = self._server
-        name = f"the database {server.database} on {server.host}:{server.port}"
-        try:
-            self.epoch, self._packet = await deferToThread(prepare, server)
-        except pymysql.Error as error:
-            raise MercuryError("unavailable", f"{name} cannot be used: {error.args[-1]}", RETRY_AFTER) from None
-        except MercuryError as error:
-            raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
-        self._appender = self._pool(f"{name} (appending)", 1, autocommit=True)
-        self._writer = self._pool(f"{name} (writing)", WRITERS)
-        self._reader = self._pool(f"{name} (reading)", self._connections - WRITERS - 1, autocommit=True)
+        name = str(self._server)
+        self.epoch, self._packet = await self._once(prepare, self._server)
+        self._appender = self._pool(name, "appending", 1, autocommit=True)
+        self._writer = self._pool(name, "writing", WRITERS)
+        self._reader = self._pool(name, "reading", self._connections - WRITERS - 1, autocommit=True)
 
-    def _pool(self, name: str, connections: int, autocommit: bool = False) -> Pool:
+    async def _once(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do it in a thread, on a connection of its own."""
+        try:
+            return await deferToThread(work, *args, **kwargs)
+        except pymysql.Error as error:
+            reason = f"{self._server} cannot be used: {error.args[-1]}"
+            raise MercuryError("unavailable", reason, RETRY_AFTER) from None
+        except MercuryError as error:
+            reason = f"{self._server} cannot be used: {error.reason}"
+            raise MercuryError(error.code, reason, error.retry_after) from None
+
+    def begin_anew(self) -> Deferred[int]:
+        return Deferred.fromCoroutine(self._begin_anew())
+
+    async def _begin_anew(self) -> int:
+        if self._writer is None or self._writer.is_closed:
+            await _not_open()
+        self.epoch, first = await self._once(begin_anew, self._server, time.time_ns() // 1000)
+        return first
+
+    def _pool(self, name: str, use: str, connections: int, autocommit: bool = False) -> Pool:
         pool = self._server.connections(connections, autocommit)
-        return Pool(name, pool, ENGINE_ERRORS, None, mend, self._server.seconds)
+        return Pool(f"{name} ({use})", pool, ENGINE_ERRORS, None, mend, self._server.seconds, use)
 
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())
@@ -104,7 +123,7 @@ class MysqlStore(MysqlAccounts):
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
         if self._appender is None:
             return _not_open()
-        return self._appender.run(append, drafts, ctime, self._limit, self._packet, self.keys)
+        return self._appender.run(append, drafts, ctime, self.rooms_per_member, self._packet, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
         return self._read(_slice, self.keys, rid, after, limit)

@@ -25,7 +25,9 @@ WAITING_BYTES = 64 << 20  # and the text in them
 
 
 class Journal:
-    """Appends to logs and hands what was committed to the hub. `is_open`: until close()."""
+    """Appends to logs and hands what was committed to the hub. `is_open`: until close(). `sizes`, `seconds`: how many
+    drafts went into the batches, and how long the store took for these.
+    """
 
     def __init__(self, clock: IReactorTime, store: IStore, hub: Hub, wall: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -41,6 +43,12 @@ class Journal:
             before=hub.outbox.hold,
             after=self._committed,
         )
+        self.sizes, self.seconds = self._batches.sizes, self._batches.seconds
+
+    @property
+    def depth(self) -> int:
+        """How many drafts wait for the next batch."""
+        return self._batches.depth
 
     def close(self) -> None:
         """Take nothing more: what is submitted from now on is refused with unavailable."""
@@ -58,7 +66,7 @@ class Journal:
         """
         self.check_open()
         if self._bytes > WAITING_BYTES:
-            raise MercuryError("busy", "too much text is waiting for the store", 1.0)
+            raise MercuryError("busy", "too much text is waiting for the store", 1.0, limit="journal")
         self._batches.add(draft, done)
         self._bytes += len(draft.text)
 
@@ -81,10 +89,14 @@ class Journal:
         self._bytes = max(0, self._bytes - sum(len(draft.text) for draft in drafts))
         entries: list[Entry] = []
         doubtful: list[Draft] = []
+        counts = self._hub.counts
         for draft, answer in zip(drafts, answers, strict=True):
             if isinstance(answer, Outcome):
-                if answer.entry is not None and not answer.duplicate:
+                if answer.duplicate:
+                    counts.duplicates += 1
+                elif answer.entry is not None:
                     entries.append(answer.entry)
+                    counts.entries[answer.entry.kind] += 1
             elif answer.code in ("unavailable", "internal"):
                 doubtful.append(draft)
         try:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from twisted.logger import Logger
 
 from mercury.core.live import Listener
+from mercury.serving import serving
 
 
 class Outbox:
@@ -52,5 +53,5 @@ class Outbox:
             try:
                 session.write(data)
             except Exception:  # one connection that fails must not starve the rest
-                self.log.failure("writing to {peer} failed", peer=session.connection.peer)
+                serving(session.served, self.log.failure, "writing to {peer} failed", peer=session.connection.peer)
                 session.connection.abort()

@@ -9,6 +9,7 @@ off while it passes the answer on is seen to do so before the answer is whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -18,11 +19,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.web import Channel, Request, Site
 from mercury.transports.writing import plain, waiting
 
 HELD_BACK: Final = 0.02  # seconds
-LAST_SECONDS: Final = 30.0  # for a client to take the last answer and to close, when there is to be no other request
 
 Proof = Callable[[], Coroutine[Deferred[Any], Any, None]]
 
@@ -30,11 +31,12 @@ _log = Logger()
 
 
 class ProvingChannel(Channel):
-    """A connection that sees what has arrived. `unproved`: what to do when it is seen of an answer, in order."""
+    """A connection that sees what has arrived. `unproved`: what to do when it is seen of an answer, in order, and which
+    request that was."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.unproved: list[Proof] = []
+        self.unproved: list[tuple[Served | None, Proof]] = []
         self._proving: list[Deferred[None]] = []
         self._plain: Any = None
         self._closed: Callable[[Failure], None]
@@ -43,7 +45,7 @@ class ProvingChannel(Channel):
         self._ended_by_peer = False
 
     def connectionMade(self) -> None:
-        super().connectionMade()  # type: ignore[no-untyped-call]
+        super().connectionMade()
         self._plain = plain(self.transport)
         if self._plain is not None:  # by then the socket is still there to be asked
             self._closed, self._plain.readConnectionLost = self._plain.readConnectionLost, self._peer_closes
@@ -58,17 +60,18 @@ class ProvingChannel(Channel):
     def requestDone(self, request: Any) -> None:
         sent_before = any(self._dataBuffer)  # the next request, without waiting for the answer to this one
         self._between = bool(self.persistent) and not sent_before
-        super().requestDone(request)  # type: ignore[no-untyped-call]
+        super().requestDone(request)
 
     def loseConnection(self) -> None:
-        """After the last answer: let the client close first, since closing here proves nothing."""
+        """After the last answer: let the client close first, since closing here proves nothing. It has as long for that
+        as for taking the answer."""
         if not self.unproved or self._plain is None or self._ending:
-            super().loseConnection()  # type: ignore[no-untyped-call]
+            super().loseConnection()
             return
         self._ending = True
         self._plain.unregisterProducer()
         self._plain.loseWriteConnection()
-        self.setTimeout(LAST_SECONDS)  # type: ignore[no-untyped-call]
+        self.setTimeout(self.patience)  # type: ignore[no-untyped-call]
 
     def _all_taken(self) -> bool:
         """Whether the client's side has all that was written; our own end of the connection counts for one byte."""
@@ -79,7 +82,7 @@ class ProvingChannel(Channel):
         self._closed(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        super().connectionLost(reason)
         # With TLS the socket cannot be asked, but to close is a message of its own (RFC 8446, 6.1).
         by_peer = self._ended_by_peer if self._plain is not None else not self.transport.disconnecting
         if by_peer and reason.check(ConnectionDone):
@@ -88,9 +91,9 @@ class ProvingChannel(Channel):
 
     def _prove(self) -> None:
         proofs, self.unproved = self.unproved, []
-        for proof in proofs:
-            proving = Deferred.fromCoroutine(proof())
-            proving.addErrback(lambda failure: _log.failure("noting what has arrived failed", failure))
+        for served, proof in proofs:
+            proving = begin(served, proof())
+            proving.addErrback(partial(serving, served, _log.failure, "noting what has arrived failed"))
             self._proving.append(proving)
 
     async def proved(self) -> None:
@@ -109,7 +112,7 @@ class ProvingRequest(Request):
         self.write(body[:-1])  # type: ignore[no-untyped-call]
         await deferLater(clock, HELD_BACK)
         if not self._disconnected:
-            self.channel.unproved.append(proof)
+            self.channel.unproved.append((SERVED.get(), proof))
         return body[-1:]
 
 

@@ -7,28 +7,37 @@ conformance suite puts an echo behind exactly this factory.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.config import Ws
+from mercury.config_limits import Limits
+from mercury.config_types import origins
+from mercury.counts import Counts
 from mercury.errors import CODES, MercuryError
 from mercury.ports import IConnection
+from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
 from mercury.transports.writing import plain, waiting, write_through
 
 HEADER_BYTES = 16384  # of an opening handshake
 RETRY_SECONDS = 1  # until who is refused with 503 should come back
+TOO_BIG = 1009  # with which Autobahn ends a connection whose frame is too long (RFC 6455, 7.4.1)
+NO_GOODBYE = 1006  # the code of a connection that ended without one (RFC 6455, 7.4.1)
+FRAMES = 256  # of one connection that are taken in one turn of the reactor: then the others have theirs
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 
 #: What Autobahn keeps of an opening handshake.
@@ -39,6 +48,7 @@ HANDSHAKE = (
 )  # fmt: skip
 
 _log = Logger()
+_numbers = itertools.count(1)
 
 
 class Door(Protocol):
@@ -89,27 +99,51 @@ class WebSocketConnection(WebSocketServerProtocol):
     _admitting = False
     _gone = False
     _closing: IDelayedCall | None = None
-    _longest = 0
+    _held = False
+    _rest = False  # frames have come whose turn has not
+    _turn: IDelayedCall | None = None
     _plain: Any = None
     _resumed = 0
-    _out = 0
+    _ended: int | None = None  # the code with which we ended it: HTTP's, or WebSocket's
+    bytes_in = 0
+    bytes_out = 0
 
     # From Twisted
 
     def connectionMade(self) -> None:
+        self.number = next(_numbers)
+        self._served: Served = ("session", self.number)
         self.door = self.factory.open_door(self)
-        self._longest = self.factory.frame_bytes
+        self.factory.counts.open(self)
         super().connectionMade()
         self._plain = plain(self.transport)
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        token = SERVED.set(self._served)
+        try:
+            self._received(data)
+        except Exception:
+            _log.failure("what {peer} sent could not be handled", peer=self.peer)
+            self.abort()
+        finally:
+            SERVED.reset(token)
+
+    def _received(self, data: bytes) -> None:
         if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
             self.failHandshake("the request is too long", 431)
             return
         if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            data = data[short_road(data, self._longest, self._is_open, self.door.message, self.door.pong) :]
-        if data:
+            longest, door = self.factory.limits.frame_bytes, self.door
+            taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
+            data = data[taken:]
+            if data and are_many:
+                self._wait_a_turn()
+        if data or self.current_frame is not None:
             self.data += data
             self.consumeData()
 
@@ -117,8 +151,34 @@ class WebSocketConnection(WebSocketServerProtocol):
         return bool(self.state == self.STATE_OPEN)
 
     def consumeData(self) -> None:
-        if not self._admitting:  # what comes before the handshake is answered waits for it
+        if self._admitting or self._rest:  # what comes before the handshake is answered waits for it
+            return
+        if self.state not in (self.STATE_OPEN, self.STATE_CLOSING):
             super().consumeData()
+            return
+        for _ in range(2 * FRAMES):  # a frame's head and its payload are two steps
+            if not self.processData() or self.state == self.STATE_CLOSED:
+                return
+        self._wait_a_turn()
+
+    def _wait_a_turn(self) -> None:
+        """Leave the rest of what came in, and read no more, until the reactor comes round again."""
+        self._rest = True
+        self.transport.pauseProducing()
+        if self._turn is None:
+            self._turn = self.factory.reactor.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn = None
+        if not self._held:  # else release() will come
+            self._rest = False
+            data, self.data = self.data, b""
+            self._take(data)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if not (self._rest or self._held or self._gone):
+            self.transport.resumeProducing()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         super().connectionLost(reason)
@@ -140,23 +200,26 @@ class WebSocketConnection(WebSocketServerProtocol):
         if not self.factory.welcomes(request.origin):
             raise ConnectionDeny(403, "scripts of that origin may not connect (--server.ws.origins)")
         self._admitting = True
-        return Deferred.fromCoroutine(self.door.admit(request)).addErrback(self._deny)
+        return begin(self._served, self.door.admit(request)).addErrback(self._deny)
 
     def _deny(self, failure: Failure) -> None:
         error = failure.value
         if not isinstance(error, MercuryError):
-            _log.failure("admitting {peer} failed", failure, peer=self.peer)
+            _log.failure("admitting {peer} failed", failure, peer=self.peer, session=self.number)
             error = MercuryError("internal", "Mercury failed to handle this handshake; its log says why")
+        self.factory.counts.error(error)
         raise ConnectionDeny(CODES[error.code][0], error.reason)
 
     def succeedHandshake(self, res: Any) -> None:
         self._admitting = False
         if not self._gone:
-            super().succeedHandshake(res)
+            serving(self._served, super().succeedHandshake, res)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Answer with HTTP and a JSON body, and hang up. Autobahn's own logs the reason, which may quote a token."""
         self._admitting = False
+        _log.debug("the handshake of {peer} was refused with {code}", peer=self.peer, code=code, session=self.number)
+        self._ended = code
         self.wasNotCleanReason = f"the handshake was refused with {code}"
         self.sendHttpErrorResponse(code, reason, responseHeaders)
         self.dropConnection(abort=False)
@@ -194,21 +257,26 @@ class WebSocketConnection(WebSocketServerProtocol):
         """Say goodbye; if the peer does not answer, hang up. Autobahn's own timer may do that before the frame is sent:
         it counts in whole seconds, rounded down."""
         if self.state == self.STATE_OPEN and not isReply:
+            self._ended = code
+            if code == TOO_BIG:
+                self.factory.counts.refused["frame-bytes"] += 1
             self._closing = self.factory.reactor.callLater(CLOSE_SECONDS, self.abort)
         super().sendCloseFrame(code, reasonUtf8, isReply)
 
     def _lost(self) -> None:
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
+        for timer in (self._closing, self._turn):
+            if timer is not None and timer.active():
+                timer.cancel()
         if not self._gone:
             self._gone = True
-            self.door.closed()
+            self.factory.counts.close(self, self.ended_with)
+            serving(self._served, self.door.closed)
 
     # IConnection, for the session
 
     def write(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:
-            self._out += len(data)
+            self.bytes_out += len(data)
             if self._plain is not None:
                 write_through(self._plain, data)
             else:
@@ -225,18 +293,30 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.dropConnection(abort=True)
 
     def hold(self) -> None:
+        self._held = True
         self.transport.pauseProducing()
 
     def release(self) -> None:
-        if not self._gone:
-            self.transport.resumeProducing()
+        self._held = False
+        if self._rest and not self._gone:
+            self._wait_a_turn()
+        self._read_on()
+
+    @property
+    def ended_with(self) -> int:
+        """The code with which it ended: HTTP's of a refused handshake, else the close code of who closed first."""
+        return self._ended or self.remoteCloseCode or NO_GOODBYE
 
     def drained(self) -> int:
-        return self._resumed if self._plain is None else self._out - waiting(self._plain)
+        return self._resumed if self._plain is None else self.bytes_out - waiting(self._plain)
 
 
 class WebSocketFactory(WebSocketServerFactory):
-    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers."""
+    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers.
+
+    `limits` and `ws` may change at any time. The limits hold for open connections as well; only a deflated message is
+    held to what its connection began with. `counts`: where they are counted, if anybody wants to know.
+    """
 
     protocol = WebSocketConnection
 
@@ -245,30 +325,26 @@ class WebSocketFactory(WebSocketServerFactory):
         open_door: Callable[[WebSocketConnection], Door],
         *,
         reactor: Any,
-        frame_bytes: int,
-        handshake_seconds: float,
-        origins: Sequence[str] = ("*",),
-        compression: bool = False,
+        limits: Limits,
+        ws: Ws,
+        counts: Counts | None = None,
     ) -> None:
         super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
         self.open_door = open_door
+        self.counts = counts or Counts()
         self.server = None  # no version for strangers
-        self.frame_bytes = frame_bytes
-        parts = [re.escape(origin.lower()).replace(r"\*", "[^/]*") for origin in origins]
-        self._origins = None if "*" in origins else re.compile("|".join(parts))
+        self.limits = limits
+        self._ws = ws
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
             versions=[13],
             webStatus=False,
             utf8validateIncoming=True,
             requireMaskedClientFrames=True,
-            maxFramePayloadSize=frame_bytes,
-            maxMessagePayloadSize=frame_bytes,
             failByDrop=False,
             echoCloseCodeReason=False,
-            openHandshakeTimeout=handshake_seconds and handshake_seconds + 1,  # Autobahn rounds down to whole seconds
             closeHandshakeTimeout=0,
             tcpNoDelay=True,
-            perMessageCompressionAccept=self._accept_deflate if compression else lambda offers: None,
+            perMessageCompressionAccept=self._accept_deflate,
             autoPingInterval=0,
             serveFlashSocketPolicy=False,
             allowedOrigins=["*"],  # welcomes() looks: Autobahn would want the port written out, even 443
@@ -279,24 +355,41 @@ class WebSocketFactory(WebSocketServerFactory):
         self.protocol = self._configured()
 
     def _configured(self) -> type[WebSocketConnection]:
-        """The protocol class with the options as its own: Autobahn would copy and format them for each connection."""
-        options = {name: getattr(self, name) for name in WebSocketConnection.CONFIG_ATTRS}
+        """The protocol class with the options as its own: Autobahn would copy and format them for each connection.
+        Those that may change are looked up when Autobahn asks for them."""
+        options: dict[str, Any] = {name: getattr(self, name) for name in WebSocketConnection.CONFIG_ATTRS}
         options = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+        limits = self.limits
+        options["maxFramePayloadSize"] = options["maxMessagePayloadSize"] = property(lambda _: limits.frame_bytes)
+        options["openHandshakeTimeout"] = property(lambda _: _in_whole_seconds(limits.handshake_seconds))
         return type("WebSocketConnection", (WebSocketConnection,), {**options, "CONFIG_ATTRS": ()})
 
     def welcomes(self, origin: str | None) -> bool:
         """Whether a script from this origin (RFC 6454, 6.1) may connect. Programs name none."""
-        return not origin or self._origins is None or self._origins.fullmatch(origin.lower()) is not None
+        return not origin or _pattern(self._ws.origins).fullmatch(origin.lower()) is not None
 
     def _accept_deflate(self, offers: Sequence[Any]) -> Any:
-        """Take the first deflate offer; ask the peer for small state: no context kept between its messages."""
+        """If messages are to be compressed, take the first deflate offer; ask the peer for small state: no context kept
+        between its messages."""
         for offer in offers:
-            if isinstance(offer, PerMessageDeflateOffer):
+            if self._ws.compression and isinstance(offer, PerMessageDeflateOffer):
                 return PerMessageDeflateOfferAccept(
                     offer,
                     request_no_context_takeover=offer.accept_no_context_takeover,
                     no_context_takeover=True,
                     window_bits=offer.request_max_window_bits or None,
-                    max_message_size=self.frame_bytes or None,
+                    max_message_size=self.limits.frame_bytes or None,
                 )
         return None
+
+
+@lru_cache(maxsize=16)
+def _pattern(allowed: str) -> re.Pattern[str]:
+    """What fits the origins of a list, in lower case."""
+    parts = [re.escape(origin.lower()).replace(r"\*", "[^/]*") for origin in origins(allowed)]
+    return re.compile(".*" if "*" in origins(allowed) else "|".join(parts), re.DOTALL)
+
+
+def _in_whole_seconds(limit: float) -> float:
+    """Autobahn rounds a timeout down to them; 0 is none."""
+    return limit and limit + 1

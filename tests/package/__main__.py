@@ -260,6 +260,12 @@ def use_and_upgrade(tree: Tree, newer: Path) -> None:
         said = check_delivery(tree, ports)
         before = schema(tree)
 
+        say("change a setting; reload")
+        settings = change(settings, "limits", "text-bytes", "1000")
+        (tree.root / SETTINGS).write_text(settings)
+        unit.reload()
+        assert "reloaded; changed: limits.text-bytes; " in unit.log(), unit.log()
+
         say(f"upgrade to {newer.name} while it runs")
         tree.install(newer)
         asked = tree.asked_of_systemd()
