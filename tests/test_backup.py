@@ -127,7 +127,8 @@ class Mysql:
 class Redis:
     def __init__(self, folder: Path) -> None:
         self._folder, self._backup = folder / "engine", folder / "backup.rdb"
-        self._engine = RedisEngine(self._folder, free_port(), durable=True)
+        options = ("--repl-diskless-sync-delay", "0")  # for others who might ask for a copy as well
+        self._engine = RedisEngine(self._folder, free_port(), durable=True, options=options)
         self.flags = ("--storage.type=redis", "--redis.host=127.0.0.1", f"--redis.port={self._engine.port}")
 
     def store(self) -> Any:

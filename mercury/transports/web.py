@@ -140,7 +140,7 @@ class Channel(HTTPChannel):
         return bool(super().checkPersistence(request, version))  # type: ignore[no-untyped-call]
 
     def allHeadersReceived(self) -> None:
-        if self.length is not None and self.length > self.site.limits.body_bytes:
+        if self.length is not None and self.length > self.site.body_bytes:
             self.refuse_body()
         else:
             super().allHeadersReceived()  # type: ignore[no-untyped-call]
@@ -158,8 +158,7 @@ class Channel(HTTPChannel):
 
     def refuse_body(self) -> None:
         """Refuse the request that is coming in for its body's length."""
-        limit = self.site.limits.body_bytes
-        reason = f"the body is longer than {limit} bytes (--limits.body-bytes)"
+        reason = f"the body is longer than {self.site.body_bytes} bytes ({self.site.body_flags})"
         self.refuse(MercuryError("too_large", reason, limit="body-bytes"))
 
     def refuse(self, error: MercuryError) -> None:
@@ -228,7 +227,7 @@ class Request(server.Request):
     def handleContentChunk(self, data: bytes) -> None:
         if self.channel.refused:
             return
-        if self.content.tell() + len(data) > self.channel.site.limits.body_bytes:  # its length was not announced
+        if self.content.tell() + len(data) > self.channel.site.body_bytes:  # its length was not announced
             self.channel.refuse_body()
         else:
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
@@ -260,10 +259,11 @@ class Request(server.Request):
 
 
 class Site(server.Site):
-    """Serves a resource with Channels and Requests."""
+    """Serves a resource with Channels and Requests. `body_flags`: what bounds their bodies."""
 
     protocol = Channel  # type: ignore[assignment]
     requests = Request
+    body_flags = "--limits.body-bytes"
 
     def __init__(self, resource: IResource, chat: Chat) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
@@ -273,6 +273,11 @@ class Site(server.Site):
         self.clock = chat.clock
         self.counts = chat.hub.counts
         self._journal = chat.rooms.journal
+
+    @property
+    def body_bytes(self) -> int:
+        """The longest body of a request."""
+        return self.limits.body_bytes
 
     def leaving(self) -> bool:
         """Whether Mercury is about to stop."""
