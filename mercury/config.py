@@ -1,6 +1,6 @@
 """Every setting of Mercury, declared once: its name, type, range, default and meaning.
 
-From these Structs, and those on stores in mercury/config_stores.py, come the checks and the reading
+From these Structs, and those in mercury/config_limits.py and config_stores.py, come the checks and the reading
 (mercury/settings.py), the flags and `--help` (mercury/options.py), and etc/mercury.toml with the table in
 docs/configuration.md (mercury/reference.py). A Struct is a section and its docstring the section's heading; a field is
 a setting. Outside, `Ws.frame_bytes` would be spelt `frame-bytes`.
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from mercury.config_limits import Limits
 from mercury.config_stores import Crypto, Mysql, Redis, Retention, Sqlite, Storage
 from mercury.config_types import (
     LIVE,
@@ -23,7 +24,6 @@ from mercury.config_types import (
     MethodList,
     NetworkList,
     OriginList,
-    Seconds,
     SecondsOrNone,
     Secret,
     Section,
@@ -67,7 +67,7 @@ class Api(Section, frozen=True):
             "one, each as the NAME:HASH that `mercury-keys api new NAME` prints. Empty: no key is asked for."
         ),
     ] = ""
-    connections: Annotated[CountOrNone, LIVE, Meta(description="Connections at a time. 0: no limit.")] = 10_000
+    connections: Annotated[CountOrNone, LIVE, Meta(description="Connections at a time. 0: no limit.")] = 1000
     tls: Tls = field(default_factory=Tls)
 
 
@@ -202,95 +202,6 @@ class Token(Section, frozen=True):
         LIVE,
         Meta(ge=1, le=3_155_760_000, description="How long a token is valid, in seconds, if nothing else is asked."),
     ] = 86400
-
-
-class Limits(Section, frozen=True):
-    """What one client may take, so that none harms the others."""
-
-    frame_bytes: Annotated[
-        int,
-        LIVE,
-        Meta(
-            ge=0, le=16_777_216, description="The longest WebSocket message a client may send, in bytes. 0: no limit."
-        ),
-    ] = 65536
-    text_bytes: Annotated[
-        int,
-        LIVE,
-        Meta(ge=0, le=16_777_216, description="The longest text of a chat message, in bytes of UTF-8. 0: no limit."),
-    ] = 16384
-    body_bytes: Annotated[
-        int, LIVE, Meta(ge=128, le=67_108_864, description="The longest body of a REST request, in bytes.")
-    ] = 1_048_576
-    request_seconds: Annotated[
-        Seconds,
-        LIVE,
-        Meta(
-            description="How long a request to REST or goTalk may take to come, from the connection's beginning or "
-            "the last answer on, TLS included. The answer has to be taken in as long, and a second for each 16 KiB."
-        ),
-    ] = 60.0
-    handshake_seconds: Annotated[
-        SecondsOrNone,
-        LIVE,
-        Meta(description="How long a client may take to connect by WebSocket and log in, TLS included. 0: no limit."),
-    ] = 5.0
-    ping_seconds: Annotated[
-        SecondsOrNone,
-        LIVE,
-        Meta(description="How often a client is pinged. It is gone when it misses two in a row. 0: never pinged."),
-    ] = 25.0
-    drain_seconds: Annotated[
-        Seconds, LIVE, Meta(description="A client that for so long takes nothing of what is sent to it is dropped.")
-    ] = 60.0
-    connections: Annotated[CountOrNone, LIVE, Meta(description="WebSocket connections at a time. 0: no limit.")] = (
-        100_000
-    )
-    connections_per_address: Annotated[
-        CountOrNone, LIVE, Meta(description="WebSocket connections at a time from one address. 0: no limit.")
-    ] = 0
-    connections_per_member: Annotated[
-        CountOrNone, LIVE, Meta(description="WebSocket connections at a time of one member. 0: no limit.")
-    ] = 64
-    messages_per_second: Annotated[
-        float, LIVE, Meta(ge=0, le=1_000_000, description="How many messages a second a member may send. 0: no limit.")
-    ] = 0.0
-    burst: Annotated[
-        CountOrNone,
-        LIVE,
-        Meta(
-            description="How many messages a member may send at once when there is a limit for each second. "
-            "0: as many as in two seconds."
-        ),
-    ] = 0
-    rooms_per_member: Annotated[
-        CountOrNone, LIVE, Meta(description="Rooms that one member may be in. 0: no limit.")
-    ] = 1000
-    tokens_per_member: Annotated[
-        Count, LIVE, Meta(description="Valid tokens of one member. Beyond that the one that expires first goes.")
-    ] = 100
-    devices_per_member: Annotated[
-        Count,
-        LIVE,
-        Meta(description="Devices of one member whose place in the rooms is kept. The last active ones stay."),
-    ] = 32
-    device_days: Annotated[
-        int, LIVE, Meta(ge=1, le=36500, description="A device that received nothing for so many days is forgotten.")
-    ] = 90
-    json_depth: Annotated[int, LIVE, Meta(ge=4, le=200, description="How deep JSON from a client may be nested.")] = 32
-    history_page: Annotated[
-        int, LIVE, Meta(ge=1, le=1000, description="Messages in one answer to a history request.")
-    ] = 100
-    signals_room: Annotated[
-        int,
-        LIVE,
-        Meta(
-            ge=0,
-            le=10_000_000,
-            description="Rooms with more connections than this hear nothing of others' coming, going, typing and "
-            "reading. 0: no limit.",
-        ),
-    ] = 256
 
 
 class Config(Section, frozen=True):

@@ -17,6 +17,14 @@ from msgspec import Meta, Struct
 Network = IPv4Network | IPv6Network
 
 
+class Section(Struct, frozen=True, rename="kebab", kw_only=True):
+    """What all sections have in common: only a reload changes one after it was read, and names have dashes outside.
+
+    A reload (mercury/reloading.py) changes what is marked LIVE, in the very sections that were read at the start. So
+    whoever goes by such a setting keeps its section and looks at it each time, and need not be told.
+    """
+
+
 class ConfigError(Exception):
     """A setting is wrong. One line that names the flag, variable or file and key, and says what is allowed."""
 
@@ -113,11 +121,3 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=3600)]
-
-
-class Section(Struct, frozen=True, rename="kebab", kw_only=True):
-    """What all sections have in common: only a reload changes one after it was read, and names have dashes outside.
-
-    A reload (mercury/reloading.py) changes what is marked LIVE, in the very sections that were read at the start. So
-    whoever goes by such a setting keeps its section and looks at it each time, and need not be told.
-    """

@@ -52,7 +52,7 @@ from mercury.transports.websocket import WebSocketFactory
 
 BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
 
-OTHER_FILES = 1000  # beside clients: the backend's connections, the store's, the log
+OTHER_FILES = 1000  # beside connections that have a limit: the store's, the log, some in reserve
 
 if TYPE_CHECKING:
     from mercury.backends.engine_tls import Tls
@@ -306,8 +306,8 @@ def most_files() -> int:
 
 def warnings_of_files(config: Config, most: int) -> list[str]:
     """What is wrong with having at most so many files open."""
-    limits, gotalk = config.limits, config.gotalk
-    wanted = limits.connections + (gotalk.connections if gotalk.enabled else 0) + OTHER_FILES
+    limits, api, gotalk = config.limits, config.server.api, config.gotalk
+    wanted = limits.connections + api.connections + (gotalk.connections if gotalk.enabled else 0) + OTHER_FILES
     if not limits.connections or wanted <= most:
         return []
     return [

@@ -45,7 +45,7 @@ class ProvingChannel(Channel):
         self._ended_by_peer = False
 
     def connectionMade(self) -> None:
-        super().connectionMade()  # type: ignore[no-untyped-call]
+        super().connectionMade()
         self._plain = plain(self.transport)
         if self._plain is not None:  # by then the socket is still there to be asked
             self._closed, self._plain.readConnectionLost = self._plain.readConnectionLost, self._peer_closes

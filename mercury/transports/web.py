@@ -3,6 +3,7 @@
 A request's head and body have limits that are held while it comes in; a body that is too long is refused before it is
 read. A request has to come, and its answer to be taken, in time. What a client sends without waiting for answers is
 worked on in small pieces, between which the others have their turn, and not before it has taken the answers so far.
+
 Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. Each request has an id, which its
 caller is told and may choose (X-Request-Id), and which is on its lines in the log. URLs are never logged.
 """
@@ -35,7 +36,6 @@ LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it still 
 SLOWEST = 16_384  # bytes of an answer that a client takes in a second, beyond the time that a request may take
 PIECE = 4096  # bytes of a body that are taken in at a time: in chunks of one byte they cost as much as ten requests
 
-
 _log = Logger()
 
 
@@ -66,6 +66,10 @@ class Channel(HTTPChannel):
     _leaving = False
     _turn: IDelayedCall | None = None
 
+    def connectionMade(self) -> None:
+        self.timeOut = self.site.limits.request_seconds  # type: ignore[assignment]
+        super().connectionMade()  # type: ignore[no-untyped-call]
+
     def dataReceived(self, data: bytes) -> None:
         if not self.refused:
             super().dataReceived(data)  # type: ignore[no-untyped-call]
@@ -79,7 +83,8 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         """Whoever has sent more already has it looked at later: else the answers would pile up, and the others wait."""
-        self._savedTimeOut = self.patience = self.site.limits.request_seconds + request.sentLength / SLOWEST
+        seconds = self.site.limits.request_seconds
+        self._savedTimeOut = self.patience = seconds + request.sentLength / SLOWEST
         more = bool(self._buffer) or any(self._dataBuffer)
         self.paused = bool(self.persistent) and (more or self._waitingForTransport)
         super().requestDone(request)  # type: ignore[no-untyped-call]
@@ -108,13 +113,6 @@ class Channel(HTTPChannel):
     def resetTimeout(self) -> None:
         """The whole request has to be there in time: a byte now and then does not buy more of it."""
 
-    def checkPersistence(self, request: Any, version: bytes) -> bool:
-        """Whether another request may follow. Not when Mercury stops: the next one is for the next process."""
-        if self.site.leaving():
-            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-            return False
-        return bool(super().checkPersistence(request, version))  # type: ignore[no-untyped-call]
-
     def timeoutConnection(self) -> None:
         if self._leaving:
             self.transport.abortConnection()
@@ -134,8 +132,15 @@ class Channel(HTTPChannel):
             self._turn.cancel()
             self._turn = None
 
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Whether another request may follow. Not when Mercury stops: the next one is for the next process."""
+        if self.site.leaving():
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return bool(super().checkPersistence(request, version))  # type: ignore[no-untyped-call]
+
     def allHeadersReceived(self) -> None:
-        if self.length is not None and self.length > self.site.limits.body_bytes:
+        if self.length is not None and self.length > self.site.body_bytes:
             self.refuse_body()
         else:
             super().allHeadersReceived()  # type: ignore[no-untyped-call]
@@ -153,8 +158,7 @@ class Channel(HTTPChannel):
 
     def refuse_body(self) -> None:
         """Refuse the request that is coming in for its body's length."""
-        limit = self.site.limits.body_bytes
-        reason = f"the body is longer than {limit} bytes (--limits.body-bytes)"
+        reason = f"the body is longer than {self.site.body_bytes} bytes ({self.site.body_flags})"
         self.refuse(MercuryError("too_large", reason, limit="body-bytes"))
 
     def refuse(self, error: MercuryError) -> None:
@@ -223,7 +227,7 @@ class Request(server.Request):
     def handleContentChunk(self, data: bytes) -> None:
         if self.channel.refused:
             return
-        if self.content.tell() + len(data) > self.channel.site.limits.body_bytes:  # its length was not announced
+        if self.content.tell() + len(data) > self.channel.site.body_bytes:  # its length was not announced
             self.channel.refuse_body()
         else:
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
@@ -255,27 +259,25 @@ class Request(server.Request):
 
 
 class Site(server.Site):
-    """Serves a resource with Channels and Requests."""
+    """Serves a resource with Channels and Requests. `body_flags`: what bounds their bodies."""
 
     protocol = Channel  # type: ignore[assignment]
     requests = Request
+    body_flags = "--limits.body-bytes"
 
     def __init__(self, resource: IResource, chat: Chat) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
-            resource,
-            self.requests,
-            timeout=chat.limits.request_seconds,
-            reactor=chat.clock,
-            parsePOSTFormSubmission=False,
+            resource, self.requests, reactor=chat.clock, parsePOSTFormSubmission=False
         )
         self.limits = chat.limits
         self.clock = chat.clock
         self.counts = chat.hub.counts
         self._journal = chat.rooms.journal
 
-    def buildProtocol(self, addr: Any) -> Any:
-        self.timeOut = self.limits.request_seconds
-        return super().buildProtocol(addr)  # type: ignore[no-untyped-call]
+    @property
+    def body_bytes(self) -> int:
+        """The longest body of a request."""
+        return self.limits.body_bytes
 
     def leaving(self) -> bool:
         """Whether Mercury is about to stop."""

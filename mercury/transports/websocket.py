@@ -22,7 +22,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mercury.config import Limits, Ws
+from mercury.config import Ws
+from mercury.config_limits import Limits
 from mercury.config_types import origins
 from mercury.counts import Counts
 from mercury.errors import CODES, MercuryError
@@ -120,6 +121,9 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.bytes_in += len(data)
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         token = SERVED.set(self._served)
         try:
             self._received(data)
@@ -134,14 +138,12 @@ class WebSocketConnection(WebSocketServerProtocol):
             self.failHandshake("the request is too long", 431)
             return
         if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            door = self.door
-            taken, are_many = short_road(
-                data, self.factory.limits.frame_bytes, FRAMES, self._is_open, door.message, door.pong
-            )
+            longest, door = self.factory.limits.frame_bytes, self.door
+            taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
             data = data[taken:]
             if data and are_many:
                 self._wait_a_turn()
-        if data:
+        if data or self.current_frame is not None:
             self.data += data
             self.consumeData()
 
@@ -168,15 +170,11 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def _go_on(self) -> None:
         self._turn = None
-        if self._held:  # then until release()
-            return
-        self._rest = False
-        if self.current_frame is None:
+        if not self._held:  # else release() will come
+            self._rest = False
             data, self.data = self.data, b""
-            self.dataReceived(data)
-        else:
-            self.consumeData()
-        self._read_on()
+            self._take(data)
+            self._read_on()
 
     def _read_on(self) -> None:
         if not (self._rest or self._held or self._gone):
