@@ -32,7 +32,7 @@ SIGNALS: Final = {
     "SIGTERM, SIGINT": "Stop. Clients are told when to come back, what is on its way into the store gets there, and "
     "the connections are closed a few at a time, for as long as `drain.seconds` says.",
     "SIGHUP": "Read the settings and the certificates anew. Those settings change of which mercury.toml(5) says that "
-    "they can; others wait for a restart, and are logged. If something is wrong that is logged, and all stays as it was.",
+    "they can; others wait for a restart, and are logged. What is wrong is logged, too, and then all stays as it was.",
 }
 
 STATUS: Final = {

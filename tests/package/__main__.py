@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -84,10 +85,10 @@ def check_files(tree: Tree) -> None:
 def check_commands(tree: Tree, version: str) -> None:
     """They are on the path and work for everybody, and each has a page in the manual that man finds no fault with."""
     commands = sorted(path.name for path in (tree.root / "usr/bin").glob("mercury*"))
-    assert {"mercury", "mercury-client", "mercury-keys"} <= set(commands), commands
+    assert {"mercury", "mercury-admin", "mercury-client", "mercury-keys"} <= set(commands), commands
     assert tree.run("mercury", "--version", user="nobody") == f"Mercury {version}\n"
     for command in commands:
-        assert "--" in tree.run(command, "--help", user="nobody"), command
+        assert f"sage: {command} " in tree.run(command, "--help", user="nobody"), command
     pages = {path.name: path for path in (tree.root / "usr/share/man").rglob("mercury*.gz")}
     missing = {*commands, "mercury.toml"} - {name.rsplit(".", 2)[0] for name in pages}
     assert not missing, f"without a page in the manual: {', '.join(sorted(missing))}"
@@ -315,6 +316,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("make package-test needs root, to make a Debian and to chroot into it")
     in_a_namespace_of_its_own()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # by way of what ends the server
     say("build the package; lintian")
     older = built("older")
     run("lintian", "--allow-root", "--fail-on", "error,warning", *older.parent.glob("*.changes"))
