@@ -10,8 +10,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,19 +18,16 @@ from typing import Any
 
 import pytest
 from certificates import Authority
-from free_ports import free_port
 from OpenSSL import SSL
 from programs import ROOT
+from running import LISTENERS, PATIENCE, TWISTD, Running
 
 from mercury.transports.tls import Certificate
 
-PATIENCE = 30.0  # seconds
-TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=", "mercury")
 EVERYTHING = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"  # that OpenSSL was built with
-LISTENERS = ("server.api", "server.ws", "gotalk")
 
 
-class Node:
+class Node(Running):
     """A server in a process of its own, with one certificate on all that it listens on."""
 
     def __init__(self, folder: Path) -> None:
@@ -40,36 +35,12 @@ class Node:
         self.authority = Authority(folder / "authority.pem")
         self.trust = ssl.create_default_context(cafile=self.authority.file)
         self.cert, self.key = self.issue()
-        self.ports = {name: free_port() for name in LISTENERS}
-        flags = [f"--{name}.port={port}" for name, port in self.ports.items()]
-        flags += [
-            f"--{name}.tls.{what}={path}"
-            for name in LISTENERS
-            for what, path in (("cert", self.cert), ("key", self.key))
-        ]
-        flags += [
-            "--gotalk.enabled",
-            "--server.ws.address=127.0.0.1",
-            "--gotalk.address=127.0.0.1",
-            "--storage.type=memory",
-        ]
-        with (folder / "out").open("wb") as out:
-            self.process = subprocess.Popen(
-                [*TWISTD, *flags], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=out
-            )
-        self.until("is ready")
+        files = (("cert", self.cert), ("key", self.key))
+        super().__init__(folder, *(f"--{name}.tls.{what}={path}" for name in LISTENERS for what, path in files))
 
     def issue(self) -> tuple[Path, Path]:
         """A new certificate, in the same files."""
         return self.authority.issue(self.folder / "own", "127.0.0.1")
-
-    def until(self, said: str) -> None:
-        """Wait until the server has said this."""
-        end = time.monotonic() + PATIENCE
-        while said not in (self.folder / "out").read_text():
-            assert time.monotonic() < end, (self.folder / "out").read_text()
-            assert self.process.poll() is None, (self.folder / "out").read_text()
-            time.sleep(0.02)
 
     @contextmanager
     def talk(self, name: str, trust: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
@@ -103,12 +74,11 @@ class Node:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     running = Node(tmp_path_factory.mktemp("tls"))
     yield running
-    running.process.terminate()
-    assert running.process.wait(PATIENCE) == 0
+    running.stop()
 
 
 def test_the_banner_says_that_it_is_tls(node: Node) -> None:
-    said = (node.folder / "out").read_text()
+    said = node.out.read_text()
     for name, scheme in zip(LISTENERS, ("https", "wss", "https"), strict=True):
         assert f"{scheme}://127.0.0.1:{node.ports[name]}" in said
 
@@ -220,9 +190,7 @@ def test_a_renewed_certificate_is_served_after_sighup_and_a_broken_one_never(nod
     node.process.send_signal(signal.SIGHUP)
     node.until("nothing is reloaded, all stays as it was")
     assert node.serial("server.api") == renewed
-    assert re.search(
-        r"server\.api\.tls: \S+own\.pem and \S+own\.key are no certificate", (node.folder / "out").read_text()
-    )
+    assert re.search(r"server\.api\.tls: \S+own\.pem and \S+own\.key are no certificate", node.out.read_text())
     node.issue()
 
 

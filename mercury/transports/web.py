@@ -113,6 +113,13 @@ class Channel(HTTPChannel):
     def resetTimeout(self) -> None:
         """The whole request has to be there in time: a byte now and then does not buy more of it."""
 
+    def headerReceived(self, line: bytes) -> bool:
+        try:
+            return bool(super().headerReceived(line))  # type: ignore[no-untyped-call]
+        except ValueError:  # a length of more digits than int() takes
+            self._respondToBadRequestAndDisconnect()
+            return False
+
     def timeoutConnection(self) -> None:
         if self._leaving:
             self.transport.abortConnection()
