@@ -39,6 +39,7 @@ TOO_BIG = 1009  # with which Autobahn ends a connection whose frame is too long 
 NO_GOODBYE = 1006  # the code of a connection that ended without one (RFC 6455, 7.4.1)
 FRAMES = 256  # of one connection that are taken in one turn of the reactor: then the others have theirs
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
+LINGER_SECONDS = 2.0  # for the peer to take what was written before, and by TLS to say goodbye
 
 #: What Autobahn keeps of an opening handshake.
 HANDSHAKE = (
@@ -263,6 +264,11 @@ class WebSocketConnection(WebSocketServerProtocol):
             self._closing = self.factory.reactor.callLater(CLOSE_SECONDS, self.abort)
         super().sendCloseFrame(code, reasonUtf8, isReply)
 
+    def _closeConnection(self, abort: bool = False) -> None:
+        super()._closeConnection(abort)
+        if not (abort or self._gone or self._closing):
+            self._closing = self.factory.reactor.callLater(LINGER_SECONDS, self.abort)
+
     def _lost(self) -> None:
         for timer in (self._closing, self._turn):
             if timer is not None and timer.active():
@@ -291,6 +297,7 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def abort(self) -> None:
         self.dropConnection(abort=True)
+        self.transport.abortConnection()  # it may be dropped and still not be gone
 
     def hold(self) -> None:
         self._held = True
