@@ -105,10 +105,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         folder,
         *(f"--{name}.tls.cert={cert}" for name in ("server.ws", "server.api")),
         *(f"--{name}.tls.key={key}" for name in ("server.ws", "server.api")),
-        "--gotalk.endpoint=haproxy:tcp:{port}:interface=127.0.0.1",
         "--gotalk.address=127.0.0.1,192.0.2.0/24",
         f"--limits.handshake-seconds={LIMIT}",
         f"--limits.request-seconds={LIMIT}",
+        proxied=["gotalk"],
     )
     yield running
     running.stop()
