@@ -120,6 +120,6 @@ async def _see_that_nobody_is_there(reactor: Any, config: Config) -> None:
         if count := await bus_redis.users(reactor, redis):
             raise MercuryError(
                 "unavailable",
-                f"{count} nodes listen on {redis}: stop all nodes first. Of a node whose machine has died Redis hears "
-                "after its tcp-keepalive, 5 minutes, or at once by CLIENT KILL TYPE pubsub",
+                f"nodes listen on {redis} ({count}): stop all nodes first. A node whose machine has died "
+                "is forgotten by Redis after its tcp-keepalive, 5 minutes, or at once by CLIENT KILL TYPE pubsub",
             )

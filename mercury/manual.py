@@ -31,8 +31,8 @@ clients of its users speak WebSocket. It keeps the rooms, the messages and every
 SIGNALS: Final = {
     "SIGTERM, SIGINT": "Stop. Clients are told when to come back, what is on its way into the store gets there, and "
     "the connections are closed a few at a time, for as long as `drain.seconds` says.",
-    "SIGHUP": "Read anew what can change without a restart, certificates among it. What is wrong is logged, and what "
-    "was before stays.",
+    "SIGHUP": "Read the settings and the certificates anew. Those settings change of which mercury.toml(5) says that "
+    "they can; others wait for a restart, and are logged. What is wrong is logged, too, and then all stays as it was.",
 }
 
 STATUS: Final = {
@@ -127,7 +127,10 @@ def file_page() -> str:
         for setting in members:
             default = "empty" if setting.default == "" else as_text(setting.default)
             name = setting.path.rpartition(".")[2]
-            made.append(entries([(name, f"{setting.description}\nGive: {setting.allowed}. Default: {default}.")]))
+            reload = " Can change at a reload." if setting.live else ""
+            made.append(
+                entries([(name, f"{setting.description}\nGive: {setting.allowed}. Default: {default}.{reload}")])
+            )
     parts = {
         "DESCRIPTION": paragraphs(FILE),
         "SETTINGS": "".join(made),

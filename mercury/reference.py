@@ -25,10 +25,9 @@ EXAMPLE_HEAD = """\
 # Made from mercury/config.py by `python -m mercury.reference`.
 """
 
-
 PACKAGED_HEAD = """\
 # The settings of the service mercury. Those with a # before them have their default: to change one, take it away.
-# mercury.toml(5) says more. After a change: systemctl restart mercury
+# mercury.toml(5) says more. After a change: systemctl reload mercury, or restart where mercury.toml(5) names no reload.
 """
 
 #: What is not the default where Mercury is a service of the system.

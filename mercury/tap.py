@@ -21,7 +21,8 @@ from twisted.application.service import IService
 
 from mercury.backends.bus_local import LocalBus
 from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
-from mercury.config import Api, Config, Gotalk, Mysql, Redis, Ws, storage_type
+from mercury.config import Api, Config, Gotalk, Ws, storage_type
+from mercury.config_stores import Mysql, Redis
 from mercury.config_types import ConfigError, addresses, networks
 from mercury.core.accounts import Accounts
 from mercury.core.catchup import CatchUp

@@ -27,7 +27,8 @@ from zope.interface import implementer
 
 from mercury import events
 from mercury.backends.memory import MemoryStore
-from mercury.config import Api, Config, Limits
+from mercury.config import Api, Config
+from mercury.config_limits import Limits
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.model import Entry

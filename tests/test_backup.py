@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,8 @@ class Mysql:
 class Redis:
     def __init__(self, folder: Path) -> None:
         self._folder, self._backup = folder / "engine", folder / "backup.rdb"
-        self._engine = RedisEngine(self._folder, free_port(), durable=True)
+        options = ("--repl-diskless-sync-delay", "0")  # for others who might ask for a copy as well
+        self._engine = RedisEngine(self._folder, free_port(), durable=True, options=options)
         self.flags = ("--storage.type=redis", "--redis.host=127.0.0.1", f"--redis.port={self._engine.port}")
 
     def store(self) -> Any:
@@ -191,13 +192,27 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     engine.end()
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_store_that_is_put_back_is_one_history_for_all_and_goes_on(
-    engine: Any, tmp_path: Path, free_port: Callable[[], int]
-) -> None:
+@pytest_twisted.async_yield_fixture
+async def server(engine: Any, tmp_path: Path, free_port: Callable[[], int]) -> AsyncIterator[Server]:
+    """A node on that engine."""
     server = Server(tmp_path, (free_port(), free_port()), *engine.flags)
     await server.start()
+    yield server
+    await server.kill()
+
+
+@pytest_twisted.async_yield_fixture
+async def people(server: Server) -> AsyncIterator[list[Person]]:
     people = [Person(server, name) for name in PEOPLE]
+    yield people
+    for person in people:
+        await person.client.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_is_put_back_is_one_history_for_all_and_goes_on(
+    engine: Any, server: Server, people: list[Person]
+) -> None:
     ann = people[0]
     await until(lambda: all(person.client.connected and person.is_at(3) for person in people), "all being in")
 
@@ -253,5 +268,3 @@ async def test_a_store_that_is_put_back_is_one_history_for_all_and_goes_on(
         assert reset == Reset(ROOM, place.joined - 1)
         assert [seq for seq, _ in person.log] == list(range(place.joined, said.seq + 1))
         assert [entry for entry in person.log if entry[1]] == history
-        await person.client.stop()
-    await server.stop()

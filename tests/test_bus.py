@@ -423,3 +423,11 @@ async def test_a_listener_that_fails_harms_nothing_else(engine: RedisEngine) -> 
         await until(lambda: ["r"] in ear.doubted)
         assert bus.is_up
     await bus.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_does_not_wait_for_a_server_that_is_away() -> None:
+    """What would be sent as a goodbye is not worth command_seconds."""
+    bus: Any = RedisBus(reactor, RedisServer(port=free_port(), command_seconds=10 * PATIENCE))
+    await bus.open(Ear())
+    await bus.close().addTimeout(PATIENCE, reactor)

@@ -12,7 +12,8 @@ from turns import Turns
 from twisted.internet.protocol import connectionDone
 from twisted.internet.testing import StringTransport
 
-from mercury.config import Limits, Ws
+from mercury.config import Ws
+from mercury.config_limits import Limits
 from mercury.transports import inbound, websocket
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
 

@@ -93,6 +93,11 @@ def test_the_server_serves(venv: Path, tmp_path: Path, free_port: Callable[[], i
     assert "Traceback" not in log.read_text()
 
 
+def test_the_debian_package_has_the_same_version() -> None:
+    first = (ROOT / "debian/changelog").read_text("utf-8").partition("\n")[0]
+    assert first.startswith(f"mercury ({__version__}) ")
+
+
 def healthy(url: str, server: subprocess.Popen[bytes]) -> bool:
     """Whether the server answers with 200 before it ends or the patience does."""
     until = time.monotonic() + PATIENCE

@@ -38,7 +38,7 @@ LAYERS = (
     {"mercury.ports", "mercury.counts", "mercury.closing"},
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
-    {"mercury.config", "mercury.config_limits", "mercury.config_types"},
+    {"mercury.config", "mercury.config_limits", "mercury.config_stores", "mercury.config_types"},
     {"mercury.errors", "mercury.serving"},
     {"mercury"},  # the version
 )

@@ -13,9 +13,10 @@ import pytest
 
 from mercury import admin, keys, manual, reference
 from mercury.client.main import parser
-from mercury.config import Config, Sqlite
+from mercury.config import Config
+from mercury.config_stores import Sqlite
 from mercury.options import GENERAL
-from mercury.settings import SETTINGS, load
+from mercury.settings import SETTINGS, as_text, load
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = manual.pages()
@@ -45,7 +46,10 @@ def test_the_pages_tell_of_every_flag_and_setting() -> None:
     for setting in SETTINGS.values():
         meaning = setting.description.replace("`", "")
         assert f"--{setting.path}= {meaning} [" in server
-        assert f"{setting.path.rpartition('.')[2]} {meaning} Give: {setting.allowed}. Default: " in file
+        default = "empty" if setting.default == "" else as_text(setting.default)
+        reload = " Can change at a reload." if setting.live else ""
+        name = setting.path.rpartition(".")[2]
+        assert f"{name} {meaning} Give: {setting.allowed}. Default: {default}.{reload}" in file
     flags = re.findall(r"--[a-z][a-z.]*", parser().format_help())
     assert len(flags) > 5
     assert [flag for flag in flags if flag not in client] == []

@@ -35,12 +35,19 @@ def test_each_part_is_told_apart() -> None:
     assert probe.ask() == ("serving", "up", "up", "")
     probe.node.chat.nodes._bus = type("Down", (), {"is_up": False})()
     assert probe.ask() == ("serving", "up", "down", ""), "which costs latency, and no more"
-    for state in ("starting", "stopping"):
-        probe.state = state
-        assert probe.ask() == (state, "up", "down", f"Mercury is {state}")
+    probe.state = "stopping"
+    assert probe.ask() == ("stopping", "up", "down", "Mercury is stopping")
     probe.state, probe.node.store.down = "serving", True
     probe.node.clock.advance(REMEMBERED)
     assert probe.ask() == ("serving", "down", "down", "the store is away")
+
+
+def test_a_store_that_is_being_opened_is_not_asked() -> None:
+    """Half made as it may be, it would take the question for a fault, and log it."""
+    probe = Probe()
+    probe.state = "starting"
+    assert probe.ask() == ("starting", "down", "up", "Mercury is starting")
+    assert probe.node.store.calls.count("ping") == 0
 
 
 def test_many_who_ask_are_one_question_to_the_store() -> None:

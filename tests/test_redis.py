@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from contract_store_tools import NOW, code_of, entry_of, joined, left, log_of, message, place_of, put, some_time
+from contract_store_tools import NOW, code_of, entry_of, joined, left, log_of, logged, message, place_of, put, some_time
 from engine_redis import RedisEngine
 from free_ports import free_port
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.task import deferLater
 
 from mercury.backends.redis import RedisStore
-from mercury.backends.redis_link import RedisServer
+from mercury.backends.redis_link import Link, RedisServer
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Outcome, ReadMark, Token
 
@@ -174,6 +174,15 @@ async def test_opening_says_what_is_wrong(start: Start) -> None:
     assert "DB index" in (await refused(store_on(engine, password="right", db=60000).open())).reason
     engine.kill()
     assert "refused" in (await refused(store_on(engine, password="right").open())).reason
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_of_ours_in_connecting_ends_opening_and_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Link, "_connect", lambda link: succeed(1 // 0))
+    with logged() as events, pytest.raises(MercuryError) as caught:
+        await RedisStore(reactor, RedisServer()).open().addTimeout(PATIENCE, reactor)
+    assert caught.value.code == "internal"
+    assert any("log_failure" in event for event in events)
 
 
 @pytest_twisted.ensureDeferred

@@ -22,7 +22,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel, capturedLogs
 
 from mercury import commands, tap
-from mercury.config import Config, Gotalk, Limits, Ws
+from mercury.config import Config, Gotalk, Ws
+from mercury.config_limits import Limits
 from mercury.config_types import ConfigError
 from mercury.listening import Listening
 from mercury.service import MercuryService

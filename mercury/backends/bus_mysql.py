@@ -34,6 +34,7 @@ from mercury.ports import IBus, IBusListener
 log = Logger()
 
 RENEW: Final = 3.0  # seconds between renewals, each of which is a look for others too
+LOOK: Final = RENEW + 1.5  # seconds between two looks, of which the second shows whose lease was renewed
 SPARE: Final = 7.0  # seconds that a lease holds longer than the database may take to renew it
 GOODBYE: Final = 2.0  # seconds that close() waits for the database
 
@@ -146,14 +147,14 @@ class MysqlBus(LocalBus):
 
 
 async def users(clock: Any, server: Server) -> list[str]:
-    """The nodes that use the database without a bus, for people to read. Takes a moment longer than RENEW if there are
-    any leases: those that are not renewed meanwhile were left by nodes that were killed. May raise MercuryError."""
+    """The nodes that use the database without a bus, for people to read. Takes LOOK seconds if there are any leases:
+    those that are not renewed meanwhile were left by nodes that were killed. May raise MercuryError."""
     pool = _pool(server)
     try:
         before = await pool.run(_holders_if_any)
         if not before:
             return []
-        await deferLater(clock, RENEW + SPARE / 4)
+        await deferLater(clock, LOOK)
         now = await pool.run(_holders)
     finally:
         await pool.close()

@@ -34,6 +34,8 @@ from mercury.serving import serving
 INBOX = 256  # commands of one session that may wait before its connection is held
 MISSED = 2  # pings without a sign of life after which a peer is taken for dead
 
+_log = Logger()  # not one of the class, whose events would keep sessions for as long as somebody keeps the events
+
 
 class Session(Listener):
     """One connection. The transport calls login() or receive() with a Connect, then receive() and the notices."""
@@ -43,8 +45,6 @@ class Session(Listener):
         "_pings", "_queued", "_sending", "_silent", "_slot", "_stalled", "_taken", "_takes", "_timer",
         "_unproved", "_wheel", "since",
     )  # fmt: skip
-
-    log = Logger()
 
     def __init__(self, chat: Chat, connection: IConnection, wire: IWire) -> None:
         super().__init__(connection, wire)
@@ -101,7 +101,7 @@ class Session(Listener):
         self.mid, self.token, self._expires = token.mid, token.digest, token
         self.opening = {}
         first = self._chat.hub.enter(self, checked)
-        self.log.debug(
+        _log.debug(
             "{member} is connected by {protocol}", peer=self.connection.peer, member=self.mid, device=self.device,
             protocol=self.wire.name,
         )  # fmt: skip
@@ -192,7 +192,7 @@ class Session(Listener):
             try:
                 self._sent(command.ref, outcome)
             except Exception:
-                self.log.failure("answering {peer} failed", peer=self.connection.peer, session=self.number)
+                _log.failure("answering {peer} failed", peer=self.connection.peer, session=self.number)
 
         try:
             self._chat.hub.room_of(self, command.rid)
@@ -231,7 +231,7 @@ class Session(Listener):
     def _failed(self, failure: Failure, ref: commands.Ref) -> None:
         error = as_error(failure)
         if error.code == "internal":
-            self.log.failure("a command of {peer} failed", failure, peer=self.connection.peer, session=self.number)
+            _log.failure("a command of {peer} failed", failure, peer=self.connection.peer, session=self.number)
         self._refuse(ref, error)
         if not self.mid or self.opening is not None:  # there is no going on without a login
             endings = {"unauthorized": closing.UNAUTHORIZED, "bad_request": closing.BAD_CONNECT}

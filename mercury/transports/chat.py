@@ -29,6 +29,8 @@ from mercury.transports.websocket import WebSocketConnection
 
 PATH = "/ws/connect"
 
+_log = Logger()
+
 _NOT_TEXT = MercuryError("bad_request", "only text frames are spoken here, this one was binary")
 
 
@@ -89,8 +91,6 @@ class ChatDoor:
     """One connection's way to its session."""
 
     __slots__ = ("_admitted", "_chat", "_connection", "_decode", "_protocols", "_session")
-
-    log = Logger()
 
     def __init__(self, chat: Chat, protocols: Protocols, connection: WebSocketConnection) -> None:
         self._chat = chat
@@ -153,7 +153,7 @@ class ChatDoor:
         if (session := self._session) is not None:
             session.closed()
             self._session = None
-            self.log.debug(
+            _log.debug(
                 "the session of {peer} has ended with {code}", peer=self._connection.peer, member=session.mid,
                 protocol=session.wire.name, code=self._connection.ended_with, session=session.number,
             )  # fmt: skip

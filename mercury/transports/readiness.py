@@ -31,7 +31,9 @@ class Readiness:
     async def look(self) -> tuple[Parts, str]:
         """The parts, and why the node cannot serve; empty if it can. Takes no longer than STORE_SECONDS each time the
         store is asked."""
-        trouble: str = await self._asking.run(self._store)
+        trouble: str = "it is being opened"
+        if self._state() != "starting":  # else it would take our question for a fault
+            trouble = await self._asking.run(self._store)
         state = self._state()
         parts = Parts(state, "down" if trouble else "up", "up" if self._chat.nodes.are_heard else "down")
         return parts, trouble if state == "serving" else f"Mercury is {state}"

@@ -23,7 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mercury.config import Limits, Ws
+from mercury.config import Ws
+from mercury.config_limits import Limits
 from mercury.config_types import origins
 from mercury.counts import Counts
 from mercury.errors import CODES, MercuryError

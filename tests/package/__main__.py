@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -84,10 +85,10 @@ def check_files(tree: Tree) -> None:
 def check_commands(tree: Tree, version: str) -> None:
     """They are on the path and work for everybody, and each has a page in the manual that man finds no fault with."""
     commands = sorted(path.name for path in (tree.root / "usr/bin").glob("mercury*"))
-    assert {"mercury", "mercury-client", "mercury-keys"} <= set(commands), commands
+    assert {"mercury", "mercury-admin", "mercury-client", "mercury-keys"} <= set(commands), commands
     assert tree.run("mercury", "--version", user="nobody") == f"Mercury {version}\n"
     for command in commands:
-        assert "--" in tree.run(command, "--help", user="nobody"), command
+        assert f"sage: {command} " in tree.run(command, "--help", user="nobody"), command
     pages = {path.name: path for path in (tree.root / "usr/share/man").rglob("mercury*.gz")}
     missing = {*commands, "mercury.toml"} - {name.rsplit(".", 2)[0] for name in pages}
     assert not missing, f"without a page in the manual: {', '.join(sorted(missing))}"
@@ -95,6 +96,15 @@ def check_commands(tree: Tree, version: str) -> None:
         said = run("man", "--warnings", "--encoding=UTF-8", "--local-file", path, env=tree.environ(MANWIDTH="80"))
         assert "NAME" in said
         assert "warning" not in said, said
+
+
+def check_plugins(tree: Tree) -> None:
+    """Twisted has a list of its plugins that it believes, and need not import each of them to see what it is."""
+    script = "import sys, twisted.plugins, twisted.plugin\nprint(sorted(twisted.plugin.getCache(twisted.plugins)))\n"
+    script += "print([name for name in sys.modules if name.startswith('twisted.plugins.')])"
+    said = tree.run("/usr/lib/mercury/bin/python", "-c", script, user="mercury")
+    assert "'mercury_plugin'" in said, said
+    assert said.endswith("\n[]\n"), said
 
 
 def check_units(tree: Tree) -> None:
@@ -107,17 +117,22 @@ def check_units(tree: Tree) -> None:
 
 
 def set_up(tree: Tree, ports: dict[str, int]) -> str:
-    """What an administrator does: other ports, for this machine only. The file's text as it is then."""
+    """What an administrator does: other ports, for this machine only, and fewer connections, since this test may not be
+    allowed to give the server as many files as its unit does. The file's text as it is then.
+    """
     path = tree.root / SETTINGS
-    text = path.read_text()
+    text = change(path.read_text(), "limits", "connections", "1000")
     for section, port in ports.items():
-        text, count = re.subn(
-            rf'(\[{re.escape(section)}\]\n.*?)^#address = .*?^#port = {PORTS[section]}$',
-            rf'\1address = "127.0.0.1"\nport = {port}',
-            text, count=1, flags=re.MULTILINE | re.DOTALL,
-        )  # fmt: skip
-        assert count == 1, f"{SETTINGS} has no {section}.port"
+        text = change(change(text, section, "address", '"127.0.0.1"'), section, "port", str(port))
     path.write_text(text)
+    return text
+
+
+def change(text: str, section: str, name: str, value: str) -> str:
+    """The settings with one of them uncommented and changed."""
+    pattern = rf"(?ms)(^\[{re.escape(section)}\]$.*?)^#{name} = .*?$"
+    text, count = re.subn(pattern, rf"\g<1>{name} = {value}", text, count=1)
+    assert count == 1, f"{SETTINGS} has no {section}.{name}"
     return text
 
 
@@ -230,6 +245,7 @@ def install(tree: Tree, package: Path) -> None:
     assert any("start" in line and "mercury.service" in line for line in asked), asked
     check_files(tree)
     check_commands(tree, field(package, "Version"))
+    check_plugins(tree)
     check_units(tree)
 
 
@@ -244,6 +260,12 @@ def use_and_upgrade(tree: Tree, newer: Path) -> None:
         assert tree.run("stat", "--format=%U %a", f"/{STORE}") == "mercury 600\n"
         said = check_delivery(tree, ports)
         before = schema(tree)
+
+        say("change a setting; reload")
+        settings = change(settings, "limits", "text-bytes", "1000")
+        (tree.root / SETTINGS).write_text(settings)
+        unit.reload()
+        assert "reloaded; changed: limits.text-bytes; " in unit.log(), unit.log()
 
         say(f"upgrade to {newer.name} while it runs")
         tree.install(newer)
@@ -294,6 +316,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("make package-test needs root, to make a Debian and to chroot into it")
     in_a_namespace_of_its_own()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # by way of what ends the server
     say("build the package; lintian")
     older = built("older")
     run("lintian", "--allow-root", "--fail-on", "error,warning", *older.parent.glob("*.changes"))

@@ -129,6 +129,13 @@ class Unit:
                 assert self.running, f"it ended with {self.process.returncode}\n{self.log()}"
                 assert time.monotonic() < until, f"it did not say {notice}\n{self.log()}"
 
+    def reload(self) -> None:
+        """`systemctl reload`, and wait until it says that it is done."""
+        for command in parsed((self._folder / f"{self._name}.service").read_text())["Service"]["ExecReload"]:
+            self._tree.run(*(str(self.process.pid) if word == "$MAINPID" else word for word in shlex.split(command)))
+        self._hear("RELOADING=1")
+        self._hear("READY=1")
+
     @property
     def process(self) -> subprocess.Popen[bytes]:
         """What runs, or ran last."""
