@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,29 +31,20 @@ LISTENERS = ("server.api", "server.ws", "gotalk")
 
 
 class Running:
-    """The server, with goTalk's door open. `flags`: further ones; a listener with an endpoint is given its port there,
-    as {port}."""
+    """The server, on a store in memory, with goTalk's door open. `flags`: further ones. `proxied`: the listeners that
+    are behind a proxy, by the PROXY protocol."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, proxied: Sequence[str] = ()) -> None:
         self.out = folder / "out"
         self._tokens: dict[str, str] = {}
         self.ports = {name: free_port() for name in LISTENERS}
-        given = [flag.replace("{port}", str(self.ports[flag[2:].partition(".endpoint")[0]])) if ".endpoint=" in flag
-                 else flag for flag in flags]  # fmt: skip
-        always = [f"--{name}.port={port}" for name, port in self.ports.items()]
-        always += [
-            "--limits.connections=3000",
-            "--gotalk.enabled",
-            "--server.ws.address=127.0.0.1",
-            "--gotalk.address=127.0.0.1",
-        ]
+        words = [*TWISTD, "--storage.type=memory", "--limits.connections=3000", "--gotalk.enabled"]
+        words += ["--server.ws.address=127.0.0.1", "--gotalk.address=127.0.0.1"]
+        words += [f"--{name}.port={port}" for name, port in self.ports.items()]
+        words += [f"--{name}.endpoint=haproxy:tcp:{self.ports[name]}:interface=127.0.0.1" for name in proxied]
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
-                [*TWISTD, *always, *given],
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=out,
-                stderr=out,
+                [*words, *flags], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=out
             )
         self.until("is ready")
 

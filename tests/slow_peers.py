@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 import sys
 import time
 from contextlib import suppress
@@ -46,6 +45,8 @@ class Peer:
         at_once, self._then = WAYS[way.removeprefix("tls ")]
         self.socket = socket.create_connection(("127.0.0.1", port))
         if way.startswith("tls "):
+            import ssl  # which takes longer than all else
+
             self.socket = ssl._create_unverified_context().wrap_socket(self.socket)
         self.since = time.monotonic()
         self._next = 0
@@ -56,10 +57,8 @@ class Peer:
         """Whether there was something to read, and not the connection's end."""
         try:
             return bool(self.socket.recv(65536))
-        except ssl.SSLWantReadError:  # it was TLS's own
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return type(error).__name__ == "SSLWantReadError"  # it was TLS's own
 
     def go_on(self) -> None:
         """Send another byte."""

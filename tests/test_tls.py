@@ -174,6 +174,26 @@ def test_plain_http_is_not_answered(node: Node) -> None:
         assert b"HTTP" not in got
 
 
+@pytest.mark.parametrize("name", LISTENERS)
+def test_what_is_no_tls_is_no_error_of_ours(node: Node, name: str) -> None:
+    """Whoever scans ports makes no line in the log that an operator has to look at."""
+    for junk in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"\xff" * 100):
+        with node.dial(name) as peer:
+            peer.send(junk)
+            peer.rest()
+    with socket.create_connection(("127.0.0.1", node.ports[name])) as plain, suppress(ssl.SSLError):
+        ssl.create_default_context().wrap_socket(
+            plain, server_hostname="127.0.0.1"
+        )  # which does not know the authority
+    with node.talk(name) as tls, socket.socket(fileno=tls.detach()) as plain:
+        plain.settimeout(PATIENCE)
+        plain.sendall(b"junk" * 100)
+        with suppress(ConnectionResetError):
+            while plain.recv(1000):
+                pass
+    assert node.complaints() == []
+
+
 def test_a_renewed_certificate_is_served_after_sighup_and_a_broken_one_never(node: Node) -> None:
     before = node.serial("server.ws")
     with node.talk("server.api") as old:

@@ -13,6 +13,7 @@ from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mercury.errors import MercuryError
@@ -63,6 +64,11 @@ class Certificate:
             reason = f"{self.name}: {self._chain} and {self._key} are no certificate (PEM) with its key, unencrypted"
             raise MercuryError("unavailable", reason) from None
         return context
+
+
+def is_of_tls(failure: Failure) -> bool:
+    """Whether a connection was lost because what came in was no TLS, or not as TLS has to be."""
+    return failure.check(SSL.Error) is not None
 
 
 def _no_passphrase(*_: object) -> bytes:

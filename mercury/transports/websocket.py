@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,6 +32,7 @@ from mercury.ports import IConnection
 from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
+from mercury.transports.tls import is_of_tls
 from mercury.transports.writing import plain, waiting, write_through
 
 HEADER_BYTES = 16384  # of an opening handshake
@@ -182,6 +184,9 @@ class WebSocketConnection(WebSocketServerProtocol):
             self.transport.resumeProducing()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        if is_of_tls(reason):  # Autobahn would log an error of ours
+            _log.debug("{peer} does not speak TLS as it should", peer=self.peer, session=self.number)
+            reason = Failure(ConnectionLost())
         super().connectionLost(reason)
         self._lost()
 
