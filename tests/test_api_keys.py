@@ -65,7 +65,9 @@ async def test_without_keys_none_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["shop", "shop:", f":{SHOP[1]}", f"a:{SHOP[1]},a:{CRM[1]}", f"a:{SHOP[0]}", "a:" + "0" * 63]
+    "wrong",
+    ["shop", "shop:", f":{SHOP[1]}", f"a:{SHOP[1]},a:{CRM[1]}", f"a:{SHOP[0]}", "a:" + "0" * 63],
+    ids=["a name", "no hash", "no name", "a name twice", "a key", "too short"],
 )
 def test_what_is_configured_has_to_be_names_and_hashes(wrong: str) -> None:
     with pytest.raises(ValueError, match="NAME:HASH"):

@@ -309,7 +309,7 @@ def test_a_password_with_spaces_in_quotes_is_replaced_whole() -> None:
     assert log.last["it"] == "connect(password=***, user='u')"
 
 
-@pytest.mark.parametrize("token", [CANARY, secrets.token_hex(32)])
+@pytest.mark.parametrize("token", [CANARY, secrets.token_hex(32)], ids=["ours", "hexadecimal"])
 def test_a_token_standing_alone_is_replaced(token: str) -> None:
     log = Log()
     log.logger.failure("{t} was it", failure_of(KeyError(token)), t=token, ts=f"({token}, {token})")
