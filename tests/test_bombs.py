@@ -283,6 +283,29 @@ def test_requests_that_are_none(node: Running, friends: Friends, name: str) -> N
     friends.are_well()
 
 
+QUERIES: Final = [
+    *(b"limit=" + number for number in (b"NaN", b"Infinity", b"1e400", b"-1", b"9223372036854775808", b"9" * 15_000)),
+    *(b"after=" + text for text in (b"%ED%A0%80", b"%C0%80", b"%FF", b"%", b"\xff", b"x" * 15_000)),
+    b"limit=1&limit=1",
+    b"&".join(b"k%d=0" % number for number in range(1500)),
+]
+FORMS: Final = [
+    *(b"token=x&id=" + number for number in (b"NaN", b"1e9", b"-1", b"9223372036854775808", b"9" * 60_000)),
+    *(b"token=" + text for text in (b"%ED%A0%80", b"%C0%80", b"%FF", b"%", b"\xff")),
+    b"id=1&ID=1",
+    b"&".join(b"k%d=0" % number for number in range(10_000)),
+]
+
+
+def test_queries_and_forms_that_are_none(node: Running, friends: Friends) -> None:
+    for query in QUERIES:
+        data = b"GET /api/rooms?" + query + b" HTTP/1.1\r\n\r\n"
+        assert answered(node, "server.api", data) == "bad_request", query[:40]
+    for form in FORMS:
+        assert answered(node, "gotalk", request("/sync", form, FORM)) == "bad_request", form[:40]
+    friends.are_well()
+
+
 def test_no_request_was_taken_out_of_another(node: Running) -> None:
     """After all of the above. But a second one that is there by right is."""
     with node.dial("server.api") as peer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -187,6 +189,25 @@ def test_a_turn_may_end_within_a_frame_of_which_nothing_is_missing(monkeypatch: 
     one.clock.turn()
     assert one.transport.value() == b"\x8a\x01x\x8a\x00"
     assert one.transport.producerState == "producing"
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7])
+def test_fragments_take_about_as_much_as_they_are_long(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And come together to what was sent."""
+    monkeypatch.setattr(sys.modules[__name__], "LIMIT", 60_000)
+    one = Run()
+    pieces = [bytes([n % 128]) * size for n in range(10_000 // max(1, size))]
+    sent = b"".join(frame(0x00, piece) for piece in pieces)
+    tracemalloc.start()
+    try:
+        one.feed(frame(0x01, b"begin "))
+        one.feed(sent)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 40_000
+    one.feed(frame(0x80, b" end"))
+    assert one.seen[-1] == ("message", b"begin " + b"".join(pieces) + b" end", False)
 
 
 def test_who_is_held_is_not_read_nor_what_came_before_and_waits_its_turn() -> None:

@@ -97,6 +97,19 @@ def test_who_does_not_hang_up_after_a_timeout_is_hung_up_on() -> None:
     assert transport.disconnected
 
 
+@pytest.mark.parametrize(
+    ("sent", "late"),
+    [(b"", 1), (b"GET /", 1), (GET[:-2], 1), (GET, 0), (GET + b"GET", 1), (GET + GET[:-2], 1), (b"nonsense\r\n", 0)],
+)
+def test_a_request_that_does_not_come_is_counted_and_an_idle_connection_is_not(sent: bytes, late: int) -> None:
+    clock = Clock()
+    channel, transport = unplugged(clock, request_seconds=SECONDS)
+    channel.dataReceived(sent)
+    clock.pump([1.0] * 20)
+    assert transport.disconnected
+    assert channel.site.counts.refused["request-seconds"] == late
+
+
 # Turns
 
 

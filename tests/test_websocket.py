@@ -171,6 +171,7 @@ async def test_limit_handshake_seconds(door: Open) -> None:
     assert await (await port.raw(b"GET /ws/connect HTTP/1.1\r\nHost:")).all() == b""
     silent = await port.raw(upgrade("/ws/connect", V2_HEADER))
     assert closing.BAD_CONNECT.code.to_bytes(2, "big") in await silent.all()
+    assert port.chat.hub.counts.refused["handshake-seconds"] == 3
 
 
 @pytest_twisted.ensureDeferred

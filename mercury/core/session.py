@@ -80,7 +80,11 @@ class Session(Listener):
     def await_connect(self) -> None:
         """The connection's URL held no token: its first frame has to be a connect, and soon."""
         if seconds := self._chat.limits.handshake_seconds:
-            self._timer = self._chat.clock.callLater(seconds, self.end, closing.BAD_CONNECT)
+            self._timer = self._chat.clock.callLater(seconds, self._is_late)
+
+    def _is_late(self) -> None:
+        self._chat.hub.counts.refused["handshake-seconds"] += 1
+        self.end(closing.BAD_CONNECT)
 
     def login(self, token: Token, checked: float, device: str, resume: commands.Resume | None = None) -> None:
         """Begin: the token was found good at `checked` (clock). What is received meanwhile waits."""

@@ -63,6 +63,7 @@ class Channel(HTTPChannel):
     transport: Any
     refused = False
     patience = LINGER_SECONDS  # for the client to take what was written, when there is nothing more to come
+    _answered = False  # a request, at least
     _leaving = False
     _turn: IDelayedCall | None = None
 
@@ -83,6 +84,7 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         """Whoever has sent more already has it looked at later: else the answers would pile up, and the others wait."""
+        self._answered = True
         seconds = self.site.limits.request_seconds
         self._savedTimeOut = self.patience = seconds + request.sentLength / SLOWEST
         more = bool(self._buffer) or any(self._dataBuffer)
@@ -123,9 +125,12 @@ class Channel(HTTPChannel):
     def timeoutConnection(self) -> None:
         if self._leaving:
             self.transport.abortConnection()
-        else:
-            self.patience = LINGER_SECONDS
-            self.loseConnection()
+            return
+        is_idle = self._answered and not (self.requests or self._buffer or self._waitingForTransport)
+        if not (is_idle or self.refused):
+            self.site.counts.refused["request-seconds"] += 1
+        self.patience = LINGER_SECONDS
+        self.loseConnection()
 
     def loseConnection(self) -> None:
         """Hang up when the client has taken all that was written, or has had its time for that."""

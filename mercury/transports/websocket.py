@@ -103,6 +103,7 @@ class WebSocketConnection(WebSocketServerProtocol):
     _gone = False
     _closing: IDelayedCall | None = None
     _held = False
+    _fragments = 0
     _rest = False  # frames have come whose turn has not
     _turn: IDelayedCall | None = None
     _plain: Any = None
@@ -240,6 +241,11 @@ class WebSocketConnection(WebSocketServerProtocol):
         lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
         self.sendData("\r\n".join(lines).encode("latin-1", "replace") + body)
 
+    def onOpenHandshakeTimeout(self) -> None:
+        if self.state == self.STATE_CONNECTING:
+            self.factory.counts.refused["handshake-seconds"] += 1
+        super().onOpenHandshakeTimeout()
+
     def onOpen(self) -> None:
         for name in HANDSHAKE:  # a kilobyte or two that nobody looks at again
             setattr(self, name, None)
@@ -249,6 +255,12 @@ class WebSocketConnection(WebSocketServerProtocol):
         super().onMessageFrameBegin(length)
         if not length:  # a frame without a byte takes memory too, and there may be any number of them in a message
             self.message_data_total_length += 1
+
+    def onMessageFrameEnd(self) -> None:
+        super().onMessageFrameEnd()
+        self._fragments += 1
+        if self._fragments % FRAMES == 0:  # each by itself takes forty bytes more than it is long
+            self.message_data[-FRAMES:] = [b"".join(self.message_data[-FRAMES:])]
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.door.message(payload, isBinary)
