@@ -165,6 +165,7 @@ def test_a_flood_of_frames_is_taken_some_a_turn_and_meanwhile_nothing_is_read(fi
     one = Run()
     count = 5 * websocket.FRAMES
     one.connection.dataReceived(frame(first, payload) * count)
+    came_in = one.connection.bytes_in
 
     def done() -> int:
         written: bytes = one.transport.value()
@@ -178,6 +179,7 @@ def test_a_flood_of_frames_is_taken_some_a_turn_and_meanwhile_nothing_is_read(fi
         turns += 1
     assert one.transport.producerState == "producing"
     assert done() == count
+    assert one.connection.bytes_in == came_in == len(REQUEST) + count * len(frame(first, payload))
 
 
 def test_a_turn_may_end_within_a_frame_of_which_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

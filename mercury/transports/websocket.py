@@ -125,9 +125,6 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.bytes_in += len(data)
-        self._take(data)
-
-    def _take(self, data: bytes) -> None:
         token = SERVED.set(self._served)
         try:
             self._received(data)
@@ -177,7 +174,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         if not self._held:  # else release() will come
             self._rest = False
             data, self.data = self.data, b""
-            self._take(data)
+            self.bytes_in -= len(data)  # they were counted when they came
+            self.dataReceived(data)
             self._read_on()
 
     def _read_on(self) -> None:
