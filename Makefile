@@ -41,7 +41,7 @@ cluster: cluster-packages ## run three nodes behind HAProxy, with MariaDB and Re
 	@exec $(BIN)/python tools/cluster.py
 
 test: test-packages javascript check ## everything: lint, types, all tests; a part: make test ARGS="tests/test_layers.py -x"
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 check: ## lint and types only
 	$(INSTALL) .venv/test

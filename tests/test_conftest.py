@@ -21,13 +21,12 @@ SKIPS = {
 
 
 def run(folder: Path, bodies: dict[str, str], ci: str) -> tuple[int, str]:
-    """Run pytest, as `make test` does, on test files with these bodies beside a copy of conftest.py; the exit code and
-    the output."""
+    """Run pytest on test files with these bodies beside a copy of conftest.py; the exit code and the output."""
     shutil.copy(Path(__file__).with_name("conftest.py"), folder)
     for name, body in bodies.items():
         (folder / f"test_{name}.py").write_text(f"import pytest\n\n{body}")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n2", "-p", "no:cacheprovider", "--rootdir", folder, folder],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", folder, folder],
         env={**os.environ, "CI": ci},
         capture_output=True,
         text=True,
