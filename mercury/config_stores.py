@@ -15,6 +15,15 @@ from mercury.config_types import (
     Section,
 )
 
+# What TLS to an engine asks for, whichever it is.
+TrustedFile = Annotated[
+    str, Meta(description="With TLS: a file of certificates to trust (PEM). Empty: those that the system trusts.")
+]
+ShownFile = Annotated[
+    str, Meta(description="With TLS: a file with a certificate to show the server (PEM), if it asks for one.")
+]
+ShownKeyFile = Annotated[str, Meta(description="The file with the key of that certificate (PEM), unencrypted.")]
+
 
 class Storage(Section, frozen=True):
     """Where rooms, messages, members and tokens are kept."""
@@ -50,14 +59,9 @@ class Mysql(Section, frozen=True):
     tls: Annotated[
         bool, Meta(description="Use TLS, and only with a server whose certificate is trusted and is for mysql.host.")
     ] = False
-    tls_ca: Annotated[
-        str, Meta(description="With TLS: a file of certificates to trust (PEM). Empty: those that the system trusts.")
-    ] = ""
-    tls_cert: Annotated[
-        str,
-        Meta(description="With TLS: a file with a certificate to show the server (PEM), if it asks for one."),
-    ] = ""
-    tls_key: Annotated[str, Meta(description="The file with the key of that certificate (PEM), unencrypted.")] = ""
+    tls_ca: TrustedFile = ""
+    tls_cert: ShownFile = ""
+    tls_key: ShownKeyFile = ""
     connect_seconds: Annotated[Seconds, Meta(description="How long connecting may take.")] = 3.0
     write_seconds: Annotated[Seconds, Meta(description="How long sending a statement may take.")] = 5.0
     read_seconds: Annotated[
@@ -94,14 +98,9 @@ class Redis(Section, frozen=True):
             "and is for redis.host, or for what the sentinels name."
         ),
     ] = False
-    tls_ca: Annotated[
-        str, Meta(description="With TLS: a file of certificates to trust (PEM). Empty: those that the system trusts.")
-    ] = ""
-    tls_cert: Annotated[
-        str,
-        Meta(description="With TLS: a file with a certificate to show the server (PEM), if it asks for one."),
-    ] = ""
-    tls_key: Annotated[str, Meta(description="The file with the key of that certificate (PEM), unencrypted.")] = ""
+    tls_ca: TrustedFile = ""
+    tls_cert: ShownFile = ""
+    tls_key: ShownKeyFile = ""
     connect_seconds: Annotated[Seconds, Meta(description="How long connecting and logging in may take.")] = 3.0
     command_seconds: Annotated[
         Seconds,

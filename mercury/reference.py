@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
+from mercury.marked import with_part
 from mercury.settings import SETTINGS, Setting, as_text
 
 EXAMPLE = Path("etc/mercury.toml")
@@ -76,11 +77,7 @@ def tables() -> str:
 
 def document(text: str) -> str:
     """The document with today's tables between its two marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"{DOCUMENT} has lost the marks between which the tables stand")
-    return before + BEGIN + tables() + END + after
+    return with_part(text, BEGIN, END, tables(), DOCUMENT)
 
 
 def section_of(setting: Setting) -> str:

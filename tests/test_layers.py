@@ -39,7 +39,7 @@ LAYERS = (
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
     {"mercury.config", "mercury.config_limits", "mercury.config_stores", "mercury.config_types"},
-    {"mercury.errors", "mercury.serving"},
+    {"mercury.errors", "mercury.marked", "mercury.serving"},
     {"mercury"},  # the version
 )
 

@@ -17,6 +17,7 @@ import msgspec
 
 from mercury import __version__, closing, commands, events
 from mercury.errors import CODES
+from mercury.marked import with_part
 from mercury.protocols.v2 import NAME
 
 ASYNCAPI = Path("docs/asyncapi.json")
@@ -116,10 +117,7 @@ def document(text: str) -> str:
     """docs/protocol.md with today's tables between its marks."""
     parts = {"client": frames(CLIENT), "server": frames(SERVER), "codes": codes(), "closes": closes()}
     for name, table in parts.items():
-        marks = re.compile(rf"(<!-- {name}: made from the code -->\n).*?(<!-- end -->\n)", re.S)
-        text, count = marks.subn(lambda found, table=table: found[1] + table + found[2], text)  # type: ignore[misc]
-        if count != 1:
-            raise ValueError(f"{DOCUMENT} has lost the marks of its {name} table")
+        text = with_part(text, f"<!-- {name}: made from the code -->\n", "<!-- end -->\n", table, DOCUMENT)
     return text
 
 

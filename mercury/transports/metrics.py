@@ -24,6 +24,7 @@ from mercury.core.ear import RUSTLE
 from mercury.core.handover import DEVICE as GOTALK
 from mercury.counts import CAUSES, CLOSES, OTHER, Counts, Histogram, Load
 from mercury.errors import CODES, LIMITS
+from mercury.marked import with_part
 from mercury.protocols import v2, wamp
 from mercury.protocols.rest import Parts, PlainText
 from mercury.protocols.seed import Seed
@@ -270,11 +271,7 @@ def tables() -> str:
 
 def page(text: str) -> str:
     """docs/metrics.md with today's tables between its two marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"{PAGE} has lost the marks between which the tables stand")
-    return before + BEGIN + tables() + END + after
+    return with_part(text, BEGIN, END, tables(), PAGE)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from mercury import __version__
 from mercury.errors import CODES, Code
+from mercury.marked import with_part
 from mercury.protocols import rest
 from mercury.transports.calls import Call, calls_of
 from mercury.transports.rest_calls import Api
@@ -144,11 +145,7 @@ def _keys(struct: type[Struct]) -> str:
 
 def page(text: str) -> str:
     """docs/rest.md with today's table between its two marks."""
-    before, _, rest_of_it = text.partition(BEGIN)
-    _, mark, after = rest_of_it.partition(END)
-    if not mark:
-        raise ValueError(f"{PAGE} has lost the marks between which the table stands")
-    return before + BEGIN + table() + END + after
+    return with_part(text, BEGIN, END, table(), PAGE)
 
 
 if __name__ == "__main__":
