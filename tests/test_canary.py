@@ -108,7 +108,7 @@ async def use_sockets(server: Server, token: str) -> None:
         client.write(type=token, rid=ROOM, text=TEXT)
         client.write(type="connect", token=token, member="ann")
         client.write(type="send", rid=token, text={"token": token}, cid=token)
-        await until(lambda: {asks[0].text, token} <= said(client) and len(client.errors) >= 2, "its answers")  # noqa: B023
+        await until(lambda: {asks[0].text, token} <= said(client) and len(client.errors) >= 2, "its answers")  # noqa: B023 - called at once
     big = V2Client(record, server.where, "ann", token, token)
     await big.connect()
     big.say(ROOM, token * 5000)

@@ -425,10 +425,10 @@ async def test_a_stable_connection_resets_the_backoff_and_a_short_one_does_not(s
     resets: list[float] = []
     someone.client._backoff.reset = lambda: resets.append(clock.seconds())  # type: ignore[method-assign]
     for connection, seconds in enumerate((14.0, 16.0), 1):
-        await until(lambda: len(someone.of(CaughtUp)) == connection)  # noqa: B023
+        await until(lambda: len(someone.of(CaughtUp)) == connection)  # noqa: B023 - called at once
         clock.advance(seconds)
         server.drop()
-        await until(lambda: len(someone.of(Waiting)) == connection)  # noqa: B023
+        await until(lambda: len(someone.of(Waiting)) == connection)  # noqa: B023 - called at once
         clock.advance(0)
     assert resets == [30.0]
     await someone.client.stop()

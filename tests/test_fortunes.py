@@ -114,4 +114,4 @@ async def hears(reader: Reader, count: int) -> None:
     while len(reader.heard()) < count:
         assert len(reader.heard()) > heard, f"{reader.client.name} hears no more: {reader.client.errors[:3]}"
         heard = len(reader.heard())
-        await until(lambda: len(reader.heard()) >= min(heard + 5000, count), "hearing more")  # noqa: B023
+        await until(lambda: len(reader.heard()) >= min(heard + 5000, count), "hearing more")  # noqa: B023 - called at once

@@ -30,7 +30,7 @@ def settle(tmp_path: Path, free_port: Callable[[], int], request: pytest.Fixture
     """Makes a Town on a store; only MySQL's needs a server that is shared."""
 
     def make(kind: str, *flags: str) -> Town:
-        mariadb: Callable[[], MariaDb] = lambda: request.getfixturevalue("mariadb")  # noqa: E731
+        mariadb: Callable[[], MariaDb] = lambda: request.getfixturevalue("mariadb")  # noqa: E731 - asked for late
         return Town(tmp_path, kind, free_port, mariadb, *flags)
 
     return make

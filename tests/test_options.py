@@ -104,7 +104,7 @@ def test_a_mistake_is_a_usage_error_of_one_line(flags: list[str], line: str) -> 
 @pytest.mark.parametrize(("flags", "line"), MISTAKES)
 def test_under_twistd_a_mistake_ends_the_process_with_that_line_alone(flags: list[str], line: str) -> None:
     class Twistd(usage.Options):
-        subCommands = [["mercury", None, Options, "as twistd has it"]]  # noqa: N815, RUF012
+        subCommands = [["mercury", None, Options, "as twistd has it"]]  # noqa: N815, RUF012 - twistd's way
 
     with pytest.raises(SystemExit) as caught:
         Twistd().parseOptions(["mercury", *flags])  # type: ignore[no-untyped-call]

@@ -152,9 +152,9 @@ async def test_a_session_has_one_id_from_its_beginning_to_its_end() -> None:
             secret, _ = await node.chat.tokens.make(member)
             client = await node.handshake(V2)
             client.write(masked(json.dumps({"type": "connect", "token": secret, "member": member}).encode()))
-            await until(lambda: b"caught_up" in client.data)  # noqa: B023
+            await until(lambda: b"caught_up" in client.data)  # noqa: B023 - called at once
             client.write(masked(b'{"type":"history","rid":"r","ref":1}'))
-            await until(lambda: b"internal" in client.data)  # noqa: B023
+            await until(lambda: b"internal" in client.data)  # noqa: B023 - called at once
             client.write(masked((1001).to_bytes(2), 0x88))
             await until(lambda: "has ended" in node.log[-1]["message"])
         reactor.callLater(0, Logger(namespace="mercury.x").info, "a timer's")

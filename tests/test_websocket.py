@@ -261,7 +261,7 @@ async def test_bad_frames_are_answered_and_end_nothing(door: Open) -> None:
         for payload in bad:
             client.link.sendMessage(payload)
         client.link.sendMessage(b'{"type":1,"rid":"r","text":"x"}', isBinary=True)
-        await until(lambda: len(client.errors) == len(bad) + 1)  # noqa: B023
+        await until(lambda: len(client.errors) == len(bad) + 1)  # noqa: B023 - called at once
         assert {error["code"] for error in client.errors} == {"bad_request"}
         ask = client.say("r", client.text())
         await until(lambda a=ask: a.outcome == "ok")  # type: ignore[misc]

@@ -115,7 +115,7 @@ class Client:
         self._rooms = list(rooms)
         self._happened = happened
         self._api = Api(reactor, self.clock, self.server)
-        self._backoff = Backoff(rng or random.Random())  # noqa: S311
+        self._backoff = Backoff(rng or random.Random())  # noqa: S311 - only to spread
         self._token: str | None = None
         self._epoch: str | None = None
         self._link: Link | None = None
