@@ -275,7 +275,8 @@ class Hub:
             return
         for wire, sessions in room.live.items():
             if data := wire.entries(entries):
-                self.outbox.put(sessions, data)
+                self.outbox.spread(sessions, data)
+                self.barrier.stirred(room)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
             self._meet(room)
