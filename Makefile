@@ -5,10 +5,13 @@ ARGS =
 MEMBER = 1
 BIN := .venv/bin
 
-# What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, and servers that they start.
-TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core
+# What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, what reads units, and
+# servers that they start.
+TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core systemd
 CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
 NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
+DEB_PACKAGES := dpkg-dev debhelper dh-virtualenv python3-venv lintian git
+PACKAGE_TEST_PACKAGES := debootstrap debian-archive-keyring man-db
 BENCH_PACKAGES := gcc libc6-dev mariadb-server-core redis-server
 
 # One at a time, whoever else types `make` meanwhile; what another one has just installed is not installed again.
@@ -18,15 +21,15 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run client cluster test check format bench conformance faults pins clean \
-    test-packages cluster-packages bench-packages javascript
+.PHONY: help run client cluster test check format bench conformance faults deb package-test pins clean \
+    test-packages cluster-packages bench-packages deb-packages javascript
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 run: ## run the server here until Ctrl-C; flags: make run ARGS="--server.ws.port=7010"
 	$(INSTALL) .venv/run
-	@exec $(BIN)/twistd --nodaemon --pidfile= mercury $(ARGS)
+	@exec $(BIN)/mercury $(ARGS)
 
 client: ## chat in a terminal: make client MEMBER=1 ARGS="--room=2333"
 	$(INSTALL) .venv/run
@@ -61,6 +64,14 @@ conformance: ## the WebSocket conformance cases, against Mercury's own protocol 
 faults: test-packages ## kill, freeze and cut off nodes, MariaDB and Redis, twenty times each, and check what clients saw
 	$(INSTALL) .venv/test
 	@PYTHONPATH=tests $(BIN)/python -m promises.play $(ARGS)
+
+deb: deb-packages ## build the Debian package, into dist/
+	tools/deb dist
+	lintian --allow-root --fail-on error,warning dist/*.changes
+
+package-test: deb-packages ## build the package; install, start, use, upgrade and purge it in a Debian of its own, as root
+	@tools/packages $(PACKAGE_TEST_PACKAGES)
+	$(PYTHON) -m tests.package $(ARGS)
 
 pins: ## resolve setup.py's requirements anew and write them to requirements/
 	tools/pins $(PYTHON)
@@ -104,6 +115,9 @@ $(JAVASCRIPT): tests/wamp_clients/package-lock.json
 
 cluster-packages:
 	@tools/packages $(CLUSTER_PACKAGES)
+
+deb-packages:
+	@tools/packages $(DEB_PACKAGES)
 
 bench-packages:
 	@tools/packages $(BENCH_PACKAGES)

@@ -36,7 +36,13 @@ setup(
         "twisted.plugins",
     ],
     package_data={"mercury.backends": ["lua/*.lua"], "mercury.transports": ["gotalk_pages/*"]},
-    entry_points={"console_scripts": ["mercury-client = mercury.client.main:main", "mercury-keys = mercury.keys:main"]},
+    entry_points={
+        "console_scripts": [
+            "mercury = mercury.__main__:main",
+            "mercury-client = mercury.client.main:main",
+            "mercury-keys = mercury.keys:main",
+        ]
+    },
     install_requires=[
         "argon2-cffi>=25.1",
         "autobahn[twisted]>=26.10.2",  # older ones let a small frame unpack past the payload limit
@@ -45,9 +51,12 @@ setup(
         "hiredis>=3.1",  # without it txredisapi takes a turn of the reactor for each part of a reply
         "klein>=24.8",
         "msgspec>=0.22",
+        "prometheus_client>=0.26",
         "prompt_toolkit>=3.0.50",
         "PyMySQL[rsa]>=1.2.4",  # rsa: for the passwords of MySQL 8
+        "pyOpenSSL>=26",  # comes with autobahn and Twisted's TLS as well
         "PyYAML>=6.0.2",
+        "service-identity>=24.1",  # comes with autobahn and Twisted's TLS as well
         "Twisted>=26.10",
         "txredisapi>=1.6",
         "Werkzeug>=3.0.6",  # comes with klein, which leaves the version open

@@ -1,10 +1,14 @@
-"""The kinds of values that settings have, and how their texts are checked. mercury/config.py declares the settings."""
+"""The kinds of values that settings have, and how their texts are checked. mercury/config.py declares the settings.
+
+What reads a list remembers the last ones that it has read: settings are looked at anew each time that they are used.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated
 
@@ -30,6 +34,7 @@ class Secret:
         return "***"
 
 
+@lru_cache(maxsize=16)
 def networks(text: str) -> tuple[Network, ...]:
     """The networks of a list such as `10.0.0.0/8, ::1`. An address alone is that one address. ValueError if wrong."""
     return tuple(_network(part.strip()) for part in text.split(","))
@@ -48,6 +53,7 @@ def _network(text: str) -> Network:
     raise ValueError(f"{text} is no network: write {meant} for all of it, or {address} for that one address")
 
 
+@lru_cache(maxsize=16)
 def origins(text: str) -> tuple[str, ...]:
     """The origins of a list such as `https://chat.example,https://*.example.org`. ValueError if wrong."""
     found = tuple(part.strip() for part in text.split(","))
@@ -56,6 +62,7 @@ def origins(text: str) -> tuple[str, ...]:
     return found
 
 
+@lru_cache(maxsize=16)
 def methods(text: str) -> tuple[str, ...]:
     """The names of a list such as `ticket, wampcra`. ValueError if one is unknown."""
     found = tuple(part.strip() for part in text.split(","))
@@ -64,6 +71,7 @@ def methods(text: str) -> tuple[str, ...]:
     return found
 
 
+@lru_cache(maxsize=16)
 def api_keys(text: str) -> dict[str, bytes]:
     """The names and SHA-256 hashes of a list such as `shop:5e88…, crm:0b14…`; empty: none. ValueError if wrong."""
     found: dict[str, bytes] = {}
@@ -90,6 +98,9 @@ def _text(allowed: str, check: Callable[[str], object]) -> Meta:
     """Marks a text that has to satisfy `check`, which raises ValueError with what to give instead."""
     return Meta(extra={"allowed": allowed, "check": check})
 
+
+#: Marks a setting that a reload changes while Mercury runs; the others are read at the start only.
+LIVE = Meta(extra={"live": True})
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 ListeningPort = Annotated[int, Meta(ge=0, le=65535)]

@@ -37,11 +37,59 @@ CODES: Final[dict[Code, tuple[int, str]]] = {
 }
 
 
-class MercuryError(Exception):
-    """Something was refused or failed. `retry_after` is in seconds, None where trying again does not help."""
+Limit = Literal[
+    "address",
+    "proxies",
+    "connections",
+    "connections-per-address",
+    "connections-per-member",
+    "messages-per-second",
+    "typing",
+    "text-bytes",
+    "frame-bytes",
+    "body-bytes",
+    "rooms-per-member",
+    "friends",
+    "logins-per-minute",
+    "registrations-per-minute",
+    "passwords",
+    "journal",
+    "store-calls",
+]
 
-    def __init__(self, code: Code, reason: str, retry_after: float | None = None) -> None:
+#: limit -> what it is. docs/metrics.md prints this table.
+LIMITS: Final[dict[Limit, str]] = {
+    "address": "a connection from an address that is not on the listener's list (`address`)",
+    "proxies": "a connection to a `haproxy:` endpoint from what is no listed proxy (`proxies`)",
+    "connections": "a connection beyond `--limits.connections`, or `--gotalk.connections`",
+    "connections-per-address": "one beyond `--limits.connections-per-address`",
+    "connections-per-member": "one beyond `--limits.connections-per-member`",
+    "messages-per-second": "a send over `--limits.messages-per-second` of one member",
+    "typing": "a typing notice: more than ten a second of one member",
+    "text-bytes": "a text longer than `--limits.text-bytes`",
+    "frame-bytes": "a WebSocket frame longer than `--limits.frame-bytes`; its connection was closed with 1009",
+    "body-bytes": "an HTTP body longer than `--limits.body-bytes`",
+    "rooms-per-member": "somebody put into more rooms than `--limits.rooms-per-member`",
+    "friends": "a friend beyond `--gotalk.friends`",
+    "logins-per-minute": "a wrong password beyond `--gotalk.logins-per-minute`",
+    "registrations-per-minute": "a registration beyond `--gotalk.registrations-per-minute`",
+    "passwords": "a login while 64 wait already for their passwords to be checked",
+    "journal": "a send while 16,384 others, or 64 MiB of text, wait for the store",
+    "store-calls": "a call of the store while 10,000 others wait for it",
+}
+
+
+class MercuryError(Exception):
+    """Something was refused or failed. `retry_after` is in seconds, None where trying again does not help.
+
+    `limit`: what it was refused by, if it was a limit.
+    """
+
+    def __init__(
+        self, code: Code, reason: str, retry_after: float | None = None, *, limit: Limit | None = None
+    ) -> None:
         super().__init__(f"{code}: {reason}")
         self.code: Code = code
         self.reason = reason
         self.retry_after = retry_after
+        self.limit: Limit | None = limit

@@ -15,6 +15,7 @@ import os
 import stat
 import sys
 import tempfile
+import textwrap
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
@@ -38,20 +39,14 @@ from mercury.options import Options
 from mercury.ports import IStore
 from mercury.transports import api_keys
 
-USAGE = """\
-mercury-keys new [--last] FILE
-       mercury-keys rewrite [FLAGS]
-       mercury-keys api new NAME
-
-new      Make a key, and put it first into the file: from the next start on texts are encrypted with it. With --last
-         put it last: what other nodes encrypt with it can be read.
-rewrite  Encrypt what is stored with the first key, while the nodes run. FLAGS are those of twistd mercury: give those
-         that choose the store, and --crypto.keys.
-
-api new  Make a key for the REST API. NAME is whose it is. It is printed once; only its hash is configured.
-
-docs/encryption.md says more, and docs/rest.md of the API's keys.
-"""
+COMMANDS: Final = {
+    "new [--last] FILE": "Make a key, and put it first into the file: from the next start on texts are encrypted with "
+    "it. With --last put it last: what other nodes encrypt with it can be read.",
+    "rewrite [FLAGS]": "Encrypt what is stored with the first key, while the nodes run. FLAGS are those of mercury: "
+    "give those that choose the store, and --crypto.keys.",
+    "api new NAME": "Make a key for the REST API. NAME is whose it is. It is printed once; its hash is configured.",
+}
+MORE: Final = "docs/encryption.md says more, and docs/rest.md of the API's keys."
 
 PAGE: Final = 500  # rooms that are asked for at once
 SHARE: Final = 1.0  # of the time that the last step took, to leave to others before the next one
@@ -72,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[:2] == ["api", "new"] and len(words) == 3:
         print(new_api_key(words[2]))
         return
-    parser = argparse.ArgumentParser(prog="mercury-keys", usage=USAGE, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="mercury-keys", usage=usage(), allow_abbrev=False)
     parser.format_help = parser.format_usage  # type: ignore[method-assign]
     parser.add_argument("command", choices=["new", "rewrite"])
     parser.add_argument("--last", action="store_true")
@@ -83,6 +78,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (KeyFileError, OSError) as error:
         print(f"mercury-keys new: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def usage() -> str:
+    """How it is called, and what each command does."""
+    calls = "\n       ".join(f"mercury-keys {call}" for call in COMMANDS)
+    indent = " " * 8
+    told = (
+        f"{call}\n{textwrap.fill(meaning, 110, initial_indent=indent, subsequent_indent=indent)}"
+        for call, meaning in COMMANDS.items()
+    )
+    return "\n\n".join([calls, *told, MORE]) + "\n"
 
 
 # new

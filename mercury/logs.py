@@ -19,7 +19,9 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.config import Log
 from mercury.events import rfc3339
+from mercury.serving import SERVED
 
 LEVELS: Final = {"debug": 0, "info": 1, "warn": 2, "error": 3, "critical": 4}
 
@@ -49,9 +51,9 @@ UNSAFE_KEY: Final = re.compile(r"[^\w.-]", re.ASCII)
 BARE: Final = re.compile(r"""[^\s="\\]+""")
 
 
-def observer(stream: TextIO, format: str, level: str) -> ILogObserver:
-    """An observer that writes events of at least `level` (debug, info, warn, error) in `format` (json, logfmt)."""
-    return _Observer(stream, {"json": _json, "logfmt": _logfmt}[format], LEVELS[level])
+def observer(stream: TextIO, settings: Log) -> ILogObserver:
+    """An observer that writes events of at least the level of the settings, in their format, as they are then."""
+    return _Observer(stream, settings)
 
 
 def log_stream(path: str | None = None) -> TextIO:
@@ -68,26 +70,26 @@ def log_stream(path: str | None = None) -> TextIO:
 class _Observer:
     """Never raises: whoever logs has something else to do, and a full disk must not stop a chat."""
 
-    def __init__(self, stream: TextIO, form: Callable[[Mapping[str, object]], str], least: int) -> None:
+    def __init__(self, stream: TextIO, settings: Log) -> None:
         self._stream = stream
-        self._form = form
-        self._least = least
+        self._settings = settings
 
     def __call__(self, event: LogEvent) -> None:
         try:
             if not self._wanted(event):
                 return
+            form = FORMS[self._settings.format]
             try:
-                line = self._form(_fields(event))
+                line = form(_fields(event))
             except Exception as error:  # some object's own __str__, most likely
-                line = self._form(_fields(_unwritable(error)))
+                line = form(_fields(_unwritable(error)))
             self._stream.write(line + "\n")
         except Exception:  # noqa: S110 - there is nowhere left to say it
             pass
 
     def _wanted(self, event: LogEvent) -> bool:
         least = LEVELS["warn"] if NOISY.match(str(event.get("log_namespace", ""))) else 0
-        return LEVELS[_level(event)] >= max(self._least, least)
+        return LEVELS[_level(event)] >= max(LEVELS[self._settings.level], least)
 
 
 def _unwritable(error: Exception) -> LogEvent:
@@ -110,6 +112,8 @@ def _fields(event: LogEvent) -> dict[str, object]:
         "system": _clean(str(event.get("log_system") or event.get("log_namespace") or "-")),
         "message": _clean(_message(event, failure)),
     }
+    if (served := SERVED.get()) is not None and served[0] not in event:
+        fields[served[0]] = served[1]
     for name, value in event.items():
         if name.startswith("log_") or name in INTERNAL or name in fields:
             continue
@@ -157,3 +161,6 @@ def _logfmt_value(value: object) -> str:
 def _escape(text: str) -> str:
     """JSON with all escaped that is not printable: Unicode's own line ends, terminals' C1 codes, lone surrogates."""
     return UNPRINTABLE.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+
+
+FORMS: Final[Mapping[str, Callable[[Mapping[str, object]], str]]] = {"json": _json, "logfmt": _logfmt}

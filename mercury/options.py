@@ -1,6 +1,7 @@
-"""The flags of `twistd mercury`, made from the schema in mercury/config.py.
+"""The flags of `mercury`, made from the schema in mercury/config.py.
 
-After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told.
+After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told;
+`options.read_again()` is for a reload.
 """
 
 from __future__ import annotations
@@ -18,12 +19,30 @@ from twisted.python import usage
 from mercury import __version__
 from mercury.config import Config
 from mercury.config_types import ConfigError
-from mercury.settings import CONFIG_FILE, DEFAULT_FILE, SETTINGS, Setting, as_text, load, nearest, variable
+from mercury.settings import (
+    CONFIG_FILE,
+    DEFAULT_FILE,
+    SETTINGS,
+    Setting,
+    as_text,
+    load,
+    nearest,
+    settings_file,
+    variable,
+)
 
+FILE_VARIABLE = variable(CONFIG_FILE)
 FILE_HELP = (
-    f"The file with the settings: TOML, YAML or JSON, by its ending. Default: ${variable(CONFIG_FILE)}, else "
+    f"The file with the settings: TOML, YAML or JSON, by its ending. Default: ${FILE_VARIABLE}, else "
     f"./{DEFAULT_FILE} if it is there."
 )
+
+#: The flags that are no settings, with what they do.
+GENERAL = [
+    ("-c, --config=, --config.file=", FILE_HELP),
+    ("--version", "Display Mercury's version and exit."),
+    ("--help", "Display this help and exit."),
+]
 
 
 class Options(usage.Options):
@@ -56,7 +75,7 @@ class Options(usage.Options):
             return
         if self.parent is None:
             raise usage.UsageError(line)
-        sys.exit(f"twistd {self.parent.subCommand}: {line}")
+        sys.exit(f"mercury: {line}")
 
     def parseArgs(self, *args: str) -> None:
         """There are none; what is left over may be a secret, so it is not repeated."""
@@ -65,27 +84,38 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the file and the environment too."""
+        self._flags = {path: text for path, text in self.items() if text is not None}
         try:
-            flags = {path: text for path, text in self.items() if text is not None}
-            self.config, self.warnings = load(flags, os.environ)
+            self.config, self.warnings = load(self._flags, os.environ)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
+        if file := settings_file(self._flags, os.environ):  # the same one later, also from another directory
+            self._flags[CONFIG_FILE] = str(file.absolute())
+
+    def read_again(self) -> Config:
+        """The settings as the same sources give them now. ConfigError at the first thing that is wrong; a file that was
+        read and is not there any more is such a thing."""
+        return load(self._flags, os.environ)[0]
 
     def opt_version(self) -> None:
         """Display Mercury's version and exit."""
         print("Mercury", __version__)
         sys.exit(0)
 
+    def getSynopsis(self) -> str:
+        """How it is called. twistd's would name twistd's flags as well, which are given before the word `mercury`."""
+        return "Usage: mercury [options]"
+
     def getUsage(self, width: int | None = None) -> str:
         """The help: flags in sections, with their defaults."""
         columns = width or int(os.environ.get("COLUMNS", "80"))
-        lines = ["Options:", *_entry("-c, --config=, --config.file=", FILE_HELP, columns)]
-        lines += [*_entry("--version", "Display Mercury's version and exit.", columns)]
-        lines += [*_entry("--help", "Display this help and exit.", columns)]
+        lines = ["Options:"]
+        for flag, text in GENERAL:
+            lines += _entry(flag, text, columns)
         for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
             lines += ["", section.__doc__ or ""]
             for setting in settings:
-                lines += _entry(f"--{setting.path}=", _help(setting), columns)
+                lines += _entry(f"--{setting.path}=", help_of(setting), columns)
         return "\n".join([*lines, ""])
 
 
@@ -94,7 +124,8 @@ def _entry(flag: str, text: str, columns: int) -> list[str]:
     return [f"  {flag}", *textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent)]
 
 
-def _help(setting: Setting) -> str:
+def help_of(setting: Setting) -> str:
+    """What a setting means, what may be given, and its default."""
     default = f"; default: {as_text(setting.default)}" if setting.default != "" else ""
     return f"{setting.description} [{setting.allowed}{default}]"
 

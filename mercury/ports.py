@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
+from mercury.counts import Histogram, Load
 from mercury.errors import MercuryError
 from mercury.events import Event
 from mercury.model import Account, Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
@@ -32,6 +33,9 @@ class IStore(Interface):
     """
 
     epoch: str = Attribute("Drawn when the store was created, known after open(); another epoch is another truth.")
+    load: Sequence[Load] = Attribute("How busy it is: one for each pool of its connections, none before open().")
+
+    rooms_per_member: int = Attribute("How many rooms a member may be in, 0 for any number. It may be set at any time.")
 
     def open() -> Deferred[None]:
         """Connect, create or migrate the schema. Fails with MercuryError when the engine cannot be used."""
@@ -216,6 +220,8 @@ class IBus(Interface):
         "True again."
     )
 
+    lags: Histogram = Attribute("Seconds that what this node published took to come back to it, where it looks.")
+
     def open(listener: IBusListener) -> Deferred[None]:
         """Begin; tell the listener from now on. Fires when a first connection was tried, whatever came of it."""
 
@@ -291,6 +297,7 @@ class IConnection(Interface):
     """One client's connection, as its session sees it. No method raises, whatever has become of the peer."""
 
     peer: str = Attribute("The client's address, for operators and logs.")
+    number: int = Attribute("Which one it is of all that this process has had, for operators and logs.")
 
     def write(data: bytes) -> None:
         """Send bytes that a wire made. When the peer does not read, Session.slow() follows; it still may be called."""

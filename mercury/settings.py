@@ -19,7 +19,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
-from mercury.config import Config, storage_type
+from mercury.config import Config, check
 from mercury.config_types import ConfigError, Secret
 
 PREFIX = "MERCURY_"
@@ -61,8 +61,14 @@ class Setting:
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What the schema knows of it beside type, range and description: `check` and `allowed`."""
-        return _constraint(self.declared, "extra") or {}
+        """What the schema knows of it beside type, range and description: `check`, `allowed` and `live`."""
+        metas = (meta for meta in get_args(self.declared)[1:] if isinstance(meta, Meta))
+        return {name: value for meta in metas for name, value in (meta.extra or {}).items()}
+
+    @property
+    def live(self) -> bool:
+        """Whether a reload changes it while Mercury runs."""
+        return SETTINGS[self.twin].live if self.twin else bool(self.extra.get("live"))
 
     @property
     def variable(self) -> str:
@@ -141,10 +147,10 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Config, 
     `flags` maps paths (and `config.file`) to what was given for them. The file is the one named by the flag or by
     MERCURY_CONFIG_FILE and must be there, else ./mc.cnf.toml, which need not.
     """
-    named = flags.get(CONFIG_FILE) or environ.get(variable(CONFIG_FILE))
+    file = settings_file(flags, environ)
     from_environ, warnings = _from_environ(environ)
     given: Given = {}
-    for source in (_from_file(Path(named or DEFAULT_FILE), required=bool(named)), from_environ, _from_flags(flags)):
+    for source in (_from_file(file) if file else {}, from_environ, _from_flags(flags)):
         _one_of_twins(source, given)
         given.update(source)
     for setting in SETTINGS.values():
@@ -153,8 +159,16 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Config, 
             if path:
                 given[setting.twin] = Secret(_read(Path(path), f"{where}: ").rstrip("\r\n")), where
     config = _build(Config, "", given)
-    storage_type(config)
+    check(config)
     return config, warnings
+
+
+def settings_file(flags: Mapping[str, str], environ: Mapping[str, str]) -> Path | None:
+    """The file to read: one that is named has to be there, the default one is read if it is."""
+    if named := flags.get(CONFIG_FILE) or environ.get(variable(CONFIG_FILE)):
+        return Path(named)
+    default = Path(DEFAULT_FILE)
+    return default if default.exists() else None
 
 
 def _from_flags(flags: Mapping[str, str]) -> Given:
@@ -179,10 +193,8 @@ def _from_environ(environ: Mapping[str, str]) -> tuple[Given, list[str]]:
     return given, [f"{name} is in the environment but is no setting{nearest(name, known)}" for name in unknown]
 
 
-def _from_file(file: Path, *, required: bool) -> Given:
-    """What a file sets; nothing if it need not be there and is not."""
-    if not required and not file.exists():
-        return {}
+def _from_file(file: Path) -> Given:
+    """What a file sets."""
     given: Given = {}
     keys: dict[str, str] = {}  # path -> how the file spells it
     for key, value in _flat(_parse(file), "", file):
@@ -279,6 +291,16 @@ def _build(section: type[SectionT], prefix: str, given: Given) -> SectionT:
         elif path in given:
             values[field.name] = given[path][0]
     return section(**values)
+
+
+def differences(old: Struct, new: Struct, prefix: str = "") -> Iterator[tuple[str, Struct, str, Any]]:
+    """Where two Configs differ: the path, the section of the old one and the field in it, and the new value."""
+    for field in structs.fields(old):
+        path, before, after = prefix + field.encode_name, getattr(old, field.name), getattr(new, field.name)
+        if isinstance(before, Struct):
+            yield from differences(before, after, path + ".")
+        elif before != after:
+            yield path, old, field.name, after
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

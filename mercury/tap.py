@@ -6,22 +6,24 @@ by name, when they are chosen, so that none of their drivers need be there for a
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
-from twisted.internet.interfaces import IProtocolFactory
 
 from mercury.backends.bus_local import LocalBus
 from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
 from mercury.config import Api, Config, Gotalk, Mysql, Redis, Ws, storage_type
-from mercury.config_types import ConfigError, addresses, api_keys, methods, networks, origins
-from mercury.core.accounts import Accounts, Rules
+from mercury.config_types import ConfigError, addresses, networks
+from mercury.core.accounts import Accounts
 from mercury.core.catchup import CatchUp
 from mercury.core.chat import Chat
 from mercury.core.handover import Handover
@@ -32,21 +34,27 @@ from mercury.core.passwords import Passwords
 from mercury.core.rooms import Rooms
 from mercury.core.tokens import Tokens
 from mercury.errors import MercuryError
+from mercury.listening import Listening
 from mercury.options import Options as Options  # twistd looks for it here
 from mercury.ports import IAccounts, IBus, IStore
-from mercury.service import Listening, MercuryService
+from mercury.service import MercuryService
+from mercury.systemd import sockets
 from mercury.transports.api_keys import ApiKeys
 from mercury.transports.chat import ChatDoor, Protocols
-from mercury.transports.filtering import AddressFilter
+from mercury.transports.filtering import AddressFilter, Rules
 from mercury.transports.gotalk import make_gotalk_site
+from mercury.transports.metrics import Metrics
+from mercury.transports.readiness import Readiness
 from mercury.transports.rest import make_site
 from mercury.transports.tls import Certificate, under_tls
-from mercury.transports.wamp import Realm
 from mercury.transports.websocket import WebSocketFactory
 
 BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
 
+OTHER_FILES = 1000  # beside clients: the backend's connections, the store's, the log
+
 if TYPE_CHECKING:
+    from mercury.backends.engine_tls import Tls
     from mercury.backends.mysql_server import Server
     from mercury.backends.redis_link import RedisServer
 
@@ -100,7 +108,7 @@ def make_bus(reactor: Any, config: Config) -> IBus:
 
 
 def redis_server(redis: Redis) -> RedisServer:
-    """The Redis server of the settings."""
+    """The Redis server of the settings. ConfigError if they contradict each other."""
     from mercury.backends.redis_link import RedisServer
 
     return RedisServer(
@@ -110,6 +118,7 @@ def redis_server(redis: Redis) -> RedisServer:
         db=redis.db,
         sentinels=addresses(redis.sentinels),
         service=redis.service,
+        tls=engine_tls("redis", redis),
         connect_seconds=redis.connect_seconds,
         command_seconds=redis.command_seconds,
     )
@@ -119,55 +128,58 @@ def mysql_server(mysql: Mysql) -> Server:
     """The MySQL server of the settings. ConfigError if they contradict each other."""
     from mercury.backends.mysql_server import Server
 
-    if mysql.tls_ca and not mysql.tls:
-        raise ConfigError("mysql.tls-ca is set, but mysql.tls is not: set both, or neither")
     return Server(
         host=mysql.host,
         port=mysql.port,
         user=mysql.user,
         password=mysql.password.value,
         database=mysql.database,
-        tls=mysql.tls,
-        tls_ca=mysql.tls_ca,
+        tls=engine_tls("mysql", mysql),
         connect_seconds=mysql.connect_seconds,
         write_seconds=mysql.write_seconds,
         read_seconds=mysql.read_seconds,
     )
 
 
+def engine_tls(section: str, engine: Mysql | Redis) -> Tls | None:
+    """How TLS to an engine is to be, if it is. ConfigError if the settings contradict each other."""
+    from mercury.backends.engine_tls import Tls
+
+    if not engine.tls:
+        for name in ("tls-ca", "tls-cert", "tls-key"):
+            if getattr(engine, name.replace("-", "_")):
+                raise ConfigError(f"{section}.{name} is set, but {section}.tls is not: set both, or neither")
+        return None
+    if bool(engine.tls_cert) != bool(engine.tls_key):
+        raise ConfigError(f"{section}.tls-cert and {section}.tls-key go together: give both or none")
+    return Tls(section, engine.tls_ca, engine.tls_cert, engine.tls_key)
+
+
 def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None) -> Chat:
     """The core, with the limits that the settings give it; without a bus, for a node that is alone."""
     limits = config.limits
-    hub = Hub(clock, store, connections_per_member=limits.connections_per_member, signals_room=limits.signals_room)
-    rooms = Rooms(
-        clock,
-        store,
-        hub,
-        text_bytes=limits.text_bytes,
-        history_page=limits.history_page,
-        rate=limits.messages_per_second,
-        burst=limits.burst,
-    )
+    hub = Hub(clock, store, limits)
     nodes = Nodes(clock, hub, bus or LocalBus())
-    tokens = Tokens(store, nodes, ttl=config.token.ttl, keep=limits.tokens_per_member)
     return Chat(
         clock=clock,
         store=store,
         hub=hub,
         nodes=nodes,
-        rooms=rooms,
-        tokens=tokens,
+        rooms=Rooms(clock, store, hub, limits),
+        tokens=Tokens(store, nodes, config),
         catch_up=CatchUp(clock, store, hub),
-        heartbeat=Heartbeat(clock, limits.ping_seconds),
-        handshake_seconds=limits.handshake_seconds,
-        drain_seconds=limits.drain_seconds,
+        heartbeat=Heartbeat(clock, limits),
+        limits=limits,
     )
 
 
-def endpoint_of(listener: Api | Ws | Gotalk) -> str:
-    """The endpoint string of a listener: its own, or its port on as few interfaces as its address list needs."""
+def endpoint_of(listener: Api | Ws | Gotalk, passed: Mapping[int, str] = MappingProxyType({})) -> str:
+    """The endpoint string of a listener: its own, or that of the socket that systemd has passed for its port (`passed`
+    has them by ports), or its port on as few interfaces as its address list needs."""
     if listener.endpoint:
         return listener.endpoint
+    if listener.port in passed:
+        return passed[listener.port]
     allowed = networks(listener.address)
     if all(network.is_loopback for network in allowed):
         interface = "127.0.0.1" if any(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:1"
@@ -176,84 +188,61 @@ def endpoint_of(listener: Api | Ws | Gotalk) -> str:
     return f"tcp:{listener.port}:backlog={BACKLOG}" + (f":interface={interface}" if interface else "")
 
 
+def rules_of(listener: Api | Ws | Gotalk, connections: int = 0, per_address: int = 0) -> Rules:
+    """Who may connect to a listener, by its settings as they are now."""
+    proxies = networks(listener.proxies) if listener.endpoint.startswith("haproxy:") else None
+    return Rules(networks(listener.address), proxies, connections, per_address)
+
+
 def certificate_of(section: str, listener: Api | Ws | Gotalk) -> Certificate | None:
     """What a listener serves TLS with, if it does. ConfigError if that cannot be used."""
     tls = listener.tls
-    if bool(tls.cert) != bool(tls.key):
-        raise ConfigError(f"{section}.tls.cert and {section}.tls.key go together: give both or none")
     try:
         return Certificate(f"{section}.tls", Path(tls.cert), Path(tls.key)) if tls.cert else None
     except MercuryError as error:
         raise ConfigError(error.reason) from None
 
 
-def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certificate | None = None) -> IProtocolFactory:
+def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certificate | None = None) -> AddressFilter:
     """The WebSocket side: address filter, TLS, Autobahn, and the door to the chat."""
     limits, ws = config.limits, config.server.ws
-    protocols = Protocols(limits.json_depth, Realm(config.wamp.realm, methods(config.wamp.authmethods)))
+    protocols = Protocols(config)
     factory = WebSocketFactory(
         lambda connection: ChatDoor(chat, protocols, connection),
         reactor=clock,
-        frame_bytes=limits.frame_bytes,
-        handshake_seconds=limits.handshake_seconds,
-        origins=origins(ws.origins),
-        compression=ws.compression,
+        limits=limits,
+        ws=ws,
+        counts=chat.hub.counts,
     )
-    return AddressFilter(
-        under_tls(factory, certificate),
-        networks(ws.address),
-        proxies=networks(ws.proxies) if ws.endpoint.startswith("haproxy:") else None,
-        connections=limits.connections,
-        per_address=limits.connections_per_address,
-        clock=clock,
-    )
+
+    def rules() -> Rules:
+        return rules_of(ws, limits.connections, limits.connections_per_address)
+
+    return AddressFilter(under_tls(factory, certificate), rules, clock, chat.hub.counts)
 
 
 def make_rest(
     clock: Any, chat: Chat, config: Config, service: MercuryService, certificate: Certificate | None = None
-) -> IProtocolFactory:
+) -> AddressFilter:
     """The REST side: address filter, TLS and Klein."""
-    api, keys = config.server.api, ApiKeys(api_keys(config.server.api.keys))
-    site = make_site(chat, keys, body_bytes=config.limits.body_bytes, ready=lambda: service.ready)
-    return AddressFilter(
-        under_tls(site, certificate),
-        networks(api.address),
-        proxies=networks(api.proxies) if api.endpoint.startswith("haproxy:") else None,
-        clock=clock,
-    )
-
-
-def make_accounts(clock: Any, chat: Chat, config: Config, passwords: Passwords) -> Accounts:
-    """Who may register and log in at goTalk's door. ConfigError if the settings contradict each other."""
-    gotalk = config.gotalk
-    if gotalk.registration == "invite" and not gotalk.invite.value:
-        raise ConfigError("gotalk.registration is invite, but gotalk.invite is not set")
-    rules = Rules(
-        registration=gotalk.registration,
-        invite=gotalk.invite.value,
-        password_least=gotalk.password_least,
-        friends=gotalk.friends,
-        logins_per_minute=gotalk.logins_per_minute,
-        registrations_per_minute=gotalk.registrations_per_minute,
-    )
-    return Accounts(clock, IAccounts(chat.store), chat.tokens, passwords, rules)
+    api = config.server.api
+    readiness = Readiness(chat, lambda: service.state)
+    site = make_site(chat, ApiKeys(api), readiness, Metrics(chat, readiness, storage_type(config)))
+    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api), clock, chat.hub.counts)
 
 
 def make_gotalk(
     clock: Any, chat: Chat, config: Config, passwords: Passwords, certificate: Certificate | None = None
-) -> IProtocolFactory:
+) -> AddressFilter:
     """goTalk's side: address filter, TLS and Klein."""
-    gotalk = config.gotalk
-    accounts = make_accounts(clock, chat, config, passwords)
-    handover = Handover(chat, IAccounts(chat.store))
-    site = make_gotalk_site(chat, accounts, handover, body_bytes=config.limits.body_bytes, secure=gotalk.secure)
-    return AddressFilter(
-        under_tls(site, certificate),
-        networks(gotalk.address),
-        proxies=networks(gotalk.proxies) if gotalk.endpoint.startswith("haproxy:") else None,
-        connections=gotalk.connections,
-        clock=clock,
-    )
+    gotalk, store = config.gotalk, IAccounts(chat.store)
+    accounts = Accounts(clock, store, chat.tokens, passwords, gotalk)
+    site = make_gotalk_site(chat, accounts, Handover(chat, store), gotalk)
+
+    def rules() -> Rules:
+        return rules_of(gotalk, gotalk.connections)
+
+    return AddressFilter(under_tls(site, certificate), rules, clock, chat.hub.counts)
 
 
 def makeService(options: Options) -> IService:
@@ -264,38 +253,72 @@ def makeService(options: Options) -> IService:
     prepare_process(reactor)
     config = options.config
     try:
-        store = make_store(config)
+        chat = make_chat(reactor, make_store(config), config, make_bus(reactor, config))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
-    chat = make_chat(reactor, store, config, make_bus(reactor, config))
     warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
-    service = MercuryService(reactor, chat, config, warnings, options.parent)
+    service = MercuryService(reactor, chat, config, warnings, options.parent, options.read_again)
     try:
-        service.listenings = list(make_listenings(reactor, chat, config, service))
+        passed = sockets(os.environ)
+        service.listenings = list(make_listenings(reactor, chat, config, service, passed))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
+    warnings += [*warnings_of_sockets(passed, service.listenings), *warnings_of_files(config, most_files())]
     return service
 
 
-def make_listenings(reactor: Any, chat: Chat, config: Config, service: MercuryService) -> Iterator[Listening]:
-    """What the node listens on: REST, WebSocket, and goTalk's door if it is open. May raise ConfigError."""
+def make_listenings(
+    reactor: Any, chat: Chat, config: Config, service: MercuryService, passed: Mapping[int, str]
+) -> Iterator[Listening]:
+    """What the node listens on: REST, WebSocket, and goTalk's door if it is open. `passed`: the sockets that systemd
+    passes, by their ports. May raise ConfigError."""
     api, ws, gotalk = config.server.api, config.server.ws, config.gotalk
     certificate = certificate_of("server.api", api)
     rest = make_rest(reactor, chat, config, service, certificate)
-    yield Listening("server.api", endpoint_of(api), rest, certificate)
+    wanted = partial(endpoint_of, api, passed)
+    yield Listening("server.api", wanted(), rest, certificate, wanted)
     certificate = certificate_of("server.ws", ws)
-    yield Listening("server.ws", endpoint_of(ws), make_websocket(reactor, chat, config, certificate), certificate)
+    door = make_websocket(reactor, chat, config, certificate)
+    wanted = partial(endpoint_of, ws, passed)
+    yield Listening("server.ws", wanted(), door, certificate, wanted)
     if gotalk.enabled:
         service.passwords = Passwords(reactor)
         certificate = certificate_of("gotalk", gotalk)
         door = make_gotalk(reactor, chat, config, service.passwords, certificate)
-        yield Listening("gotalk", endpoint_of(gotalk), door, certificate)
+        wanted = partial(endpoint_of, gotalk, passed)
+        yield Listening("gotalk", wanted(), door, certificate, wanted)
+
+
+def warnings_of_sockets(passed: Mapping[int, str], listenings: Sequence[Listening]) -> list[str]:
+    """Which of the sockets that systemd passes nobody takes: who connects there waits for ever."""
+    taken = {listening.endpoint for listening in listenings}
+    if any("systemd:" in endpoint for endpoint in taken - set(passed.values())):
+        return []  # some are taken by name or number
+    left = [port for port, endpoint in passed.items() if endpoint not in taken]
+    return [f"nothing listens on port {port}, for which systemd passes a socket (ListenStream=)" for port in left]
+
+
+def most_files() -> int:
+    """How many files and sockets this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def warnings_of_files(config: Config, most: int) -> list[str]:
+    """What is wrong with having at most so many files open."""
+    limits, gotalk = config.limits, config.gotalk
+    wanted = limits.connections + (gotalk.connections if gotalk.enabled else 0) + OTHER_FILES
+    if not limits.connections or wanted <= most:
+        return []
+    return [
+        f"only {most} files may be open at a time, but --limits.connections is {limits.connections}: allow {wanted} "
+        "(LimitNOFILE= of the unit, ulimit -n), or lower it"
+    ]
 
 
 def prepare_process(reactor: Any) -> None:
-    """Timers on a monotonic clock, since Twisted's own would stop when the wall clock is set back; as many file
-    descriptors as we may have; and threads that hand over quickly: the store's is what clients wait for."""
+    """Timers on a monotonic clock, since Twisted's own would stop when the wall clock is set back; as many files open
+    as we may have; and threads that hand over quickly: the store's is what clients wait for."""
     reactor.seconds = time.monotonic
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = most_files()
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     sys.setswitchinterval(0.0005)

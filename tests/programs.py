@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 import termios
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyte
@@ -22,9 +23,19 @@ CLIENT = (sys.executable, "-c", "from mercury.client.main import main; main()")
 
 
 class Program(ProcessProtocol):
-    """A running program. `ended` fires with its exit code, or minus the number of the signal that ended it."""
+    """A running program. `ended` fires with its exit code, or minus the number of the signal that ended it.
 
-    def __init__(self, argv: Iterable[object], terminal: tuple[int, int] | None = None) -> None:
+    `descriptors`: the files that it finds open from descriptor 3 on. `environ`: variables beside our own.
+    """
+
+    def __init__(
+        self,
+        argv: Iterable[object],
+        terminal: tuple[int, int] | None = None,
+        *,
+        descriptors: Sequence[int] = (),
+        environ: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.out = b""
         self.err = b""
         self.ended: Deferred[int] = Deferred()
@@ -32,9 +43,17 @@ class Program(ProcessProtocol):
         self._stream = pyte.ByteStream(self.terminal) if self.terminal else None
         words = [str(word) for word in argv]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        environment.update(environ)
+        files: dict[int, Any] = {0: "w", 1: "r", 2: "r", **dict(enumerate(descriptors, 3))}
         spawn: Any = reactor.spawnProcess
         self._process = spawn(
-            self, words[0], words, environment, str(ROOT), usePTY=_pty(*terminal) if terminal else False
+            self,
+            words[0],
+            words,
+            environment,
+            str(ROOT),
+            usePTY=_pty(*terminal) if terminal else False,
+            childFDs=None if terminal else files,
         )
 
     def outReceived(self, data: bytes) -> None:

@@ -8,6 +8,7 @@ Node is the whole, Ear a session without a socket, Answer what REST said. A test
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,17 +26,21 @@ from zope.interface import implementer
 
 from mercury import events
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config, Limits
-from mercury.config_types import api_keys
+from mercury.config import Api, Config, Limits
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.model import Entry
 from mercury.ports import IConnection, IStore, IWire
 from mercury.tap import make_chat
 from mercury.transports.api_keys import ApiKeys
+from mercury.transports.metrics import Metrics
+from mercury.transports.readiness import Readiness, State
 from mercury.transports.rest import make_site
+from mercury.transports.web import Site
 
 reactor: Any = installed
+
+_numbers = itertools.count(1)
 
 PATIENCE = 30.0  # seconds after which a test gives up; never a promise
 
@@ -61,20 +66,24 @@ class Node:
         self.store: IStore = store or MemoryStore()
         self.config = Config(limits=Limits(**limits))
         self.chat: Chat = make_chat(clock or reactor, self.store, self.config)
-        self.ready = True
+        self.state: State = "serving"
         self.keys = ""  # as in --server.api.keys
         self._port: IListeningPort | None = None
         self._wiretaps: list[Wiretap] = []
 
+    def site(self) -> Site:
+        """REST's factory."""
+        readiness = Readiness(self.chat, lambda: self.state)
+        return make_site(
+            self.chat,
+            ApiKeys(Api(keys=self.keys)),
+            readiness,
+            Metrics(self.chat, readiness, "memory"),
+        )
+
     async def __aenter__(self) -> Node:
         await self.store.open()
-        site = make_site(
-            self.chat,
-            ApiKeys(api_keys(self.keys)),
-            body_bytes=self.config.limits.body_bytes,
-            ready=lambda: self.ready,
-        )
-        self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
+        self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.site())
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -129,6 +138,11 @@ class Wiretap(Protocol):
 
     def write(self, data: bytes) -> None:
         cast(Any, self.transport).write(data)
+
+    @property
+    def over(self) -> bool:
+        """Whether the other side has closed."""
+        return self._lost.called
 
     def drop(self) -> None:
         """Hang up rudely."""
@@ -198,6 +212,7 @@ class Ear:
     peer = "192.0.2.7:4711"
 
     def __init__(self, chat: Chat, device: str = "") -> None:
+        self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.closed_with: int | None = None
         self.session = Session(chat, self, WIRE)

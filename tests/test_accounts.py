@@ -17,9 +17,11 @@ from rig import reactor, until
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from mercury import closing
+from mercury.config import Gotalk
+from mercury.config_types import Secret
 from mercury.core import throttle
 from mercury.core.account_names import key_of, shown
-from mercury.core.accounts import Accounts, Rules
+from mercury.core.accounts import Accounts
 from mercury.core.conversations import id_of, member_of, pair_of, room_of
 from mercury.core.passwords import PASSWORD_BYTES, THREADS, WAITING, Passwords
 from mercury.core.throttle import Throttle
@@ -45,7 +47,7 @@ class Office:
         self.node = Clockwork()
         self.passwords = Cheap()
         store: Any = self.node.store
-        self.accounts = Accounts(self.node.clock, store, self.node.chat.tokens, self.passwords, Rules(**rules))
+        self.accounts = Accounts(self.node.clock, store, self.node.chat.tokens, self.passwords, Gotalk(**rules))
 
     def now(self, work: Coroutine[Any, Any, T]) -> T:
         return self.node.now(work)
@@ -204,12 +206,12 @@ def test_a_password_is_the_same_however_a_device_writes_it() -> None:
     ("registration", "invite", "code"), [("closed", "key", "forbidden"), ("invite", "", "forbidden")]
 )
 def test_registration_may_be_closed(registration: str, invite: str, code: str) -> None:
-    assert refusal(Office(registration=registration, invite="key").register, "ann", PASSWORD, invite) == code
+    assert refusal(Office(registration=registration, invite=Secret("key")).register, "ann", PASSWORD, invite) == code
     assert refusal(Office(registration=registration).register, "ann", PASSWORD, "") == code
 
 
 def test_an_invitation_lets_in() -> None:
-    office = Office(registration="invite", invite="schlüssel")
+    office = Office(registration="invite", invite=Secret("schlüssel"))
     assert refusal(office.register, "ann", PASSWORD, "schluessel") == "forbidden"
     assert office.register("ann", PASSWORD, "schlüssel") == 1
 
@@ -333,21 +335,21 @@ def test_registrations_are_throttled_for_an_address() -> None:
 
 def test_a_throttle_forgets_who_was_not_seen_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throttle, "KEYS", 100)
-    tries = Throttle(Clockwork().clock, 1, "too often")
+    tries = Throttle(Clockwork().clock, "too often", "logins-per-minute")
     for n in range(1000):
-        tries.take(n)
-        tries.give_back(n)
-        tries.take(n)
+        tries.take(n, 1)
+        tries.give_back(n, 1)
+        tries.take(n, 1)
         assert len(tries._left) <= 100
-    assert refusal(tries.take, 999) == "rate_limited"
-    tries.take(0)
+    assert refusal(tries.take, 999, 1) == "rate_limited"
+    tries.take(0, 1)
     for n in range(1000, 1099):
-        tries.take(n)
-        tries.give_back(n)
-        assert refusal(tries.take, 0) == "rate_limited"
-    free = Throttle(Clockwork().clock, 0, "too often")
+        tries.take(n, 1)
+        tries.give_back(n, 1)
+        assert refusal(tries.take, 0, 1) == "rate_limited"
+    free = Throttle(Clockwork().clock, "too often", "logins-per-minute")
     for _ in range(1000):
-        free.take("x")
+        free.take("x", 0)
 
 
 # Friends

@@ -271,9 +271,9 @@ async def test_a_server_that_hangs_keeps_nobody_from_stopping(own: MariaDb, monk
     await bus.open(Ear())
     own.pause()
     await bus.close()
-    assert bus._pool._running, "the database has answered"
+    assert bus._pool.load.running, "the database has answered"
     own.resume()
-    await until(lambda: not bus._pool._running, "the end of the thread")
+    await until(lambda: not bus._pool.load.running, "the end of the thread")
 
 
 @pytest_twisted.ensureDeferred

@@ -12,10 +12,11 @@ import pytest
 import pytest_twisted
 from programs import SERVER
 from promises.checker import summary, violations
-from promises.cluster import Cluster, pause
+from promises.cluster import Cluster
 from promises.recorder import Ask, Connection, Record, Seen
 from promises.scenario import Scenario
 from promises.server import Server
+from promises.talk import pause
 
 TRIES = 15  # few are needed on a machine that has nothing else to do
 PLAIN_TO_SEE = ("ack_before_commit", "no_dedup")  # the others need one certain client to come back at one moment

@@ -293,27 +293,6 @@ def test_a_leave_that_is_read_before_it_is_told_ends_the_reading(node: Clockwork
     assert ann.texts() == ["one", "secret", "welcome"], "who is in again may read what was said meanwhile"
 
 
-@pytest.mark.parametrize("late", ["a doubt", "a join"])
-def test_what_is_told_late_while_somebody_logs_in_does_not_reset_them(node: Clockwork, late: str) -> None:
-    """What the places hold already is no news: they go on where they were."""
-    node.device()
-    node.post("r", "one")
-    again = node.device(name="again", login=False)
-    secret = node.token("ann")
-    node.store.shut.add("places")
-    if late == "a doubt":
-        node.chat.hub.look_again(None)
-    again.connect(secret, commands.Resume(epoch=node.store.epoch, rooms={"r": 1}))
-    if late == "a join":
-        node.chat.hub.admit("r", 1, ("ann", "bob"))
-    node.store.open_gate()
-    node.settle()
-    node.post("r", "two")
-    assert again.of("reset") == []
-    assert again.texts() == ["one", "two"]
-    assert [state["rid"] for state in again.of("hello")[0]["rooms"]] == ["r"]
-
-
 def test_a_deleted_room_is_left_by_all(node: Clockwork) -> None:
     """And when there is one of that name again, who resumes is told to drop the old one."""
     ann = node.device()

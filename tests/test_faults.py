@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from promises import cuts
+from promises import crowd, cuts
 from promises.checker import summary
 from promises.faults import FAULTS
 from promises.play import play
@@ -40,3 +40,11 @@ async def test_cut_answers_lose_nothing_of_what_gotalks_people_write(tmp_path: P
     found, figures = await cuts.play(tmp_path, rounds=3, seed=1)
     assert not found, summary(found)
     assert figures["cuts"] > 500
+
+
+@ensureDeferred
+async def test_a_crowd_is_neither_refused_nor_cut_off_by_a_restart_or_a_reload(tmp_path: Path) -> None:
+    """200 clients of all protocols and a backend, with the sockets at systemd; twenty times each in `make faults`."""
+    found, figures = await crowd.play(tmp_path, list(crowd.STRIKES), rounds=1, seed=1)
+    assert not found, summary(found)
+    assert figures["told"] > 100

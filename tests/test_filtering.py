@@ -23,7 +23,9 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
-from mercury.transports.filtering import FIRST_BYTE_SECONDS, REPORT_SECONDS, AddressFilter
+from mercury.counts import Counts
+from mercury.transports import filtering
+from mercury.transports.filtering import FIRST_BYTE_SECONDS, REPORT_SECONDS
 
 reactor: Any = installed
 
@@ -70,11 +72,13 @@ def networks(text: str) -> Any:
     return [ip_network(part) for part in text.split(",")] if text else []
 
 
-def filter_of(allowed: str, clock: Any = None, proxies: str | None = None, **limits: int) -> tuple[Any, EchoFactory]:
+def filter_of(
+    allowed: str, clock: Any = None, proxies: str | None = None, counts: Counts | None = None, **limits: int
+) -> tuple[Any, EchoFactory]:
     """A filter, and the factory behind it."""
     factory = EchoFactory()
-    listed = None if proxies is None else networks(proxies)
-    return AddressFilter(factory, networks(allowed), proxies=listed, clock=clock or Clock(), **limits), factory
+    rules = filtering.Rules(networks(allowed), None if proxies is None else networks(proxies), **limits)
+    return filtering.AddressFilter(factory, lambda: rules, clock or Clock(), counts), factory
 
 
 def peer(address: str) -> Any:

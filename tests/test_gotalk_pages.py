@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_twisted
 from gotalk_rig import PASSWORD, Door
+from msgspec import structs
 from pytest_twisted import ensureDeferred
 
 from mercury import events
@@ -140,7 +141,7 @@ async def test_history_has_both_sides_and_goes_both_ways(door: Door) -> None:
     assert await history(before=3) == (["a"], False)
     assert await history(after=2) == (["b", "c"], False)
     assert await history(after=4) == ([], False)
-    door.chat.rooms.history_page = 2
+    structs.force_setattr(door.chat.limits, "history_page", 2)
     assert await history() == (["b", "c"], True)
     assert await history(after=0) == (["a", "b"], True)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.testing import StringTransport
 
+from mercury.config import Limits, Ws
 from mercury.transports import inbound
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
 
@@ -55,7 +56,7 @@ class Notebook:
 
 def run(chunks: list[bytes]) -> tuple[list[tuple[Any, ...]], bytes, bool, int]:
     """What a connection made of these chunks: what its door saw, what it wrote, whether it hung up, its state."""
-    factory = WebSocketFactory(Notebook, reactor=reactor, frame_bytes=LIMIT, handshake_seconds=5)
+    factory = WebSocketFactory(Notebook, reactor=reactor, limits=Limits(frame_bytes=LIMIT), ws=Ws())
     connection: Any = factory.buildProtocol(None)
     transport = StringTransport()
     connection.makeConnection(transport)

@@ -18,27 +18,45 @@ LONGEST = 450
 
 #: From the top down. A module may import its own layer and those below.
 LAYERS = (
-    {"mercury.tap", "mercury.service", "mercury.options", "mercury.keys"},
-    {"mercury.config", "mercury.config_types", "mercury.settings", "mercury.logs", "mercury.reference"},
+    {
+        "mercury.__main__",
+        "mercury.manual",
+        "mercury.tap",
+        "mercury.service",
+        "mercury.listening",
+        "mercury.reloading",
+        "mercury.systemd",
+        "mercury.options",
+        "mercury.keys",
+    },
+    {"mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
     {"mercury.protocols"},
     {"mercury.core"},
-    {"mercury.ports", "mercury.closing"},
+    {"mercury.ports", "mercury.counts", "mercury.closing"},
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
-    {"mercury.errors"},
+    {"mercury.config", "mercury.config_types"},
+    {"mercury.errors", "mercury.serving"},
     {"mercury"},  # the version
 )
 
 #: Beside the layers: what these may import of Mercury beside themselves, and who may import them.
 ASIDE = {
     "mercury.backends": (
-        {"mercury.ports", "mercury.signals", "mercury.model", "mercury.errors"},
-        {"mercury.tap", "mercury.keys"},
+        {
+            "mercury.ports",
+            "mercury.counts",
+            "mercury.signals",
+            "mercury.model",
+            "mercury.errors",
+            "mercury.serving",
+        },
+        {"mercury.tap", "mercury.keys", "mercury.manual"},
     ),
     "mercury.client": (
         {"mercury.commands", "mercury.events", "mercury.model", "mercury.errors", "mercury.closing", "mercury"},
-        set[str](),
+        {"mercury.manual"},
     ),
 }
 
@@ -48,7 +66,9 @@ KEPT_TO = {
     "autobahn": {"mercury.transports", "mercury.protocols", "mercury.client"},
     "cryptography": {"mercury.backends"},
     "klein": {"mercury.transports"},
+    "prometheus_client": {"mercury.transports"},
     "prompt_toolkit": {"mercury.client"},
+    "service_identity": {"mercury.backends"},
     "pymysql": {"mercury.backends"},
     "sqlite3": {"mercury.backends"},
     "twisted.enterprise": {"mercury.backends"},

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from txaio import tx
 from zope.interface.verify import verifyObject
 
+from mercury import config as settings
 from mercury.config_types import Secret
 from mercury.logs import LEVELS, LONGEST, log_stream, observer
 
@@ -33,9 +34,9 @@ PASSWORD = "canary 8Qw2"
 class Log:
     """Events in, lines out."""
 
-    def __init__(self, format: str = "json", level: str = "debug") -> None:
+    def __init__(self, format: Any = "json", level: Any = "debug") -> None:
         self.stream = io.StringIO()
-        self.observer = observer(self.stream, format, level)
+        self.observer = observer(self.stream, settings.Log(format=format, level=level))
         self.logger = Logger(namespace="here", observer=self.observer)
 
     @property
@@ -373,7 +374,7 @@ def test_a_file_is_appended_to_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "mercury.log"
     path.write_text("before\n")
     with log_stream(str(path)) as stream:
-        Logger(observer=observer(stream, "json", "info")).info("привет")
+        Logger(observer=observer(stream, settings.Log())).info("привет")
         lines = path.read_text(encoding="utf-8").splitlines()  # before it is closed
     assert lines[0] == "before"
     assert json.loads(lines[1])["message"] == "привет"
@@ -382,8 +383,9 @@ def test_a_file_is_appended_to_line_by_line(tmp_path: Path) -> None:
 def test_standard_output_is_utf8_and_is_not_the_sys_stdout_that_twistd_turns_into_the_log() -> None:
     code = """
 from twisted.logger import Logger, globalLogBeginner
+from mercury.config import Log
 from mercury.logs import log_stream, observer
-globalLogBeginner.beginLoggingTo([observer(log_stream(), "json", "info")])
+globalLogBeginner.beginLoggingTo([observer(log_stream(), Log())])
 Logger().info("\\u043f\\u0440\\u0438\\u0432\\u0435\\u0442")
 print("printed")
 """

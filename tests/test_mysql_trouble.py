@@ -12,7 +12,6 @@ from typing import Any
 import pymysql
 import pytest
 import pytest_twisted
-from certificates import Authority
 from contract_store_tools import NOW, code_of, entry_of, joined, log_of, logged, message, opened, put
 from engines import MariaDb
 from mysql_tools import unavailable
@@ -27,7 +26,6 @@ from twisted.logger import LogLevel
 from mercury.backends import mysql_server
 from mercury.backends.mysql import MysqlStore
 from mercury.backends.mysql_server import ENGINE_ERRORS, Server, mend
-from mercury.backends.mysql_sql import rows
 from mercury.backends.pool import Pool
 from mercury.errors import MercuryError
 from mercury.model import Entry, ReadMark
@@ -255,37 +253,6 @@ async def test_a_lost_answer_to_a_commit_gives_unavailable_and_the_cid_finds_wha
             (done,) = await put(store, message("r", "a", "ho"))
             assert [entry.text for entry in await log_of(direct, "r")] == ["", "before", "hi", "ho"]
             assert done.entry.seq == 4
-
-
-# TLS
-
-
-@pytest_twisted.ensureDeferred
-async def test_tls_takes_no_server_but_one_with_a_trusted_certificate_for_its_name(
-    tmp_path: Path, mariadb: MariaDb
-) -> None:
-    ours, others = Authority(tmp_path / "ours.pem"), Authority(tmp_path / "others.pem")
-    certificate, key = ours.issue(tmp_path / "server", "127.0.0.1")
-    engine = MariaDb(tmp_path, f"--ssl-cert={certificate}", f"--ssl-key={key}")
-    engine.start()
-    try:
-        good = replace(engine.database("mercury"), tls=True, tls_ca=str(ours.file))
-        async with opened(lambda _: MysqlStore(good)) as store:
-            for pool in (store._appender, store._writer, store._reader):
-                ((_, cipher),) = await pool.run(rows, "SHOW STATUS LIKE 'Ssl_cipher'")
-                assert cipher
-        wrong = {
-            "certificate verify failed": replace(good, tls_ca=str(others.file)),
-            "Hostname mismatch": replace(good, host="localhost"),
-            "cannot be read": replace(good, tls_ca=str(tmp_path / "missing.pem")),
-            "SSL": replace(mariadb.database("plain"), tls=True, tls_ca=str(ours.file)),
-        }
-        for reason, server in wrong.items():
-            with pytest.raises(MercuryError, match=reason) as caught:
-                await MysqlStore(server).open()
-            assert caught.value.code == "unavailable"
-    finally:
-        engine.kill()
 
 
 def test_a_driver_error_is_an_engine_error_if_the_engine_is_to_blame() -> None:

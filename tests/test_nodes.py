@@ -17,6 +17,7 @@ from zope.interface.verify import verifyObject
 from mercury import commands
 from mercury.core.hub import AWAY, HOLE
 from mercury.core.nodes import LOOK, Nodes
+from mercury.counts import Histogram
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
 from mercury.signals import Signal
@@ -45,6 +46,7 @@ class Bus:
     """One node's bus."""
 
     is_up = True
+    lags = Histogram(())
 
     def __init__(self, wire: Wire) -> None:
         self.node = f"node {len(wire.buses)}"
@@ -192,6 +194,28 @@ def test_who_comes_into_a_room_that_is_live_here_already_hears_it_at_once(wire: 
         there.settle()
         assert [event["rid"] for event in device.of("joined")] == ["r", "new"]
         assert device.of("caught_up")[-1] == {"type": "caught_up", "rid": "new", "seq": 1}
+
+
+@pytest.mark.parametrize("late", ["a doubt", "a join"])
+def test_what_is_told_late_while_somebody_logs_in_does_not_reset_them(nodes: Two, late: str) -> None:
+    """What the places hold already is no news: they go on where they were."""
+    node, _ = nodes
+    node.device()
+    node.post("r", "one")
+    again = node.device(name="again", login=False)
+    secret = node.token("ann")
+    node.store.shut.add("places")
+    if late == "a doubt":
+        node.chat.hub.look_again(None)
+    again.connect(secret, commands.Resume(epoch=node.store.epoch, rooms={"r": 1}))
+    if late == "a join":
+        node.chat.hub.admit("r", 1, ("ann", "bob"))
+    node.store.open_gate()
+    node.settle()
+    node.post("r", "two")
+    assert again.of("reset") == []
+    assert again.texts() == ["one", "two"]
+    assert [state["rid"] for state in again.of("hello")[0]["rooms"]] == ["r"]
 
 
 def test_presence_is_that_of_all_nodes(wire: Wire, nodes: Two) -> None:

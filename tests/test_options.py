@@ -1,4 +1,4 @@
-"""The flags of `twistd mercury`, their help, and the files that are made from the settings' schema."""
+"""The flags of `mercury`, their help, and the files that are made from the settings' schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from twisted.python import usage
 
 from mercury import reference
 from mercury.config import Config
+from mercury.config_types import ConfigError
 from mercury.options import Options
 from mercury.settings import PREFIX, SETTINGS, as_text
 
@@ -107,7 +108,7 @@ def test_under_twistd_a_mistake_ends_the_process_with_that_line_alone(flags: lis
 
     with pytest.raises(SystemExit) as caught:
         Twistd().parseOptions(["mercury", *flags])  # type: ignore[no-untyped-call]
-    assert caught.value.code == f"twistd mercury: {line}"
+    assert caught.value.code == f"mercury: {line}"
 
 
 def test_help_shows_every_flag_with_its_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,3 +168,23 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags in (["--mysql.pasword", CANARY], [f"--mysql.pasword={CANARY}"], ["--log.level=info", CANARY]):
         shown.append(mistake(*flags))
     assert [text for text in shown if CANARY in text] == []
+
+
+def test_settings_are_read_again_from_the_same_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from another directory, since daemons change theirs; and a file that is gone is not the same as none."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mc.cnf.toml"
+    file.write_text("[limits]\nburst = 3\n")
+    monkeypatch.setenv("MERCURY_LIMITS_TEXT_BYTES", "7")
+    options = Options()
+    options.parseOptions(["--server.ws.port=7001"])
+    assert options.read_again() == options.config
+    file.write_text("[limits]\nburst = 4\ntext-bytes = 8\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = options.read_again()
+    assert (again.limits.burst, again.limits.text_bytes, again.server.ws.port) == (4, 7, 7001)
+    assert options.config.limits.burst == 3
+    file.unlink()
+    with pytest.raises(ConfigError, match=f"{file} cannot be read"):
+        options.read_again()

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from mercury import closing, commands
+from mercury.config import Limits
 from mercury.errors import CODES
 from mercury.protocols import reference
 from mercury.protocols.v2 import V2
@@ -52,7 +53,7 @@ def test_a_document_without_its_marks_is_refused() -> None:
 def test_every_client_frame_of_the_reference_is_decoded() -> None:
     """What the reference lists is what the codec takes: one frame of each type, with only what it must have."""
     must = {"token": "t", "member": "m", "rid": "r", "text": "x", "seq": 1}
-    codec = V2(depth=32)
+    codec = V2(Limits())
     for frame in reference.CLIENT:
         needed = {f.name: must[f.name] for f in msgspec.structs.fields(frame) if f.required}
         payload = json.dumps({"type": frame.__struct_config__.tag, **needed}).encode()

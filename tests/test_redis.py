@@ -70,7 +70,7 @@ async def comes_back(store: RedisStore) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_durable_server_that_is_killed_loses_nothing_acknowledged(start: Start) -> None:
     engine = start(durable=True)
-    store = store_on(engine)
+    store = store_on(engine, command_seconds=PATIENCE)  # so many calls at once take long on a machine that is busy
     await store.open()
     await put(store, joined("r", "a"))
     acknowledged: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,9 +17,7 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from mercury.backends.memory import MemoryStore
 from mercury.errors import MercuryError
 from mercury.model import Draft, Outcome, Token
-from mercury.transports.api_keys import ApiKeys
-from mercury.transports.rest import CALL_SECONDS, make_site
-from mercury.transports.rest_calls import READY_SECONDS, Api
+from mercury.transports.rest import CALL_SECONDS
 from mercury.transports.web import LINGER_SECONDS, REQUEST_SECONDS
 
 POST = b"POST /api/tokens HTTP/1.1\r\nHost: x\r\n"
@@ -221,7 +218,7 @@ async def test_requests_on_one_connection_are_answered_in_order() -> None:
 
 def connect(clock: Clock, store: MemoryStore | None = None) -> tuple[Any, StringTransport]:
     """A connection to REST without a socket: the server's end of it, and what that writes to."""
-    site: Any = make_site(Node(store, clock).chat, ApiKeys({}), body_bytes=1000, ready=lambda: True)
+    site: Any = Node(store, clock, body_bytes=1000).site()
     channel, transport = site.buildProtocol(None), StringTransport()
     channel.makeConnection(transport)
     return channel, transport
@@ -298,33 +295,12 @@ async def test_a_fault_is_logged_once_and_not_told(logged: list[LogEvent]) -> No
 @ensureDeferred
 async def test_a_store_that_is_away_is_503_with_the_time_to_come_back() -> None:
     async with Node() as node:
-        assert (await node.ask("GET", "/readyz")).json == {"status": "ok"}
         await node.store.close()
         for target in ("/readyz", "/api/rooms", "/api/token/ann"):
             answer = await node.ask("GET", target)
             assert (answer.status, answer.json["code"]) == (503, "unavailable")
             assert (answer.headers["retry-after"], answer.json["retry_after"]) == ("1", 1.0)
         assert (await node.ask("GET", "/healthz")).json == {"status": "ok"}
-
-
-@ensureDeferred
-async def test_a_node_that_stops_says_that_it_is_not_ready() -> None:
-    async with Node() as node:
-        node.ready = False
-        assert (await node.ask("GET", "/readyz")).status == 503
-        assert (await node.ask("GET", "/healthz")).status == 200
-
-
-def test_a_store_that_hangs_makes_the_node_not_ready_in_time() -> None:
-    clock = Clock()
-    chat = replace(Node().chat, clock=clock, store=SlowStore())
-    failures: list[Any] = []
-    asked = Deferred.fromCoroutine(Api(chat, lambda: True, b"").readiness())
-    asked.addErrback(lambda failure: failures.append(failure.value))
-    clock.advance(READY_SECONDS - 0.1)
-    assert failures == []
-    clock.advance(0.1)
-    assert failures[0].code == "unavailable"
 
 
 def test_a_call_that_hangs_is_answered_in_time() -> None:

@@ -6,11 +6,11 @@ import pytest
 from promises.clockwork import Clockwork, Device
 
 from mercury import closing, commands
+from mercury.config import Config, Limits
 from mercury.core import journal, session
 from mercury.errors import MercuryError
 from mercury.model import Draft
 from mercury.transports.chat import Protocols
-from mercury.transports.wamp import Realm
 
 
 @pytest.fixture(params=["", "json"], ids=["v2", "wamp"])
@@ -284,7 +284,7 @@ def test_two_missed_pings_are_the_end(node: Clockwork) -> None:
 def test_the_token_of_a_connection_expires(node: Clockwork) -> None:
     """Within one interval of the heartbeat, with the code that asks for a new token."""
     ann = node.device()
-    node.wall += node.chat.tokens._ttl + 1
+    node.wall += Config().token.ttl + 1
     node.wait(node.chat.heartbeat.interval * 1.1)
     assert ann.code == closing.UNAUTHORIZED.code
 
@@ -380,7 +380,7 @@ def test_limit_history_page() -> None:
 @pytest.mark.parametrize("name", [None, "mercury.v2.json"])
 def test_limit_json_depth(name: str | None) -> None:
     """Deeper than allowed is refused before it is decoded; brackets within strings do not count."""
-    decode = Protocols(4, Realm("mercury", ())).decoder(name)
+    decode = Protocols(Config(limits=Limits(json_depth=4))).decoder(name)
     deep = decode(b'{"type":1,"x":' + b"[" * 100_000)
     assert isinstance(deep, commands.Bad)
     assert "--limits.json-depth" in deep.error.reason

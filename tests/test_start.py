@@ -16,14 +16,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LOCAL = ("--server.ws.address=127.0.0.1", "--server.ws.port=0", "--server.api.port=0")
 
-
-TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=", "mercury")
+MERCURY = (sys.executable, "-m", "mercury")
 
 
 def refused(tmp_path: Path, *flags: str, **environ: str) -> str:
     """The one line on standard error with which the server declines to start."""
     done = subprocess.run(
-        [*TWISTD, *LOCAL, *flags],
+        [*MERCURY, *LOCAL, *flags],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         capture_output=True,
@@ -93,9 +92,9 @@ def test_a_file_of_keys_that_cannot_be_used_is_named_and_shows_nothing(tmp_path:
 def test_a_start_prints_the_addresses_and_a_stop_ends_well(tmp_path: Path) -> None:
     """And the data is where --sqlite.path says, even in a directory that did not exist."""
     server = subprocess.Popen(
-        [*TWISTD, *LOCAL, "--sqlite.path=new/m.sqlite"],
+        [*MERCURY, *LOCAL, "--sqlite.path=new/m.sqlite"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": os.defpath},  # no mercury-client on it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import signal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from promises.clockwork import Clockwork, Device
+from pytest_twisted import ensureDeferred
+from rig import Node, parse
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.logger import LogLevel, capturedLogs
 
-from mercury import closing, commands, service
+from mercury import closing, commands, service, tap
 from mercury.config import Config, Drain
+from mercury.listening import Listening
 from mercury.service import MercuryService
+from mercury.transports.filtering import AddressFilter
 
 
-def stopping(node: Clockwork, seconds: float) -> Deferred[None]:
-    """Tell a node to stop, which may take so long to drain."""
+def stopping(node: Clockwork, seconds: float, connected: int = 1) -> Deferred[None]:
+    """Tell a node to stop, which may take so long to drain. So many connections stay open to the end."""
     reactor: Any = node.clock
-    stopped = MercuryService(reactor, node.chat, Config(drain=Drain(seconds=seconds)), [], None).stopService()
+    config = Config(drain=Drain(seconds=seconds))
+    mercury = MercuryService(reactor, node.chat, config, [], None, lambda: config)
+    door: Any = SimpleNamespace(total=connected)
+    mercury.listenings = [Listening("server.ws", "", door, None, lambda: "")]
+    stopped = mercury.stopService()
     node.settle()
     return stopped
 
@@ -49,6 +62,24 @@ def test_connections_are_closed_a_few_at_a_time(seconds: float, lasts: float, mo
     assert stopped.called
 
 
+def test_a_stop_before_the_store_is_open_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else `systemctl stop` right after `start` would leave a failed unit behind."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    node = Clockwork()
+    node.store.shut = {"open"}
+    reactor: Any = node.clock
+    mercury = MercuryService(reactor, node.chat, Config(), [], None, Config)
+    with capturedLogs() as events:
+        mercury.startService()
+        stopped = mercury.stopService()
+        node.settle()
+        node.store.open_gate()
+        node.settle()
+    assert stopped.called
+    assert mercury.state == "stopping"
+    assert [event for event in events if event["log_level"] > LogLevel.info] == []
+
+
 def test_what_was_begun_is_answered_and_nothing_is_begun_any_more() -> None:
     node = Clockwork()
     node.join("r", "ann")
@@ -65,3 +96,65 @@ def test_what_was_begun_is_answered_and_nothing_is_begun_any_more() -> None:
     assert closed([ann]) == 1
     node.wait(service.GOODBYE_SECONDS)
     assert stopped.called
+
+
+def test_when_nobody_is_connected_any_more_nobody_is_waited_for() -> None:
+    node = Clockwork()
+    assert stopping(node, 5.0, connected=0).called
+    assert not stopping(Clockwork(), 5.0, connected=1).called
+
+
+def test_who_has_not_logged_in_yet_is_told_to_come_back() -> None:
+    node = Clockwork()
+    node.join("r", "ann")
+    ann = node.device("ann", login=False)
+    ann.session.await_connect()
+    stopping(node, 5.0)
+    assert closed([ann]) == 1
+
+
+def knock(factory: AddressFilter, secret: str) -> Any:
+    """Ann's opening handshake (RFC 6455, 4.1); the transport has the answer."""
+    transport = StringTransportWithDisconnection()
+    transport.protocol = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    transport.protocol.makeConnection(transport)
+    lines = [f"GET /ws/connect?member=ann&token={secret} HTTP/1.1", "Host: x", "Upgrade: websocket"]
+    lines += ["Connection: Upgrade", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13"]
+    transport.protocol.dataReceived("\r\n".join([*lines, "", ""]).encode())
+    return transport
+
+
+def test_who_knocks_meanwhile_is_refused_with_503_and_told_when_to_come_back() -> None:
+    """Also if the token was being looked up when the stop began. Another process will be there by then."""
+    node = Clockwork()
+    secret = node.token("ann")
+    factory = tap.make_websocket(node.clock, node.chat, Config())
+    node.store.shut = {"token"}
+    early = knock(factory, secret)
+    node.settle()
+    assert early.value() == b""
+    stopped = stopping(node, 5.0)
+    node.store.open_gate()
+    late = knock(factory, secret)
+    node.settle()
+    for transport in (early, late):
+        assert transport.value().startswith(b"HTTP/1.1 503 "), transport.value()
+        assert b"\r\nRetry-After: 1\r\n" in transport.value()
+        assert not transport.connected
+    assert not stopped.called
+    assert not node.chat.heartbeat.everybody()
+
+
+@ensureDeferred
+async def test_a_rest_connection_ends_with_the_answer_that_follows_the_stop() -> None:
+    """So that no request is sent on a connection that is about to be cut."""
+    async with Node() as node:
+        wiretap = await node.connect()
+        request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        wiretap.write(request)
+        assert "connection" not in (await wiretap.whole()).headers
+        wiretap.data = b""
+        node.chat.rooms.journal.close()
+        wiretap.write(request)
+        answer = parse(await wiretap.all())
+        assert (answer.status, answer.headers["connection"]) == (200, "close")

@@ -13,17 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from certificates import Authority
 from free_ports import free_port
+from OpenSSL import SSL
 from programs import ROOT
+
+from mercury.transports.tls import Certificate
 
 PATIENCE = 30.0  # seconds
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=", "mercury")
+EVERYTHING = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"  # that OpenSSL was built with
 LISTENERS = ("server.api", "server.ws", "gotalk")
 
 
@@ -127,20 +132,69 @@ def test_a_chat_by_tls(node: Node) -> None:
         assert text[:16_000].encode() in got
 
 
+class Lenient:
+    """A server that speaks whatever it is asked to, so that it is seen what a client really tries."""
+
+    def __init__(self, files: tuple[Path, Path]) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(*files)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1
+        self._context.set_ciphers(EVERYTHING)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = self._listening.getsockname()
+        Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            with suppress(OSError):
+                self._context.wrap_socket(self._listening.accept()[0], server_side=True).close()
+
+
+def spoken(address: Any, trust: ssl.SSLContext) -> tuple[str | None, str] | None:
+    """The version of TLS and the cipher that a server and such a client agree on; None if they do not."""
+    try:
+        with (
+            socket.create_connection(address, PATIENCE) as plain,
+            trust.wrap_socket(plain, server_hostname="127.0.0.1") as tls,
+        ):
+            cipher = tls.cipher()
+            assert cipher
+            return tls.version(), cipher[0]
+    except (ssl.SSLError, ConnectionError):
+        return None
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")  # which is what is tried here
-@pytest.mark.parametrize("name", LISTENERS)
-def test_nothing_older_than_tls_1_2_is_spoken(node: Node, name: str) -> None:
-    spoken = []
-    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        trust = ssl.create_default_context(cafile=node.authority.file)
-        trust.set_ciphers("ALL:@SECLEVEL=0")  # else this side would not try
-        trust.minimum_version = trust.maximum_version = version
-        try:
-            with node.talk(name, trust) as tls:
-                spoken.append(tls.version())
-        except (ssl.SSLError, ConnectionError):
-            pass
-    assert spoken == ["TLSv1.2", "TLSv1.3"]
+def test_nothing_older_than_tls_1_2_is_spoken(node: Node) -> None:
+    lenient = Lenient((node.cert, node.key))
+    everywhere = [lenient.address, *(("127.0.0.1", node.ports[name]) for name in LISTENERS)]
+    versions = (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+    found: list[list[str | None]] = []
+    for address in everywhere:
+        found.append([])
+        for version in versions:
+            trust = ssl.create_default_context(cafile=node.authority.file)
+            trust.set_ciphers(EVERYTHING)
+            trust.minimum_version = trust.maximum_version = version
+            found[-1] += [agreed[0] for agreed in [spoken(address, trust)] if agreed]
+    assert found == [["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"], *[["TLSv1.2", "TLSv1.3"]] * 3]
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_no_cipher_without_authentication_is_spoken(node: Node) -> None:
+    """By TLS 1.2; with 1.3 there is none."""
+    trust = ssl.create_default_context(cafile=node.authority.file)
+    trust.maximum_version = ssl.TLSVersion.TLSv1_2
+    trust.set_ciphers(f"{EVERYTHING}:!AESGCM:!CHACHA20")
+    assert spoken(Lenient((node.cert, node.key)).address, trust)
+    assert [spoken(("127.0.0.1", node.ports[name]), trust) for name in LISTENERS] == [None] * 3
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")  # which is what Twisted asks for
+def test_no_weak_cipher_is_offered_whatever_key_there_is(node: Node) -> None:
+    offered = SSL.Connection(Certificate("it", node.cert, node.key).getContext()).get_cipher_list()
+    good = re.compile(r"TLS_(AES|CHACHA20)_\w+|ECDHE-(ECDSA|RSA)-(AES(128|256)-GCM-SHA\d+|CHACHA20-POLY1305)")
+    assert [cipher for cipher in offered if not good.fullmatch(cipher)] == []
 
 
 def test_plain_http_is_not_answered(node: Node) -> None:
@@ -156,7 +210,7 @@ def test_a_renewed_certificate_is_served_after_sighup_and_a_broken_one_never(nod
         node.issue()
         assert node.serial("server.ws") == before  # not before it is told
         node.process.send_signal(signal.SIGHUP)
-        node.until("gotalk.tls was read anew")
+        node.until("certificates read: server.api.tls, server.ws.tls, gotalk.tls")
         renewed = node.serial("server.ws")
         assert renewed != before
         assert {node.serial(name) for name in LISTENERS} == {renewed}
@@ -164,7 +218,7 @@ def test_a_renewed_certificate_is_served_after_sighup_and_a_broken_one_never(nod
         assert old.recv(1000).startswith(b"HTTP/1.1 200")  # who was connected stays so
     node.cert.write_text("no certificate")
     node.process.send_signal(signal.SIGHUP)
-    node.until("the certificate that was read before stays")
+    node.until("nothing is reloaded, all stays as it was")
     assert node.serial("server.api") == renewed
     assert re.search(
         r"server\.api\.tls: \S+own\.pem and \S+own\.key are no certificate", (node.folder / "out").read_text()

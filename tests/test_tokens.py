@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from mercury import config
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config
 from mercury.core.tokens import ITERATIONS, KEY_BYTES, SALT, Tokens, digest
 from mercury.errors import MercuryError
 from mercury.model import Token
@@ -22,7 +22,7 @@ from mercury.tap import make_chat
 
 CHALLENGE = '{"authid":"ann","nonce":"0123456789abcdef","timestamp":"2026-01-01T00:00:00.000Z","session":1}'
 REFUSED = "^unauthorized: the token is unknown, expired, revoked or another member's$"
-TTL = 60.0  # seconds
+TTL = 60  # seconds
 KEEP = 3
 
 
@@ -47,8 +47,9 @@ class Desk(NamedTuple):
 async def desk() -> AsyncIterator[Desk]:
     clock, store = Clock(), MemoryStore()
     await store.open()
-    nodes = make_chat(clock, store, Config()).nodes
-    yield Desk(Tokens(store, nodes, ttl=TTL, keep=KEEP, wall=clock.seconds), store, clock)
+    settings = config.Config(token=config.Token(ttl=TTL), limits=config.Limits(tokens_per_member=KEEP))
+    nodes = make_chat(clock, store, settings).nodes
+    yield Desk(Tokens(store, nodes, settings, clock.seconds), store, clock)
     await store.close()
 
 

@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 import gc
-import signal
-import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from cost import bounded_by
 from hypothesis import given, settings
 from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
 from wamp_broken import ATTACKS, Frame, lives
 from wamp_rig import ABORT, AUTHENTICATE, CALL, EVENT, NAMES, RESULT, SUBSCRIBE, Client, Node, brief, hello
 
+from mercury.config import Limits
 from mercury.protocols.wamp import Packer, ViolationError
 from mercury.transports.wamp import WampSession
 
@@ -157,36 +156,10 @@ def only_new(logged: list[LogEvent]) -> Iterator[None]:
 
 # What one message may cost
 
-LONGEST = 20  # seconds of CPU, where hundredths are usual: what never ends is to fail, and a slow machine is not
-
-
-@contextmanager
-def cpu_limit() -> Iterator[None]:
-    """Raises within if too much CPU time is used, however long it takes by the clock."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError("that takes too long")
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
 
 @pytest.mark.parametrize(("name", "number"), [(name, number) for name in NAMES for number in range(len(ATTACKS[name]))])
 def test_a_message_costs_about_as_much_as_it_is_long(name: str, number: int) -> None:
     payload = ATTACKS[name][number]
-    packer = Packer(name, 32)
-    with cpu_limit():
-        tracemalloc.start()
-        try:
-            packer.parse(payload, packer.binary)
-        except ViolationError:
-            pass
-        finally:
-            _, peak = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
-    assert peak < 200_000 + 100 * len(payload)
+    packer = Packer(name, Limits())
+    with bounded_by(len(payload)), suppress(ViolationError):
+        packer.parse(payload, packer.binary)

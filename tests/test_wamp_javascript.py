@@ -9,6 +9,7 @@ import msgpack
 import pytest
 from autobahn.wamp import message as wamp
 
+from mercury.config import Limits
 from mercury.protocols.wamp import Packer, ViolationError
 
 LARGE = 2**53 - 7
@@ -17,7 +18,7 @@ UNDEFINED = {"wamp.2.msgpack": msgpack.ExtType(0, b"\0"), "wamp.2.cbor": cbor2.u
 
 def parse(name: str, raw: list[Any]) -> tuple[wamp.Message, list[Any]]:
     packed = msgpack.packb(raw) if name == "wamp.2.msgpack" else cbor2.dumps(raw)
-    return Packer(name, depth=4).parse(packed, binary=True)
+    return Packer(name, Limits(json_depth=4)).parse(packed, binary=True)
 
 
 @pytest.mark.parametrize("name", UNDEFINED)

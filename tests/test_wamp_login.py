@@ -29,7 +29,7 @@ from wamp_rig import (
 )
 
 from mercury import closing
-from mercury.transports.wamp import Realm
+from mercury.config import Wamp
 
 VIOLATION = (ABORT, "wamp.error.protocol_violation")
 DENIED = (ABORT, "wamp.error.authentication_denied")
@@ -122,7 +122,7 @@ def test_a_hello_that_cannot_be_answered_is_aborted(details: dict[str, Any], uri
 def test_the_first_method_that_is_offered_here_is_taken() -> None:
     node = Node()
     assert node.stranger().tell(hello(authmethods=["scram", "wampcra", "ticket"])) == [(CHALLENGE, "wampcra")]
-    node.realm = Realm("mercury", ("ticket",))
+    node.settings = Wamp(authmethods="ticket")
     assert node.stranger().tell(hello(authmethods=["scram", "wampcra", "ticket"])) == [(CHALLENGE, "ticket")]
     assert node.stranger().tell(hello(authmethods=["wampcra"])) == [(ABORT, "wamp.error.no_matching_auth_method")]
 

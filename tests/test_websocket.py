@@ -424,7 +424,7 @@ async def test_a_small_frame_that_inflates_beyond_the_limit(door: Open) -> None:
 
 def test_what_a_wire_makes_is_what_json_says() -> None:
     """A frame's head tells its length in RFC 6455's three forms (5.2)."""
-    wire = Wire(V2(32))
+    wire = Wire(V2(Limits()))
     for size in (0, 60, 125, 126, 200, 65535, 65536, 70000):
         data = wire.frame(b"x" * size)
         head = 2 if size < 126 else 4 if size < 65536 else 10

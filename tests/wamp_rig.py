@@ -17,11 +17,12 @@ import msgpack
 from promises.clockwork import Clockwork
 from zope.interface import implementer
 
+from mercury.config import Limits, Wamp
 from mercury.model import Token
 from mercury.ports import IConnection
 from mercury.protocols.wamp import Packer
 from mercury.protocols.wamp_topics import ALL, LOG, SIGNALS, Topic
-from mercury.transports.wamp import Realm, WampSession
+from mercury.transports.wamp import WampSession
 from mercury.transports.wamp_wires import WampWires
 
 (HELLO, WELCOME, ABORT, CHALLENGE, AUTHENTICATE, GOODBYE, ERROR) = (1, 2, 3, 4, 5, 6, 8)
@@ -79,9 +80,9 @@ class Node(Clockwork):
         super().__init__(**limits)
         self.join("r", "ann", "bob")
         self.join("b", "bob", "eve")
-        self.realm = Realm("mercury", ("ticket", "wampcra"))
+        self.settings = Wamp()
         self.wires = {
-            (name, deflate): WampWires(Packer(name, 32), deflate) for name in NAMES for deflate in (False, True)
+            (name, deflate): WampWires(Packer(name, Limits()), deflate) for name in NAMES for deflate in (False, True)
         }
 
     def token(self, member: str = "ann") -> str:
@@ -107,6 +108,7 @@ class Client:
     """One WAMP client. `heard`: all messages that it was sent, as they came. `code`: what it was closed with."""
 
     peer = "192.0.2.7:4711"
+    number = 1
 
     def __init__(
         self, node: Node, name: str, deflate: bool, token: tuple[Token, float, str] | None, agent: str
@@ -115,7 +117,7 @@ class Client:
         self.name = name
         self.heard: list[list[Any]] = []
         self.code: int | None = None
-        self.session = WampSession(node.chat, self, node.wires[name, deflate], node.realm, token, agent)
+        self.session = WampSession(node.chat, self, node.wires[name, deflate], node.settings, token, agent)
 
     # What a test does with it
 

@@ -17,7 +17,7 @@ def taken(name: str) -> MercuryError:
 
 
 def too_many_friends(id: int, most: int) -> MercuryError:
-    return MercuryError("too_large", f"account {id} has {most} friends, and no more are allowed")
+    return MercuryError("too_large", f"account {id} has {most} friends, and no more are allowed", limit="friends")
 
 
 def possible(id: int) -> int:

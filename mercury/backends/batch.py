@@ -163,4 +163,4 @@ def refused(draft: Draft, code: Code, who: str = "", limit: int = 0) -> MercuryE
         "conflict": f"the cid {draft.cid} was used in room {draft.rid} before with another text; take a new one",
         "too_large": f"member {who} is in {limit} rooms, and no more are allowed",
     }
-    return MercuryError(code, reasons[code])
+    return MercuryError(code, reasons[code], limit="rooms-per-member" if code == "too_large" else None)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
+from mercury.counts import SECONDS, Histogram
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
 from mercury.signals import Signal
@@ -18,6 +19,7 @@ class LocalBus:
 
     node = "here"
     is_up = True
+    lags = Histogram(SECONDS)  # of nothing: nobody is told anything
 
     def open(self, listener: IBusListener) -> Deferred[None]:
         return succeed(None)

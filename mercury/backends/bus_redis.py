@@ -25,6 +25,7 @@ from zope.interface import implementer
 from mercury.backends.redis_link import Link, RedisServer
 from mercury.backends.redis_subscriber import Subscriber
 from mercury.backends.sealing import NO_KEYS, Keys
+from mercury.counts import SECONDS, Histogram
 from mercury.errors import MercuryError
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
@@ -50,9 +51,10 @@ class Doubt(Struct, tag="doubt"):
 
 
 class Beat(Struct, tag="beat"):
-    """The node is there, or leaves."""
+    """The node is there, or leaves. `at`: when it said so, by its own clock."""
 
     leaves: bool = False
+    at: float = 0.0
 
 
 class Envelope(Struct, array_like=True):
@@ -85,6 +87,7 @@ class RedisBus:
         self, reactor: Any, server: RedisServer, *, store_publishes: bool = False, keys: Keys = NO_KEYS
     ) -> None:
         self.node = secrets.token_hex(6)
+        self.lags = Histogram(SECONDS)
         self._reactor = reactor
         self._store_publishes = store_publishes
         self._keys = keys
@@ -116,7 +119,8 @@ class RedisBus:
     def close(self) -> Deferred[None]:
         if self._beating.running:
             self._beating.stop()
-        self._send([(self._nodes, Envelope(self.node, signal=Beat(leaves=True)))])
+        if self._publisher.is_up:  # else it would be waited for
+            self._send([(self._nodes, Envelope(self.node, signal=Beat(leaves=True)))])
         self._flush()
         self._listener = None
         self.is_up = False
@@ -240,7 +244,7 @@ class RedisBus:
         if node not in ("", self.node):
             self._is_there(node)
         if isinstance(signal, Beat):
-            self._own_beat(node)
+            self._own_beat(node, signal)
         elif node == self.node:
             return
         elif envelope.entries:
@@ -273,9 +277,10 @@ class RedisBus:
         if is_new:
             self._tell(lambda listener: listener.node_came(node))
 
-    def _own_beat(self, node: str) -> None:
+    def _own_beat(self, node: str, beat: Beat) -> None:
         if node == self.node:
             self._proved = self._reactor.seconds()
+            self.lags.observe(self._proved - beat.at)
             if not self.is_up:
                 self.is_up = True
                 log.info("the bus is up")
@@ -290,7 +295,7 @@ class RedisBus:
         for node in [node for node, heard in self._others.items() if now - heard > SILENCE]:
             self._gone(node)
         if self._publisher.is_up:  # whose bus was down is met anew: who came and went meanwhile was not told
-            beats = [Beat()] if self.is_up else [Beat(leaves=True), Beat()]
+            beats = [Beat(at=now)] if self.is_up else [Beat(leaves=True), Beat(at=now)]
             self._send([(self._nodes, Envelope(self.node, signal=beat)) for beat in beats])
         self._pay()
 

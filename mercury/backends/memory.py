@@ -21,6 +21,7 @@ from mercury.backends.batch import Batch, RoomState, occupied
 from mercury.backends.memory_accounts import MemoryAccounts
 from mercury.backends.memory_calls import when_open
 from mercury.backends.sealing import NO_KEYS, STEP, Keys, form_of, in_base64, renewed
+from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -54,8 +55,9 @@ class MemoryStore(MemoryAccounts):
         super().__init__()
         self.keys = keys
         self.epoch = secrets.token_hex(8)
+        self.load: list[Load] = []  # nothing ever waits
         self.is_open = False
-        self._limit = rooms_per_member
+        self.rooms_per_member = rooms_per_member
         self._last_id = 0
         self._rooms: dict[str, RoomState] = {}  # deleted ones too: their heads must not be used again
         self._logs: dict[str, Log] = {}  # only of rooms that are there
@@ -82,9 +84,9 @@ class MemoryStore(MemoryAccounts):
     @when_open
     def append(self, drafts: Sequence[Draft], ctime: int) -> list[Outcome | MercuryError]:
         places: dict[str, int] = {}
-        if self._limit:
+        if self.rooms_per_member:
             places = {mid: len(self._members.get(mid, ())) for draft in drafts for mid in draft.members}
-        batch = Batch(self._rooms, self._last_id, ctime, self._limit, places, self.keys.opened)
+        batch = Batch(self._rooms, self._last_id, ctime, self.rooms_per_member, places, self.keys.opened)
         answers = batch.decide(drafts)
         self._last_id = batch.last_id
         for rid in batch.changed:

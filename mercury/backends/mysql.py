@@ -28,6 +28,7 @@ from mercury.backends.mysql_sql import rows, to_json
 from mercury.backends.mysql_sweep import sweep
 from mercury.backends.pool import RETRY_AFTER, Pool
 from mercury.backends.sealing import NO_KEYS, STEP, Keys, renewed
+from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -54,11 +55,15 @@ class MysqlStore(MysqlAccounts):
         self.keys = keys
         self._server = server
         self._connections = connections
-        self._limit = rooms_per_member
+        self.rooms_per_member = rooms_per_member
         self._packet = 0
         self._appender: Pool | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None
+
+    @property
+    def load(self) -> list[Load]:
+        return [pool.load for pool in (self._appender, self._writer, self._reader) if pool]
 
     def open(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._open())
@@ -72,13 +77,13 @@ class MysqlStore(MysqlAccounts):
             raise MercuryError("unavailable", f"{name} cannot be used: {error.args[-1]}", RETRY_AFTER) from None
         except MercuryError as error:
             raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
-        self._appender = self._pool(f"{name} (appending)", 1, autocommit=True)
-        self._writer = self._pool(f"{name} (writing)", WRITERS)
-        self._reader = self._pool(f"{name} (reading)", self._connections - WRITERS - 1, autocommit=True)
+        self._appender = self._pool(name, "appending", 1, autocommit=True)
+        self._writer = self._pool(name, "writing", WRITERS)
+        self._reader = self._pool(name, "reading", self._connections - WRITERS - 1, autocommit=True)
 
-    def _pool(self, name: str, connections: int, autocommit: bool = False) -> Pool:
+    def _pool(self, name: str, use: str, connections: int, autocommit: bool = False) -> Pool:
         pool = self._server.connections(connections, autocommit)
-        return Pool(name, pool, ENGINE_ERRORS, None, mend, self._server.seconds)
+        return Pool(f"{name} ({use})", pool, ENGINE_ERRORS, None, mend, self._server.seconds, use)
 
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())
@@ -104,7 +109,7 @@ class MysqlStore(MysqlAccounts):
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
         if self._appender is None:
             return _not_open()
-        return self._appender.run(append, drafts, ctime, self._limit, self._packet, self.keys)
+        return self._appender.run(append, drafts, ctime, self.rooms_per_member, self._packet, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
         return self._read(_slice, self.keys, rid, after, limit)

@@ -146,16 +146,16 @@ def prepare(server: Server) -> tuple[str, int]:
 
 def _connect(server: Server) -> pymysql.Connection[Any]:
     """A connection for long statements. The database is made only if it is missing: often one may use, but not make."""
-    patient = server.arguments() | {"read_timeout": MIGRATION_SECONDS}
+    patient = {"read_timeout": MIGRATION_SECONDS}
     try:
-        return pymysql.connect(**patient)
+        return server.connect(**patient)
     except pymysql.err.OperationalError as error:
         if error.args[0] != ER.BAD_DB_ERROR:
             raise
     name = server.database.replace("`", "``")
-    with closing(pymysql.connect(**patient | {"database": None})) as connection, connection.cursor() as cursor:
+    with closing(server.connect(**patient, database=None)) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
-    return pymysql.connect(**patient)
+    return server.connect(**patient)
 
 
 def _check(cursor: Any) -> int:

@@ -6,7 +6,6 @@ appends, outside of the transactions that it begins; on others, the first statem
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import pymysql
 from pymysql.constants import CLIENT, CR, ER
 from twisted.enterprise.adbapi import Connection, ConnectionPool
 
-from mercury.errors import MercuryError
+from mercury.backends.engine_tls import Tls
 
 #: What an engine that fails raises; anything else of pymysql's is a fault of ours.
 ENGINE_ERRORS: Final = (pymysql.err.OperationalError, pymysql.err.InterfaceError, pymysql.err.InternalError)
@@ -44,15 +43,14 @@ LOST: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where the database is. `tls_ca`: a file of certificates to trust in place of the system's. Times: seconds."""
+    """Where the database is, and whether TLS is spoken to it. Times: seconds."""
 
     host: str
     port: int
     user: str
     password: str = field(repr=False)
     database: str
-    tls: bool = False
-    tls_ca: str = ""
+    tls: Tls | None = None
     connect_seconds: float = 3.0
     read_seconds: float = 5.0
     write_seconds: float = 5.0
@@ -78,15 +76,28 @@ class Server:
             "write_timeout": self.write_seconds,
             "sql_mode": "STRICT_ALL_TABLES",
             "program_name": "mercury",
-            **({"ssl": self._trust()} if self.tls else {"ssl_disabled": True}),
+            **({"ssl": self.tls.context()} if self.tls else {"ssl_disabled": True}),  # pymysql never goes on without it
         }
 
-    def _trust(self) -> ssl.SSLContext:
-        """Checks the server's certificate and that it is for `host`. pymysql then never goes on without TLS."""
+    def connect(self, **changes: Any) -> pymysql.Connection[Any]:
+        """A connection of its own, with some of arguments() changed."""
+        with self.clear_words():
+            return pymysql.connect(**self.arguments() | changes)
+
+    @contextmanager
+    def clear_words(self) -> Iterator[None]:
+        """Around what connects: an error of TLS says what is wrong, and which setting has to do with it."""
         try:
-            return ssl.create_default_context(cafile=self.tls_ca or None)
-        except (OSError, ValueError) as error:
-            raise MercuryError("unavailable", f"the certificates in {self.tls_ca} cannot be read: {error}") from None
+            yield
+        except pymysql.err.OperationalError as error:
+            if self.tls is None:
+                raise
+            why = self.tls.explained(getattr(error, "original_exception", error), self.host)
+            if error.args[0] == CR.CR_SSL_CONNECTION_ERROR:
+                why = self.tls.fault("the server has none")
+            if why is None:
+                raise
+            raise pymysql.err.OperationalError(error.args[0], why) from None
 
     def connections(self, threads: int, autocommit: bool = True) -> ConnectionPool:
         """A pool of `threads` connections, which are made when they are needed. Without `autocommit` they write."""
@@ -97,9 +108,20 @@ class Server:
                     cursor.execute(statement)
 
         arguments = self.arguments() | {"autocommit": autocommit}
-        pool = ConnectionPool("pymysql", cp_min=threads, cp_max=threads, cp_openfun=set_up, **arguments)
-        pool.connectionFactory = QuietConnection
-        return pool
+        return Connections(self, "pymysql", cp_min=threads, cp_max=threads, cp_openfun=set_up, **arguments)
+
+
+class Connections(ConnectionPool):
+    """adbapi's pool, but that it makes QuietConnections, and says clearly what is wrong with TLS."""
+
+    def __init__(self, server: Server, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.connectionFactory = QuietConnection
+        self._server = server
+
+    def connect(self) -> Any:
+        with self._server.clear_words():
+            return super().connect()  # type: ignore[no-untyped-call]
 
 
 class QuietConnection(Connection):

@@ -26,6 +26,7 @@ from mercury.backends.redis_link import RETRY_AFTER, Link, RedisServer
 from mercury.backends.redis_reseal import reseal
 from mercury.backends.redis_script import SOURCE, call
 from mercury.backends.sealing import NO_KEYS, STEP, Keys
+from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -82,11 +83,15 @@ class RedisStore(RedisAccounts):
         self.keys = keys
         self._reactor = reactor
         self._server = server
-        self._limit = rooms_per_member
+        self.rooms_per_member = rooms_per_member
         self._keep = keep
         self._channel = channel
         self._link: Link | None = None
         self._appender = Appender(reactor, self._send)
+
+    @property
+    def load(self) -> list[Load]:
+        return [self._link.load] if self._link else []
 
     def open(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._open())
@@ -142,12 +147,12 @@ class RedisStore(RedisAccounts):
         )
 
     def _send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[Answer]]]:
-        options = {"limit": self._limit, "keep": self._keep, "channel": self._channel, "chunk": PUBLISHED}
+        options = {"limit": self.rooms_per_member, "keep": self._keep, "channel": self._channel, "chunk": PUBLISHED}
         return self._call(_answers, "append", drafts=drafts, ctime=ctime, **options)
 
     def _outcome(self, draft: Draft, ctime: int, a: Answer) -> Outcome | MercuryError:
         if a.error is not None:
-            return refused(draft, a.error, a.who, self._limit)
+            return refused(draft, a.error, a.who, self.rooms_per_member)
         if a.first is not None:
             return repeated(draft, self.keys.opened(a.first))
         if a.nothing:

@@ -2,7 +2,8 @@
 
 txredisapi speaks the protocol. Its pools are not used: they stop reconnecting for good after a failed AUTH or SELECT,
 and let commands wait for ever while Redis is away. A Link logs in by itself on every connection, bounds each command's
-time, and turns every failure into a MercuryError. Behind Sentinel it asks for the master before it connects.
+time, and turns every failure into a MercuryError. Behind Sentinel it asks for the master before it connects. With TLS
+a server, or a sentinel, has to prove itself before it is sent anything (engine_tls.py).
 """
 
 from __future__ import annotations
@@ -12,26 +13,33 @@ from dataclasses import dataclass, field
 from random import random
 from typing import Any, Final
 
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IHandshakeListener, INegotiated
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txredisapi import RedisError, RedisProtocol, ResponseError
+from zope.interface import implementer
 
+from mercury.backends.engine_tls import Check, Tls
+from mercury.counts import Load
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, serving
 
 log = Logger()
 
 RETRY_AFTER: Final = 1.0  # seconds, for clients
 FIRST_RETRY: Final = 0.05  # seconds until a lost connection is made anew; doubled with each failure
 LAST_RETRY: Final = 1.0
+REASONS: Final = 10  # why it cannot be used, that are logged until it can
 WAITING: Final = 10_000  # commands without a reply: about what 2,000 clients ask for that all come back at once
 
 #: What may become of a connection or a command while Redis, or the way to it, is not well.
-TROUBLE: Final = (RedisError, ConnectError, ConnectionClosed, DNSLookupError, TimeoutError, OSError)
+TROUBLE: Final = (RedisError, ConnectError, ConnectionClosed, DNSLookupError, SSL.Error, TimeoutError, OSError)
 
 #: How replies begin that say so of the server. Any other error reply is a fault of ours.
 NOT_NOW: Final = (
@@ -44,6 +52,7 @@ Greet = Callable[[Any], Coroutine[Deferred[Any], Any, None]]
 @dataclass(frozen=True)
 class RedisServer:
     """Where Redis is. With `sentinels` (host, port), these say where the master of `service` is, and host is unused.
+    `tls` goes for them as well: what they say has to be believed.
 
     `connect_seconds`: for a connection with its login; `command_seconds`: for one command, with the wait for both.
     """
@@ -54,6 +63,7 @@ class RedisServer:
     db: int = 0
     sentinels: tuple[tuple[str, int], ...] = ()
     service: str = ""
+    tls: Tls | None = None
     connect_seconds: float = 3.0
     command_seconds: float = 5.0
 
@@ -67,9 +77,32 @@ class RedisServer:
         return f"mercury:{self.db}:{of}"
 
 
-def new_protocol() -> RedisProtocol:
-    """Bytes come back as bytes: numbers in names stay text."""
-    return RedisProtocol(charset=None, convertNumbers=False)
+@implementer(IHandshakeListener)
+class Protocol(RedisProtocol):
+    """Bytes come back as bytes: numbers in names stay text. With TLS: `proved` fires when the handshake is done, or
+    fails; `check` has checked the server. `why` is how the connection ended."""
+
+    proved: Deferred[None] | None = None
+    check: Check | None = None
+    why: Failure | None = None
+
+    def __init__(self) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+
+    def connectionMade(self) -> Any:
+        if INegotiated.providedBy(self.transport):
+            self.proved = Deferred()
+        return super().connectionMade()  # type: ignore[no-untyped-call]
+
+    def handshakeCompleted(self) -> None:
+        if self.proved is not None:
+            self.proved.callback(None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.why = reason
+        super().connectionLost(reason)
+        if self.proved is not None and not self.proved.called:
+            self.proved.errback(reason)
 
 
 class Link:
@@ -77,7 +110,7 @@ class Link:
 
     `greet(protocol)` is awaited on each new connection before anything else may use it; if it raises, the connection is
     closed and made anew. `protocol`: makes what speaks on it. `lost()` is called when a connection that had been
-    greeted is gone.
+    greeted is gone. `load`: how busy it is; commands wait while there is no connection.
     """
 
     def __init__(
@@ -85,7 +118,7 @@ class Link:
         reactor: Any,
         server: RedisServer,
         greet: Greet | None = None,
-        protocol: Callable[[], RedisProtocol] = new_protocol,
+        protocol: Callable[[], Protocol] = Protocol,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
@@ -95,9 +128,9 @@ class Link:
         self._factory.noisy = False
         self._lost = lost
         self._protocol: Any = None
-        self._why: BaseException | None = None  # the last attempt to connect failed, and for this
+        self._why: set[str] = set()  # what the log was told of the attempts to connect that failed, since one did not
         self._waiting: list[Deferred[Any]] = []
-        self._running = 0
+        self.load = Load("all")
         self._idle: list[Deferred[None]] = []
         self._closed = False
         self._loop: Deferred[None] | None = None
@@ -114,8 +147,13 @@ class Link:
         first = self._next()
         self._loop = Deferred.fromCoroutine(self._keep())
         self._loop.addErrback(lambda failure: failure.trap(CancelledError))
-        self._loop.addErrback(lambda failure: log.failure("keeping a connection to Redis failed", failure))
+        self._loop.addErrback(self._broken)
         return first.addCallbacks(lambda protocol: None, self._translate)
+
+    def _broken(self, failure: Failure) -> None:
+        """A fault of ours: whoever waits is told."""
+        log.failure("keeping a connection to Redis failed", failure)
+        self._failed(MercuryError("internal", "a fault in the store; it is in the log"))
 
     def close(self) -> Deferred[None]:
         """Let what runs finish, then close the connection. May be called more than once."""
@@ -126,7 +164,7 @@ class Link:
         return idle
 
     def _end_if_idle(self) -> None:
-        if not self._closed or self._running:
+        if not self._closed or self.load.running:
             return
         if self._loop is not None:
             self._loop.cancel()
@@ -159,17 +197,21 @@ class Link:
             self._lost()
 
     def _made(self, protocol: Any) -> None:
-        if self._why is not None:
+        if self._why:
             log.info("{server} answers again", server=str(self._server))
-        self._why, self._protocol = None, protocol
+            self._why.clear()
+        self._protocol = protocol
         waiting, self._waiting = self._waiting, []
         for waits in waiting:
             waits.callback(protocol)
 
     def _failed(self, error: BaseException) -> None:
-        if self._why is None:
-            log.error("{server} cannot be used: {why}", server=str(self._server), why=_said(error))
-        self._why = error
+        why = _said(error)
+        if why not in self._why and len(self._why) < REASONS:
+            self._why.add(why)
+            log.error("{server} cannot be used: {why}", server=str(self._server), why=why)
+        if isinstance(error, MercuryError) and str(self._server) not in error.reason:
+            error = MercuryError(error.code, f"{self._server} cannot be used: {error.reason}", error.retry_after)
         waiting, self._waiting = self._waiting, []
         for waits in waiting:
             waits.errback(Failure(error))
@@ -197,13 +239,32 @@ class Link:
             raise MercuryError("unavailable", f"{server} refuses: {_said(error)}", RETRY_AFTER) from None
         except BaseException:
             protocol.transport.abortConnection()
+            if protocol.check and protocol.why and protocol.why.check(SSL.Error):  # it judges us after the handshake
+                raise protocol.check.explained(protocol.why.value) from None
             raise
         return protocol
 
     def _reach(self, host: str, port: int, factory: Factory[Any]) -> Deferred[Any]:
         seconds = self._server.connect_seconds
-        reaching = HostnameEndpoint(self._reactor, host, port, timeout=seconds).connect(factory)
-        return self._within(seconds, reaching)
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=seconds)
+        if self._server.tls is not None:
+            return Deferred.fromCoroutine(self._reach_by_tls(self._server.tls, host, endpoint, factory))
+        return self._within(seconds, endpoint.connect(factory))
+
+    async def _reach_by_tls(self, tls: Tls, host: str, endpoint: HostnameEndpoint, factory: Factory[Any]) -> Any:
+        server = self._server
+        check = tls.check(host, "redis.sentinels" if server.sentinels else "redis.host")
+        protocol: Any = await self._within(server.connect_seconds, wrapClientTLS(check, endpoint).connect(factory))
+        protocol.check = check
+        try:
+            await self._within(server.connect_seconds, protocol.proved)
+            check.names(protocol.transport.getHandle())
+        except BaseException as error:
+            protocol.transport.abortConnection()
+            if isinstance(error, TROUBLE):
+                raise check.explained(error) from None
+            raise
+        return protocol
 
     async def _log_in(self, protocol: Any) -> None:
         server = self._server
@@ -219,7 +280,7 @@ class Link:
 
     async def _master(self) -> tuple[str, int]:
         """Where the master is, as the first sentinel says that answers."""
-        factory: Factory[Any] = Factory.forProtocol(new_protocol)
+        factory: Factory[Any] = Factory.forProtocol(Protocol)
         factory.noisy = False
         why = "no sentinel answers"
         for host, port in self._server.sentinels:
@@ -228,7 +289,7 @@ class Link:
                 sentinel = await self._reach(host, port, factory)
                 asking = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._server.service)
                 found = await self._within(self._server.connect_seconds, asking)
-            except TROUBLE as error:
+            except (*TROUBLE, MercuryError) as error:
                 why = f"the sentinel at {host}:{port} does not answer: {_said(error)}"
                 continue
             finally:
@@ -263,8 +324,11 @@ class Link:
             return await self._send(("EVAL", source, 0, *args))
 
     async def _send(self, command: Sequence[str | bytes | int]) -> Any:
-        seconds = self._server.command_seconds
-        protocol = self._protocol or await self._within(seconds, self._next())
+        seconds, asked = self._server.command_seconds, self._reactor.seconds()
+        try:
+            protocol = self._protocol or await self._within(seconds, self._next())
+        finally:
+            self.load.waits.observe(self._reactor.seconds() - asked)
         try:
             return await self._within(seconds, protocol.execute_command(*command))
         except TimeoutError:
@@ -276,21 +340,23 @@ class Link:
             raise
 
     def _run(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
-        if self._closed or self._running >= WAITING:
+        if self._closed or self.load.running >= WAITING:
             work.close()
-            reason = (
-                f"the connection to {self._server} is closed"
-                if self._closed
-                else f"{WAITING} commands wait for Redis already"
-            )
-            return fail(MercuryError("unavailable", reason, RETRY_AFTER))
-        self._running += 1
+            self.load.unavailable += 1
+            if self._closed:
+                return fail(MercuryError("unavailable", f"the connection to {self._server} is closed", RETRY_AFTER))
+            reason = f"{WAITING} commands wait for Redis already"
+            return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
+        self.load.running += 1
         answer: Deferred[Any] = Deferred()
-        Deferred.fromCoroutine(work).addErrback(self._translate).addBoth(self._done).chainDeferred(answer)
+        served = SERVED.get()
+        done = Deferred.fromCoroutine(work).addErrback(lambda failure: serving(served, self._translate, failure))
+        done.addBoth(self._done).chainDeferred(answer)
         return answer
 
     def _done(self, result: Any) -> Any:
-        self._running -= 1
+        self.load.running -= 1
+        self.load.unavailable += isinstance(result, Failure) and getattr(result.value, "code", "") == "unavailable"
         self._end_if_idle()
         return result
 
@@ -309,5 +375,7 @@ class Link:
 
 def _said(error: BaseException | None) -> str:
     """An error's own words; error replies come as bytes."""
+    if isinstance(error, MercuryError):
+        return error.reason
     words = error.args[0] if error and error.args else ""
     return words.decode(errors="replace") if isinstance(words, bytes) else str(error) or type(error).__name__

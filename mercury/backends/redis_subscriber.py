@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from txredisapi import RedisProtocol
 
-from mercury.backends.redis_link import Link, RedisServer
+from mercury.backends.redis_link import Link, Protocol, RedisServer
 
 AT_ONCE: Final = 1000  # channels in one SUBSCRIBE
 
 
-class SubscriberProtocol(RedisProtocol):
+class SubscriberProtocol(Protocol):
     """Hands messages and confirmations on; the replies to a login go their usual way."""
 
     def __init__(self, heard: Callable[[bytes, bytes], None], confirmed: Callable[[bytes], None]) -> None:
-        super().__init__(charset=None, convertNumbers=False)
+        super().__init__()
         self._heard = heard
         self._confirmed = confirmed
 

@@ -36,6 +36,7 @@ from mercury.backends.sqlite_schema import (
 )
 from mercury.backends.sqlite_sql import entries_in, insert, to_json
 from mercury.backends.sqlite_sweep import sweep
+from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
 from mercury.ports import IAccounts, IStore
@@ -66,11 +67,15 @@ class SqliteStore(SqliteAccounts):
         self.keys = keys
         self._beside = beside
         self._path = path
-        self._limit = rooms_per_member
+        self.rooms_per_member = rooms_per_member
         self._appender = Appender()
         self._claim: int | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None
+
+    @property
+    def load(self) -> list[Load]:
+        return [pool.load for pool in (self._writer, self._reader) if pool]
 
     def open(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._open())
@@ -81,8 +86,8 @@ class SqliteStore(SqliteAccounts):
         seconds = PATIENT_SECONDS if self._beside else BUSY_SECONDS
         writing = connections(self._path, 1, read_only=False, seconds=seconds)
         reading = connections(self._path, READERS, read_only=True)
-        self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE")
-        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error)
+        self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE", use="writing")
+        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, use="reading")
         try:
             if self._beside:
                 await self._reader.run(check_version)
@@ -131,7 +136,7 @@ class SqliteStore(SqliteAccounts):
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
-        return self._write(self._appender.append, drafts, ctime, self._limit, self.keys)
+        return self._write(self._appender.append, drafts, ctime, self.rooms_per_member, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
         return self._read(_slice, self.keys, rid, after, limit)

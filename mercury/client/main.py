@@ -24,8 +24,8 @@ ended and all is acknowledged:  echo "Good morning" | mercury-client --member=1
 """
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What the command line asks for; a wrong value ends the program with one line that names it."""
+def parser() -> argparse.ArgumentParser:
+    """The flags; a wrong value ends the program with one line that names it."""
     parser = argparse.ArgumentParser(
         prog="mercury-client",
         description=DESCRIPTION,
@@ -64,7 +64,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="KEY",
         help="if its REST interface asks for one; better in the environment, as MERCURY_API_KEY, where nobody sees it",
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def _name(what: str, value: str) -> str:
@@ -82,7 +82,7 @@ def _port(value: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run it; raises SystemExit with its exit code."""
-    options = arguments(argv)
+    options = parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a character that the locale lacks is no reason to fail
     loop = asyncio.new_event_loop()

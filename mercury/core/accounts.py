@@ -10,10 +10,11 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from mercury.config import Gotalk
 from mercury.core.account_names import key_of, shown
 from mercury.core.conversations import id_of, member_of
 from mercury.core.passwords import PASSWORD_BYTES, Passwords
@@ -26,18 +27,6 @@ from mercury.ports import IAccounts
 REMEMBERED: Final = 20_000  # ids that are known to have an account, whose names never change
 
 Address = bytes  # whom one connection's tries are counted for; empty for nobody
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the settings say: section [gotalk] of mercury/config.py."""
-
-    registration: Literal["open", "invite", "closed"] = "open"
-    invite: str = ""
-    password_least: int = 8
-    friends: int = 1000
-    logins_per_minute: int = 10
-    registrations_per_minute: int = 10
 
 
 @dataclass(frozen=True)
@@ -58,15 +47,15 @@ class Accounts:
     """The use cases. Methods raise MercuryError."""
 
     def __init__(
-        self, clock: IReactorTime, store: IAccounts, tokens: Tokens, passwords: Passwords, rules: Rules
+        self, clock: IReactorTime, store: IAccounts, tokens: Tokens, passwords: Passwords, rules: Gotalk
     ) -> None:
         self.passwords = passwords
         self._clock = clock
         self._store = store
         self._tokens = tokens
         self._rules = rules
-        self._logins = Throttle(clock, rules.logins_per_minute, "too many wrong passwords")
-        self._registrations = Throttle(clock, rules.registrations_per_minute, "too many registrations")
+        self._logins = Throttle(clock, "too many wrong passwords", "logins-per-minute")
+        self._registrations = Throttle(clock, "too many registrations", "registrations-per-minute")
         self._known: OrderedDict[int, str] = OrderedDict()  # with their names
 
     # Coming and going
@@ -78,8 +67,8 @@ class Accounts:
         kept = shown(name)
         self._check_password(kept, password)
         if address:
-            self._registrations.take(address)
-        if self._rules.registration == "invite" and not _same(invite, self._rules.invite):
+            self._registrations.take(address, self._rules.registrations_per_minute)
+        if self._rules.registration == "invite" and not _same(invite, self._rules.invite.value):
             raise MercuryError("forbidden", "registration needs the field invite, with what you were invited by")
         key = key_of(kept)
         if await self._store.account(key) is not None:
@@ -101,7 +90,7 @@ class Accounts:
         key = key_of(shown(name))
         tries = [("name", key), ("address", address)] if address else [("name", key)]
         for one in tries:
-            self._logins.take(one)
+            self._logins.take(one, self._rules.logins_per_minute)
         account = await self._store.account(key)
         secret = None
         if len(password.encode()) <= PASSWORD_BYTES:
@@ -109,7 +98,7 @@ class Accounts:
         if account is None or secret is None:
             raise MercuryError("unauthorized", "the username or the password is wrong")
         for one in tries:
-            self._logins.give_back(one)
+            self._logins.give_back(one, self._rules.logins_per_minute)
         if secret != account.secret:
             await self._store.change_secret(account.id, secret)
         token, expires = await self._tokens.make(member_of(account.id))

@@ -8,20 +8,25 @@ other, and items settle in the order in which they came.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mercury.counts import SECONDS, SIZES, Histogram
 from mercury.errors import MercuryError
+from mercury.serving import SERVED, Served, serving
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 #: Called once with what became of an item: the writer's answer for it, or the error that refused it.
 Done = Callable[[R | MercuryError], None]
+
+#: An item that waits, what to do with its answer, and whom it is for.
+Waiting = tuple[T, Done[R], Served | None]
 
 
 def as_error(failure: Failure) -> MercuryError:
@@ -50,12 +55,21 @@ def promised(add: Callable[[Done[R]], None]) -> Deferred[R]:
     return answer
 
 
+def _whose(batch: Sequence[Waiting[T, R]]) -> dict[str, Any]:
+    """The sessions and requests that items are for, for the log."""
+    ids: dict[str, dict[int | str, None]] = {}
+    for _, _, served in batch:
+        if served is not None:
+            ids.setdefault(served[0], {})[served[1]] = None
+    return {kind: next(iter(some)) if len(some) == 1 else ",".join(map(str, some)) for kind, some in ids.items()}
+
+
 class Batches(Generic[T, R]):
     """Items go in by add(), in batches of at most `most` to `write`, and each answer to the item's own `done`.
 
     `write` answers one result an item, in order, or fails as a whole. `before` and `after` frame the settling of a
     batch: `after` gets the items and their answers when each `done` has been called. At most `waiting` items wait;
-    more are refused with `busy`.
+    more are refused with `busy`. `sizes`, `seconds`: how large the batches were, and how long their writing took.
     """
 
     log = Logger()
@@ -70,21 +84,24 @@ class Batches(Generic[T, R]):
         before: Callable[[], None] = lambda: None,
         after: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
     ) -> None:
+        self.sizes = Histogram(SIZES)
+        self.seconds = Histogram(SECONDS)
         self._clock = clock
         self._write = write
         self._most = most
         self._room = waiting
         self._before = before
         self._after = after
-        self._waiting: list[tuple[T, Done[R]]] = []
+        self._waiting: list[Waiting[T, R]] = []
         self._busy = False
+        self._since: float | None = None  # what is being written is being written
         self._idle: list[Deferred[None]] = []
 
     def add(self, item: T, done: Done[R]) -> None:
         """Take one item; `done` is called later, never from within. Raises busy when too many wait."""
         if len(self._waiting) >= self._room:
-            raise MercuryError("busy", "too many writes are waiting for the store", 1.0)
-        self._waiting.append((item, done))
+            raise MercuryError("busy", "too many writes are waiting for the store", 1.0, limit="journal")
+        self._waiting.append((item, done, SERVED.get()))
         if not self._busy:
             self._busy = True
             self._clock.callLater(0, self._next)
@@ -92,6 +109,11 @@ class Batches(Generic[T, R]):
     def put(self, item: T) -> Deferred[R]:
         """add() for those who would rather have a Deferred. Cancelling it does not take the item back."""
         return promised(lambda done: self.add(item, done))
+
+    @property
+    def depth(self) -> int:
+        """How many items wait to be written."""
+        return len(self._waiting)
 
     def idle(self) -> Deferred[None]:
         """Fires when nothing waits or is being written."""
@@ -102,6 +124,10 @@ class Batches(Generic[T, R]):
             fired.callback(None)
         return fired
 
+    def lasts(self) -> float:
+        """For how long what is being written is being written, in seconds; 0 if nothing is."""
+        return 0.0 if self._since is None else self._clock.seconds() - self._since
+
     def _next(self) -> None:
         if not self._waiting:
             self._busy = False
@@ -111,9 +137,10 @@ class Batches(Generic[T, R]):
             return
         batch = self._waiting[: self._most]
         del self._waiting[: self._most]
-        items = [item for item, _ in batch]
+        items = [item for item, _, _ in batch]
+        self._since = self._clock.seconds()
         try:
-            writing = self._write(items)
+            writing: Deferred[Any] = serving(batch[0][2] if len(batch) == 1 else None, self._write, items)
         except Exception:
             self._failed(Failure(), batch, items)
             self._soon(None)
@@ -124,21 +151,24 @@ class Batches(Generic[T, R]):
 
     def _soon(self, _: object) -> None:
         """Two turns later: in the first the reactor reads what has come meanwhile, which then goes along."""
+        self._since = None
         self._clock.callLater(0, self._clock.callLater, 0, self._next)
 
-    def _failed(self, failure: Failure, batch: list[tuple[T, Done[R]]], items: list[T]) -> None:
+    def _failed(self, failure: Failure, batch: list[Waiting[T, R]], items: list[T]) -> None:
         error = as_error(failure)
         if error.code == "internal":
-            self.log.failure("writing a batch failed", failure)
+            self.log.failure("writing a batch failed", failure, **_whose(batch))
         self._settle([error] * len(batch), batch, items)
 
-    def _settle(self, answers: Sequence[R | MercuryError], batch: list[tuple[T, Done[R]]], items: list[T]) -> None:
+    def _settle(self, answers: Sequence[R | MercuryError], batch: list[Waiting[T, R]], items: list[T]) -> None:
+        self.sizes.observe(len(items))
+        self.seconds.observe(self.lasts())
         self._before()
         try:
-            for (_, done), answer in zip(batch, answers, strict=True):
+            for (_, done, served), answer in zip(batch, answers, strict=True):
                 try:
                     done(answer)
                 except Exception:  # one listener that fails must not starve the rest
-                    self.log.failure("an answer could not be handed over")
+                    serving(served, self.log.failure, "an answer could not be handed over")
         finally:
             self._after(items, answers)

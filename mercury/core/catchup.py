@@ -16,9 +16,11 @@ from mercury import events
 from mercury.core.hub import Hub
 from mercury.core.live import Listener, LiveRoom
 from mercury.core.pages import within
+from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import Entry, Slice
 from mercury.ports import IStore, IWire
+from mercury.serving import begin, serving
 
 PAGE = 64  # entries, and no more than pages.PAGE_BYTES of them
 READERS = 8  # readings at once
@@ -80,27 +82,32 @@ class CatchUp:
         self._outbox = hub.outbox
         self._running: set[Listener] = set()
 
-    def start(self, session: Listener) -> None:
+    @property
+    def running(self) -> int:
+        """How many sessions are at it."""
+        return len(self._running)
+
+    def start(self, session: Listener, cause: Cause) -> None:
         """Catch up in all rooms where the session is behind. Harmless when that goes on already."""
         if session not in self._running and not session.is_slow and session.rooms:
             self._running.add(session)
-            Deferred.fromCoroutine(self._run(session)).addErrback(
-                lambda failure: self.log.failure("catching up failed", failure)
+            begin(session.served, self._run(session, cause)).addErrback(
+                lambda failure: serving(session.served, self.log.failure, "catching up failed", failure)
             )
 
-    async def _run(self, session: Listener) -> None:
+    async def _run(self, session: Listener, cause: Cause) -> None:
         again = False
         try:
             while behind := self._behind(session):
                 for room in behind:
-                    await self._read_on(session, room)
+                    await self._read_on(session, room, cause)
         except MercuryError as error:
             self.log.warn("catching up waits for the store: {reason}", reason=error.reason)
             again = True
         finally:
             self._running.discard(session)
         if again:
-            self._clock.callLater(RETRY, self.start, session)
+            self._clock.callLater(RETRY, self.start, session, cause)
 
     def _behind(self, session: Listener) -> list[LiveRoom]:
         """The rooms that have something to read: not those where the session is ahead of what was told here yet."""
@@ -109,8 +116,9 @@ class CatchUp:
         standing = ((room, room.behind.get(session)) for room in session.rooms if not room.cold)
         return [room for room, next_seq in standing if next_seq is not None and next_seq <= room.head + 1]
 
-    async def _read_on(self, session: Listener, room: LiveRoom) -> None:
+    async def _read_on(self, session: Listener, room: LiveRoom, cause: Cause) -> None:
         """Read and deliver one room's log until the session is live, slow or gone from it."""
+        counted = False
         while not session.is_slow and not room.cold and (next_seq := room.behind.get(session)) is not None:
             if room.place(session, next_seq):
                 session.caught_up(room)
@@ -118,6 +126,9 @@ class CatchUp:
             if next_seq > room.head + 1:  # read before it was told here: it is being delivered at this moment
                 return
             page = await self._reader.read(room.rid, next_seq - 1)
+            if not counted:
+                counted = True
+                self._hub.counts.catch_ups[cause] += 1
             if not _stands_at(session, room, next_seq):
                 continue
             left = next(
@@ -148,6 +159,7 @@ class CatchUp:
             if entries:
                 next_seq = entries[-1].seq + 1
                 self._outbox.put((session,), frames)
+                self._hub.counts.delivered[wire.name] += len(entries)
             elif next_seq <= room.head:  # the log is shorter than we were told: it was deleted
                 next_seq = room.head + 1
             room.behind[session] = next_seq

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
 
+from mercury.config import Limits
 from mercury.core.catchup import CatchUp
 from mercury.core.heartbeat import Heartbeat
 from mercury.core.hub import Hub
@@ -17,8 +18,6 @@ from mercury.ports import IStore
 
 @dataclass(frozen=True)
 class Chat:
-    """`handshake_seconds`: for the first frame of a connection without a token; `drain_seconds`: for a full socket."""
-
     clock: IReactorTime
     store: IStore
     hub: Hub
@@ -27,5 +26,4 @@ class Chat:
     tokens: Tokens
     catch_up: CatchUp
     heartbeat: Heartbeat
-    handshake_seconds: float
-    drain_seconds: float
+    limits: Limits

@@ -21,9 +21,11 @@ from mercury.closing import Closing
 from mercury.core.chat import Chat
 from mercury.core.conversations import PREFIX
 from mercury.core.live import Listener, LiveRoom
+from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import Entry, Token
 from mercury.ports import IConnection, IWire
+from mercury.serving import SERVED, Served, serving
 
 LINGER: Final = 5.0  # seconds that an ear stays when nobody polls any more
 
@@ -50,6 +52,7 @@ class Nowhere:
     """The connection of an ear, which has none."""
 
     peer = "a long poll"
+    number = 0
 
     def write(self, data: bytes) -> None:
         """Nothing is written."""
@@ -104,7 +107,7 @@ class Ear(Listener):
         """
         first = self._chat.hub.enter(self, checked)
         self.opening = {}
-        Deferred.fromCoroutine(self._open(first)).addErrback(self._failed)
+        Deferred.fromCoroutine(self._open(first)).addErrback(self._failed, SERVED.get())
 
     async def _open(self, first: bool) -> None:
         places, joined = self.opened(await self._chat.store.places(self.mid, ""))
@@ -117,12 +120,12 @@ class Ear(Listener):
         if first:
             for room in self.rooms:
                 self._chat.nodes.presence(room.rid, self.mid, True, but=self)
-        self.catch_up()
+        self.catch_up("login")
         self._rustle()
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure, served: Served | None) -> None:
         if not failure.check(MercuryError):
-            self.log.failure("an ear could not be opened", failure)
+            serving(served, self.log.failure, "an ear could not be opened", failure)
         self.end(closing.BUSY)
 
     def news(self) -> Deferred[None]:
@@ -163,7 +166,7 @@ class Ear(Listener):
     def caught_up(self, room: LiveRoom) -> None:
         """There was nothing that it has missed."""
 
-    def catch_up(self) -> None:
+    def catch_up(self, cause: Cause) -> None:
         """Something may have been missed: look into the store, and be live again from there."""
         missed = False
         for room in self.rooms:

@@ -114,8 +114,11 @@ class Handover:
 
         When this returns, what a client that acks is given is remembered. Raises MercuryError.
         """
-        if not poll.wait:
-            return await self._look(poll)
+        found = await (self._wait_for(poll) if poll.wait else self._look(poll))
+        self._chat.hub.counts.delivered[DEVICE] += len(found)
+        return found
+
+    async def _wait_for(self, poll: Poll) -> list[Entry]:
         ear = self._ear(poll.session)
         ear.stay()
         try:

@@ -16,9 +16,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mercury import closing, events
+from mercury.config import Limits
 from mercury.core.barrier import Barrier
 from mercury.core.live import Listener, LiveRoom
 from mercury.core.outbox import Outbox
+from mercury.counts import Cause, Counts
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry
 from mercury.ports import IStore
@@ -54,13 +56,14 @@ class Others(Protocol):
 
 
 class Hub:
-    """All sessions of this node."""
+    """All sessions of this node. `counts`: what the node counts, also where the hub has no part in it."""
 
     others: Others
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, store: IStore, *, connections_per_member: int, signals_room: int) -> None:
+    def __init__(self, clock: IReactorTime, store: IStore, limits: Limits) -> None:
+        self.counts = Counts()
         self.outbox = Outbox()
         self.barrier = Barrier(clock)
         self.rooms: dict[str, LiveRoom] = {}
@@ -68,8 +71,7 @@ class Hub:
         self.forget: Callable[[str, Collection[str]], None] = lambda rid, members: None
         self._clock = clock
         self._store = store
-        self._per_member = connections_per_member
-        self._signals_room = signals_room
+        self._limits = limits
         self._cold: set[str] = set()
         self._warming = False
         self._revoked: dict[tuple[str, bytes | None], float] = {}
@@ -89,9 +91,9 @@ class Hub:
             if self._revoked.get(key, -1.0) >= checked:
                 raise MercuryError("unauthorized", "the token was revoked")
         here = self.sessions.setdefault(mid, [])
-        if self._per_member and len(here) >= self._per_member:
+        if 0 < self._limits.connections_per_member <= len(here):
             reason = f"{len(here)} connections of one member (--limits.connections-per-member)"
-            raise MercuryError("busy", reason, 5.0)
+            raise MercuryError("busy", reason, 5.0, limit="connections-per-member")
         here.append(session)
         if mid in self._leaving:  # back before anybody was told
             self._leaving.pop(mid).cancel()
@@ -169,7 +171,7 @@ class Hub:
         if room.place(session, next_seq):
             session.caught_up(room)
         else:
-            session.catch_up()
+            session.catch_up("subscribed")
 
     def room_of(self, session: Listener, rid: str) -> LiveRoom:
         """The room, if the session's member is in it; else forbidden, whether the room exists or not (G7)."""
@@ -231,7 +233,8 @@ class Hub:
     def _fill_hole(self, room: LiveRoom, seq: int) -> None:
         if room.early and room.early[0].seq == seq and not room.cold:
             early, room.early = room.early, []
-            room.chill()
+            self.counts.holes += 1
+            room.chill("hole")
             for entry in early:
                 if entry.kind == "joined":
                     self.admit(entry.rid, entry.seq, entry.members)
@@ -253,7 +256,7 @@ class Hub:
             elif (room := self.rooms.get(rid)) is None or room not in session.rooms:
                 self.listen(session, rid, seq)
                 if room is not None and not room.cold and session in room.behind:  # this comes late: the log has more
-                    session.catch_up()
+                    session.catch_up("joined")
 
     def _expel(self, entry: Entry) -> None:
         self.forget(entry.rid, entry.members)
@@ -277,11 +280,12 @@ class Hub:
             if data := wire.entries(entries):
                 self.outbox.spread(sessions, data)
                 self.barrier.stirred(room)
+                self.counts.delivered[wire.name] += len(sessions) * len(entries)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
-            self._meet(room)
+            self._meet(room, "again")
 
-    def _meet(self, room: LiveRoom) -> None:
+    def _meet(self, room: LiveRoom, cause: Cause) -> None:
         """The head has moved: who had read ahead of it may be live now, who is below it reads on."""
         for session, next_seq in tuple(room.behind.items()):
             if session.is_slow:
@@ -289,7 +293,7 @@ class Hub:
             if room.place(session, next_seq):
                 session.caught_up(room)
             elif next_seq <= room.head:
-                session.catch_up()
+                session.catch_up(cause)
 
     # Cold rooms
 
@@ -305,7 +309,7 @@ class Hub:
         """
         known = list(self.rooms) if rids is None else [rid for rid in rids if rid in self.rooms]
         for rid in known:
-            self.rooms[rid].chill()
+            self.rooms[rid].chill("doubt")
         self.warm(known)
         self._unsure.update(self.sessions if members is None else members)
         if self._unsure and not self._placing:
@@ -362,10 +366,10 @@ class Hub:
 
     def _warmed(self, room: LiveRoom, head: int) -> None:
         if head > room.head:  # a second look, and somebody may be live already: between lies what they were not told
-            room.chill()
+            room.chill("doubt")
             room.head = head
         room.cold = False
-        self._meet(room)
+        self._meet(room, room.cause)
 
     # What is never stored
 
@@ -378,7 +382,7 @@ class Hub:
         room = self.rooms.get(rid)
         if room is None:
             return
-        if not self._signals_room or len(room) <= self._signals_room:
+        if not (most := self._limits.signals_room) or len(room) <= most:
             for wire, sessions in room.live.items():
                 if data := wire.event(event):
                     self.outbox.put([session for session in sessions if session is not but], data)

@@ -25,14 +25,16 @@ WAITING_BYTES = 64 << 20  # and the text in them
 
 
 class Journal:
-    """Appends to logs and hands what was committed to the hub."""
+    """Appends to logs and hands what was committed to the hub. `is_open`: until close(). `sizes`, `seconds`: how many
+    drafts went into the batches, and how long the store took for these.
+    """
 
     def __init__(self, clock: IReactorTime, store: IStore, hub: Hub, wall: Callable[[], float] = time.time) -> None:
         self._store = store
         self._hub = hub
         self._wall = wall
         self._bytes = 0
-        self._closed = False
+        self.is_open = True
         self._batches: Batches[Draft, Outcome] = Batches(
             clock,
             self._write,
@@ -41,20 +43,30 @@ class Journal:
             before=hub.outbox.hold,
             after=self._committed,
         )
+        self.sizes, self.seconds = self._batches.sizes, self._batches.seconds
+
+    @property
+    def depth(self) -> int:
+        """How many drafts wait for the next batch."""
+        return self._batches.depth
 
     def close(self) -> None:
         """Take nothing more: what is submitted from now on is refused with unavailable."""
-        self._closed = True
+        self.is_open = False
+
+    def check_open(self) -> None:
+        """Raises unavailable after close()."""
+        if not self.is_open:
+            raise MercuryError("unavailable", "the server is going away", 1.0)
 
     def submit(self, draft: Draft, done: Done[Outcome]) -> None:
         """Append a draft; `done` gets its Outcome after the commit, or the error that refused it.
 
         Raises busy, and unavailable after close().
         """
-        if self._closed:
-            raise MercuryError("unavailable", "the server is going away", 1.0)
+        self.check_open()
         if self._bytes > WAITING_BYTES:
-            raise MercuryError("busy", "too much text is waiting for the store", 1.0)
+            raise MercuryError("busy", "too much text is waiting for the store", 1.0, limit="journal")
         self._batches.add(draft, done)
         self._bytes += len(draft.text)
 
@@ -66,6 +78,10 @@ class Journal:
         """Fires when all that was submitted has been answered and delivered."""
         return self._batches.idle()
 
+    def lasts(self) -> float:
+        """For how long the store has had what it was given last, in seconds; 0 if it has nothing of ours."""
+        return self._batches.lasts()
+
     def _write(self, drafts: Sequence[Draft]) -> Deferred[list[Outcome | MercuryError]]:
         return self._store.append(drafts, int(self._wall() * 1_000_000))
 
@@ -73,10 +89,14 @@ class Journal:
         self._bytes = max(0, self._bytes - sum(len(draft.text) for draft in drafts))
         entries: list[Entry] = []
         doubtful: list[Draft] = []
+        counts = self._hub.counts
         for draft, answer in zip(drafts, answers, strict=True):
             if isinstance(answer, Outcome):
-                if answer.entry is not None and not answer.duplicate:
+                if answer.duplicate:
+                    counts.duplicates += 1
+                elif answer.entry is not None:
                     entries.append(answer.entry)
+                    counts.entries[answer.entry.kind] += 1
             elif answer.code in ("unavailable", "internal"):
                 doubtful.append(draft)
         try:

@@ -13,8 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from mercury.closing import Closing
+from mercury.counts import Cause
 from mercury.model import Entry, Place
 from mercury.ports import IConnection, IWire
+from mercury.serving import Served
 
 
 class LiveRoom:
@@ -22,17 +24,18 @@ class LiveRoom:
 
     `early`: entries that came before others which they follow.
     `head`: the last seq this node knows of. `cold`: the head is not known to be the log's own head yet, so nobody can
-    be live. `live`: the sessions whose next_seq is head + 1. `behind`: the others, with their next_seq. `paused`: those
-    who do not hear the log, with the next_seq at which they would go on.
+    be live; `cause`: why it became so last. `live`: the sessions whose next_seq is head + 1. `behind`: the others, with
+    their next_seq. `paused`: those who do not hear the log, with the next_seq at which they would go on.
     """
 
-    __slots__ = ("behind", "cold", "early", "head", "live", "paused", "rid")
+    __slots__ = ("behind", "cause", "cold", "early", "head", "live", "paused", "rid")
 
     def __init__(self, rid: str) -> None:
         self.rid = rid
         self.head = 0
         self.early: list[Entry] = []
         self.cold = True
+        self.cause: Cause = "login"
         self.live: dict[IWire, set[Listener]] = {}
         self.behind: dict[Listener, int] = {}
         self.paused: dict[Listener, int] = {}
@@ -68,9 +71,10 @@ class LiveRoom:
             sessions.discard(session)
             self.behind[session] = self.head + 1
 
-    def chill(self) -> list[Listener]:
+    def chill(self, cause: Cause) -> list[Listener]:
         """Entries may have been missed: everybody is behind until the head is known again. Returns the sessions."""
-        self.cold = True
+        if not self.cold:
+            self.cold, self.cause = True, cause
         for sessions in self.live.values():
             for session in sessions:
                 self.behind[session] = self.head + 1
@@ -118,6 +122,11 @@ class Listener(ABC):
         self.opening: dict[str, tuple[int, bool]] | None = None
         self.is_slow = False
 
+    @property
+    def served(self) -> Served:
+        """Whom the log's lines are about that come of serving it."""
+        return ("session", self.connection.number)
+
     def opened(self, places: Sequence[Place]) -> tuple[list[Place], dict[str, int]]:
         """The member's places were read, and `opening` ends: the places that hold, and the rooms that they were put
         into since, with the seq of that.
@@ -150,7 +159,7 @@ class Listener(ABC):
         """The session is live in this room now."""
 
     @abstractmethod
-    def catch_up(self) -> None:
+    def catch_up(self, cause: Cause) -> None:
         """Read the logs of the rooms in which the session is behind, unless that goes on already or it is slow."""
 
     @abstractmethod

@@ -21,6 +21,7 @@ from zope.interface import implementer
 from mercury import events, signals
 from mercury.core.hub import Hub
 from mercury.core.live import Listener, LiveRoom
+from mercury.counts import Histogram
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
 
@@ -40,6 +41,16 @@ class Nodes:
         self._elsewhere: dict[str, dict[str, set[str]]] = {}  # room -> member -> nodes
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
+
+    @property
+    def are_heard(self) -> bool:
+        """Whether what the others say gets here, as far as the bus knows."""
+        return self._bus.is_up
+
+    @property
+    def lags(self) -> Histogram:
+        """How long the bus took for its probes (IBus.lags)."""
+        return self._bus.lags
 
     def open(self) -> Deferred[None]:
         """Begin to hear of the others. Fires when a first connection was tried."""

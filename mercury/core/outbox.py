@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from twisted.logger import Logger
 
 from mercury.core.live import Listener
+from mercury.serving import serving
 
 
 class Outbox:
@@ -82,5 +83,5 @@ class Outbox:
 
     def _failed(self, session: Listener) -> None:
         """One connection that fails must not starve the rest."""
-        self.log.failure("writing to {peer} failed", peer=session.connection.peer)
+        serving(session.served, self.log.failure, "writing to {peer} failed", peer=session.connection.peer)
         session.connection.abort()

@@ -69,7 +69,8 @@ class Passwords:
 
     async def _do(self, work: Callable[[], T]) -> T:
         if self._running >= THREADS + WAITING:
-            raise MercuryError("busy", "too many people are logging in; try again in a moment", 2.0)
+            reason = "too many people are logging in; try again in a moment"
+            raise MercuryError("busy", reason, 2.0, limit="passwords")
         self._running += 1
         try:
             done: T = await self._in_thread(work)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
+from mercury.config import Limits
 from mercury.core.batches import Done, as_error
 from mercury.core.hub import Hub
 from mercury.core.journal import Journal
@@ -34,34 +35,29 @@ class Rooms:
         clock: IReactorTime,
         store: IStore,
         hub: Hub,
-        *,
-        text_bytes: int,
-        history_page: int,
-        rate: float,
-        burst: float,
+        limits: Limits,
     ) -> None:
         self._store = store
         self._hub = hub
         self.journal = Journal(clock, store, hub)
         self.marks = Marks(clock, store)
         hub.forget = self.marks.forget
-        self.history_page = history_page
-        self._text_bytes = text_bytes
-        self._rates = Rates(clock, rate, burst)
-        self._typing = Rates(clock, TYPING_RATE, 0)
+        self._limits = limits
+        self._rates = Rates(clock, "messages-per-second")
+        self._typing = Rates(clock, "typing")
 
     # Saying
 
     def send(self, mid: str, rid: str, text: str, cid: str | None, done: Done[Outcome]) -> None:
         """A member says something in a room; `done` is called after the commit. Raises at once what can be known."""
         draft = self._draft(mid, rid, text, cid)
-        self._rates.take(mid)
+        self._rates.take(mid, self._limits.messages_per_second, self._limits.burst)
         self.journal.submit(draft, done)
 
     async def tell(self, mid: str, rid: str, members: Sequence[str], text: str, cid: str | None) -> Outcome:
         """A member says something in a room, into which they and others are put first unless they are in."""
         draft = self._draft(mid, rid, text, cid)
-        self._rates.take(mid)
+        self._rates.take(mid, self._limits.messages_per_second, self._limits.burst)
         joining = Draft(rid=rid, kind="joined", members=tuple(members))
         appending = [
             self.journal.append(joining),
@@ -79,16 +75,17 @@ class Rooms:
         return await self.journal.append(self._draft(mid, rid, text, cid))
 
     def _draft(self, mid: str, rid: str, text: str, cid: str | None) -> Draft:
-        limit = self._text_bytes
+        limit = self._limits.text_bytes
         if limit and len(text) * 4 > limit and len(text.encode(errors="surrogatepass")) > limit:
-            raise MercuryError("too_large", f"the text is longer than {limit} bytes (--limits.text-bytes)")
+            reason = f"the text is longer than {limit} bytes (--limits.text-bytes)"
+            raise MercuryError("too_large", reason, limit="text-bytes")
         if cid is not None:
             check_text_of("cid", cid, CID_BYTES)
         return Draft(rid=rid, mid=mid, text=text, cid=cid)
 
     def may_type(self, mid: str) -> None:
         """Count one typing notice of a member, or raise rate_limited."""
-        self._typing.take(mid)
+        self._typing.take(mid, TYPING_RATE)
 
     # Coming and going
 
@@ -163,7 +160,8 @@ class Rooms:
         self, rid: str, before: int | None = None, after: int | None = None, limit: int | None = None
     ) -> tuple[list[Entry], bool]:
         """Messages of a room as IStore.history has them; no more than --limits.history-page, nor than PAGE_BYTES."""
-        page = min(limit or self.history_page, self.history_page)
+        most = self._limits.history_page
+        page = min(limit or most, most)
         entries, more = await self._store.history(rid, before, after, page)
         fitting = within(entries if after is not None else entries[::-1])
         if len(fitting) < len(entries):

@@ -10,7 +10,6 @@ two clocks: the barrier, by which delivery is proved, and the heartbeat, by whic
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any
@@ -26,14 +25,14 @@ from mercury.core.answers import answer
 from mercury.core.batches import as_error
 from mercury.core.chat import Chat
 from mercury.core.live import Listener, LiveRoom
+from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import NAME_BYTES, Outcome, Place, Token, check_text_of
 from mercury.ports import IConnection, IWire
+from mercury.serving import serving
 
 INBOX = 256  # commands of one session that may wait before its connection is held
 MISSED = 2  # pings without a sign of life after which a peer is taken for dead
-
-_numbers = itertools.count(1)
 
 
 class Session(Listener):
@@ -42,14 +41,13 @@ class Session(Listener):
     __slots__ = (
         "_awaited", "_awaiting", "_busy", "_chat", "_expires", "_going_on", "_held", "_inbox", "_open",
         "_pings", "_queued", "_sending", "_silent", "_slot", "_stalled", "_taken", "_takes", "_timer",
-        "_unproved", "number", "since",
+        "_unproved", "_wheel", "since",
     )  # fmt: skip
 
     log = Logger()
 
     def __init__(self, chat: Chat, connection: IConnection, wire: IWire) -> None:
         super().__init__(connection, wire)
-        self.number = next(_numbers)
         self.since = chat.clock.seconds()
         self._chat = chat
         self._open = True
@@ -66,17 +64,23 @@ class Session(Listener):
         self._awaited = 0
         self._queued = False
         self._unproved = False
-        self._slot = chat.heartbeat.add(self)
+        self._wheel = chat.heartbeat.wheel()
+        self._slot = self._wheel.add(self)
         self._silent = 0
         self._taken = 0
         self._stalled = 0.0
+
+    @property
+    def number(self) -> int:
+        """Which session it is, for operators and logs."""
+        return self.connection.number
 
     # Logging in
 
     def await_connect(self) -> None:
         """The connection's URL held no token: its first frame has to be a connect, and soon."""
-        if self._chat.handshake_seconds:
-            self._timer = self._chat.clock.callLater(self._chat.handshake_seconds, self.end, closing.BAD_CONNECT)
+        if seconds := self._chat.limits.handshake_seconds:
+            self._timer = self._chat.clock.callLater(seconds, self.end, closing.BAD_CONNECT)
 
     def login(self, token: Token, checked: float, device: str, resume: commands.Resume | None = None) -> None:
         """Begin: the token was found good at `checked` (clock). What is received meanwhile waits."""
@@ -97,6 +101,10 @@ class Session(Listener):
         self.mid, self.token, self._expires = token.mid, token.digest, token
         self.opening = {}
         first = self._chat.hub.enter(self, checked)
+        self.log.debug(
+            "{member} is connected by {protocol}", peer=self.connection.peer, member=self.mid, device=self.device,
+            protocol=self.wire.name,
+        )  # fmt: skip
         places, joined = self.opened(await self._chat.store.places(self.mid, self.device))
         if not self._open:
             return
@@ -117,8 +125,7 @@ class Session(Listener):
     def _begin(self, places: list[Place], joined: dict[str, int], resume: commands.Resume | None) -> None:
         hub, epoch = self._chat.hub, self._chat.store.epoch
         states = [events.room_state(place) for place in places]
-        heartbeat = self._chat.heartbeat.interval
-        self._greet(events.Hello(self.mid, self.device, epoch, heartbeat, states))
+        self._greet(events.Hello(self.mid, self.device, epoch, self._wheel.interval, states))
         for place in places:
             hub.listen(self, place.rid, self._resume_at(place, resume, epoch))
         for rid, seq in joined.items():
@@ -128,7 +135,7 @@ class Session(Listener):
         for room in self.rooms:
             if not room.cold and self not in room.behind and self not in room.paused:
                 self.caught_up(room)
-        self.catch_up()
+        self.catch_up("login")
 
     def _resume_at(self, place: Place, resume: commands.Resume | None, epoch: str) -> int:
         """The seq that this device is to get next in a room: after what the client says it has, or what it was proved
@@ -182,7 +189,10 @@ class Session(Listener):
 
     def _send(self, command: commands.Send) -> None:
         def done(outcome: Outcome | MercuryError) -> None:
-            self._sent(command.ref, outcome)
+            try:
+                self._sent(command.ref, outcome)
+            except Exception:
+                self.log.failure("answering {peer} failed", peer=self.connection.peer, session=self.number)
 
         try:
             self._chat.hub.room_of(self, command.rid)
@@ -221,7 +231,7 @@ class Session(Listener):
     def _failed(self, failure: Failure, ref: commands.Ref) -> None:
         error = as_error(failure)
         if error.code == "internal":
-            self.log.failure("a command of {peer} failed", failure, peer=self.connection.peer)
+            self.log.failure("a command of {peer} failed", failure, peer=self.connection.peer, session=self.number)
         self._refuse(ref, error)
         if not self.mid or self.opening is not None:  # there is no going on without a login
             endings = {"unauthorized": closing.UNAUTHORIZED, "bad_request": closing.BAD_CONNECT}
@@ -241,7 +251,7 @@ class Session(Listener):
             while inbox and self._open and not self._busy and not self.is_slow:
                 if self._sending and type(inbox[0]) is not commands.Send:
                     break
-                self._start(inbox.popleft())
+                serving(self.served, self._start, inbox.popleft())
         finally:
             self._going_on = False
         if self._held and not self.is_slow and self._sending + len(inbox or ()) < INBOX // 2:
@@ -254,6 +264,7 @@ class Session(Listener):
             self.connection.hold()
 
     def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
+        self._chat.hub.counts.error(error)
         self._tell(events.Error(ref=ref, code=error.code, reason=error.reason, retry_after=error.retry_after))
 
     def _tell(self, event: events.Event) -> None:
@@ -274,14 +285,15 @@ class Session(Listener):
     def caught_up(self, room: LiveRoom) -> None:
         self._tell_of(room.rid, events.CaughtUp(room.rid, room.head))
 
-    def catch_up(self) -> None:
-        self._chat.catch_up.start(self)
+    def catch_up(self, cause: Cause) -> None:
+        self._chat.catch_up.start(self, cause)
 
     # The peer's pace
 
     def slow(self) -> None:
         """The peer's socket is full: nothing live until drained(), and nothing is read from it either."""
         self.is_slow = True
+        self._chat.hub.counts.slowed += 1
         self._stalled, self._taken = 0.0, self.connection.drained()
         for room in self.rooms:
             room.fall_behind(self)
@@ -293,7 +305,7 @@ class Session(Listener):
         if not self._held:
             self.connection.release()
         self._go_on()
-        self.catch_up()
+        self.catch_up("slow")
 
     # Proof of delivery
 
@@ -353,15 +365,15 @@ class Session(Listener):
             return  # its pongs are not read either
         elif self._silent >= MISSED:
             self.end(closing.GONE)
-        elif self._chat.heartbeat.interval:
+        elif self._wheel.interval:
             self._silent += 1
             self._ping()
 
     def _beat_slow(self) -> None:
         taken = self.connection.drained()
-        self._stalled = 0.0 if taken != self._taken else self._stalled + self._chat.heartbeat.turn
+        self._stalled = 0.0 if taken != self._taken else self._stalled + self._wheel.turn
         self._taken = taken
-        if self._stalled >= self._chat.drain_seconds:
+        if self._stalled >= self._chat.limits.drain_seconds:
             self.end(closing.TOO_SLOW)
 
     def finish(self) -> None:
@@ -379,6 +391,6 @@ class Session(Listener):
             self._open = False
             self.finish()
             self._stop_timer()
-            self._chat.heartbeat.remove(self, self._slot)
+            self._wheel.remove(self, self._slot)
             self._chat.hub.exit(self)
             self.out.clear()

@@ -19,6 +19,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from typing import Final
 
+from mercury.config import Config
 from mercury.core.nodes import Nodes
 from mercury.errors import MercuryError
 from mercury.model import Token, check_name
@@ -40,21 +41,19 @@ def digest(secret: str) -> bytes:
 class Tokens:
     """Makes, checks and revokes tokens."""
 
-    def __init__(
-        self, store: IStore, nodes: Nodes, *, ttl: float, keep: int, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, store: IStore, nodes: Nodes, config: Config, wall: Callable[[], float] = time.time) -> None:
         self._store = store
         self._nodes = nodes
-        self._ttl = ttl
-        self._keep = keep
+        self._settings = config.token
+        self._limits = config.limits
         self._wall = wall
 
     async def make(self, member: str, ttl: float | None = None) -> tuple[str, int]:
         """A new token for a member, who comes into being, and when it expires (microseconds since 1970)."""
         check_name("member", member)
         secret = secrets.token_urlsafe(32)
-        expires = int((self._wall() + min(ttl or self._ttl, LONGEST)) * 1_000_000)
-        await self._store.put_token(Token(digest(secret), member, expires), self._keep)
+        expires = int((self._wall() + min(ttl or self._settings.ttl, LONGEST)) * 1_000_000)
+        await self._store.put_token(Token(digest(secret), member, expires), self._limits.tokens_per_member)
         return secret, expires
 
     async def check(self, secret: str, member: str) -> Token:

@@ -35,7 +35,8 @@ class Codec(Encoder, Protocol):
         """The command in a client's frame, or Bad."""
 
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# A string that does not end matches too: else it would be looked through again from each quote within.
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 

@@ -6,14 +6,14 @@ as {"status":"ok","body":…} with its own HTTP status. Times are RFC 3339 in UT
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mercury.commands import Seq
 from mercury.core.rooms import MEMBERS_PAGE
 from mercury.core.tokens import LONGEST
-from mercury.errors import Code
+from mercury.errors import Code, MercuryError
 from mercury.events import Message, RoomState, rfc3339
 from mercury.model import CID_BYTES, NAME_BYTES, Room
 
@@ -66,12 +66,41 @@ class Result(Struct):
     http_status: ClassVar[int] = 200
 
 
+class PlainText(bytes):
+    """A text as it stands, in place of JSON. The type is the one of Prometheus' text format."""
+
+    media: ClassVar[str] = "text/plain; version=0.0.4; charset=utf-8"
+
+
+# The node
+
+
+class Parts(Result):
+    """How the node's parts are: itself, its store, and the bus on which it hears the others."""
+
+    node: Literal["starting", "serving", "stopping"]
+    store: Literal["up", "down"]
+    bus: Literal["up", "down"]
+
+
+class NotReadyError(MercuryError):
+    """The node cannot serve, and which part of it is to blame."""
+
+    def __init__(self, why: str, parts: Parts) -> None:
+        super().__init__("unavailable", why, 1.0)
+        self.parts = parts
+
+
 class Error(Struct, omit_defaults=True, kw_only=True, tag_field="status", tag="error"):
-    """Not done: `error` says why in words, `code` for programs; `retry_after`: seconds, where trying again helps."""
+    """Not done: `error` says why in words, `code` for programs; `retry_after`: seconds, where trying again helps.
+
+    `parts`: from /readyz only.
+    """
 
     error: str
     code: Code
     retry_after: float | None = None
+    parts: Parts | None = None
 
 
 # Tokens

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from mercury import commands, events
+from mercury.config import Limits
 from mercury.model import Entry
 from mercury.protocols.codec import bad, explain, too_deep
 
@@ -45,18 +46,18 @@ class _Error(msgspec.Struct, tag_field="type", tag=0, omit_defaults=True):
 
 
 class Seed:
-    """The codec of the first Mercury's protocol. `depth`: how deep a client's JSON may nest."""
+    """The codec of the first Mercury's protocol."""
 
     name = "seed"
 
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._decode = msgspec.json.Decoder(_Say | _History).decode
         self._encode = msgspec.json.Encoder().encode
 
     def decode(self, payload: bytes) -> commands.Command:
-        if too_deep(payload, self._depth):
-            return bad(payload, f"the frame nests deeper than {self._depth} (--limits.json-depth)")
+        if too_deep(payload, depth := self._limits.json_depth):
+            return bad(payload, f"the frame nests deeper than {depth} (--limits.json-depth)")
         try:
             frame = self._decode(payload)
         except (ValueError, RecursionError) as error:

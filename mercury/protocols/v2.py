@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mercury import commands, events
+from mercury.config import Limits
 from mercury.model import Entry
 from mercury.protocols.codec import bad, explain, too_deep
 
@@ -17,18 +18,18 @@ NAME = "mercury.v2.json"
 
 
 class V2:
-    """The codec of mercury.v2.json. `depth`: how deep a client's JSON may nest."""
+    """The codec of mercury.v2.json."""
 
     name = NAME
 
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._decode = msgspec.json.Decoder(commands.Any).decode
         self._encode = msgspec.json.Encoder().encode
 
     def decode(self, payload: bytes) -> commands.Command:
-        if too_deep(payload, self._depth):
-            return bad(payload, f"the frame nests deeper than {self._depth} (--limits.json-depth)")
+        if too_deep(payload, depth := self._limits.json_depth):
+            return bad(payload, f"the frame nests deeper than {depth} (--limits.json-depth)")
         try:
             command: commands.Command = self._decode(payload)
             return command

@@ -18,6 +18,7 @@ from autobahn.wamp.exception import InvalidUriError
 from autobahn.wamp.serializer import Serializer
 
 from mercury import commands, events
+from mercury.config import Limits
 from mercury.model import Entry
 from mercury.protocols.wamp_bytes import BINARY, READERS, WRITERS, as_in_json, is_plain
 from mercury.protocols.wamp_topics import ALL, LOG, Topic, spelled, topic_of
@@ -116,11 +117,11 @@ def _type_of(kind: type[wamp.Message]) -> int:
 
 
 class Packer:
-    """One serialization. `binary`: whether it goes in binary frames. `depth`: how deep a client's values may nest."""
+    """One serialization. `binary`: whether it goes in binary frames."""
 
-    def __init__(self, name: str, depth: int) -> None:
+    def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
-        self._depth = depth
+        self._limits = limits
         self._read, self._write = READERS[name], WRITERS[name]
         self.binary = name in BINARY
 
@@ -132,12 +133,13 @@ class Packer:
         """A client's message, as Autobahn reads it and as it came. Raises ViolationError."""
         if binary != self.binary:
             raise ViolationError(f"{self.name} comes in {'binary' if self.binary else 'text'} frames")
+        depth = self._limits.json_depth
         try:
-            raw = self._read(payload, self._depth)
+            raw = self._read(payload, depth)
         except Exception as error:  # whatever these libraries raise for what is wrong
             raise ViolationError(f"the message cannot be read as {self.name}") from error
-        if type(raw) is not list or not raw or not is_plain(raw, self._depth):
-            raise ViolationError(f"a message is a list of plain values, nested no deeper than {self._depth}")
+        if type(raw) is not list or not raw or not is_plain(raw, depth):
+            raise ViolationError(f"a message is a list of plain values, nested no deeper than {depth}")
         if self.binary:
             raw = as_in_json(raw)
         kind: Any = Serializer.MESSAGE_TYPE_MAP.get(raw[0]) if type(raw[0]) is int else None

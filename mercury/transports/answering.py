@@ -19,7 +19,7 @@ from twisted.web.resource import IResource, Resource
 
 from mercury.core.batches import as_error
 from mercury.errors import MercuryError
-from mercury.transports.web import Request, error_body
+from mercury.transports.web import Request
 
 _log = Logger()
 
@@ -43,8 +43,9 @@ def answered(
     work: Coroutine[Deferred[Any], Any, bytes], request: Request, what: str, clock: Any, seconds: float
 ) -> Deferred[bytes]:
     """What Klein is given for a request. It may be cancelled, or time out; the work goes on. `what`: for the log."""
+    request.call = what
     answer: Deferred[bytes] = Deferred()
-    Deferred.fromCoroutine(work).addErrback(_log_fault, what).chainDeferred(answer)
+    Deferred.fromCoroutine(_logged(work, what)).chainDeferred(answer)
     return answer.addTimeout(seconds, clock).addErrback(_failed, request)
 
 
@@ -62,11 +63,15 @@ def _host_of(origin: bytes) -> bytes | None:
         return None
 
 
-def _log_fault(failure: Failure, what: str) -> Failure:
-    """Log what is Mercury's own fault, once, also if nobody waits for the answer any more."""
-    if not failure.check(MercuryError):
-        _log.failure("{what} failed", failure, what=what)
-    return failure
+async def _logged(work: Coroutine[Deferred[Any], Any, bytes], what: str) -> bytes:
+    """Do it, and log what is Mercury's own fault, once, also if nobody waits for the answer any more."""
+    try:
+        return await work
+    except MercuryError:
+        raise
+    except Exception:
+        _log.failure("{what} failed", what=what)
+        raise
 
 
 def _failed(failure: Failure, request: Request) -> Any:
@@ -89,4 +94,4 @@ def no_route(request: Request, refusal: Any, hint: str) -> bytes:
     if request.method == b"OPTIONS":
         return request.respond(200, b'{"status":"ok"}', allowed)
     words = f"{request.method.decode('ascii', 'replace')} is not possible here; possible: {allowed['Allow']}"
-    return request.respond(405, error_body(MercuryError("bad_request", words)), allowed)
+    return request.respond_error(MercuryError("bad_request", words), 405, allowed)

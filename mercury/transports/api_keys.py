@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
 
+from mercury.config import Api
+from mercury.config_types import api_keys
 from mercury.errors import MercuryError
 
 KEY_BYTES = 32
@@ -28,19 +29,20 @@ def digest(key: bytes) -> bytes:
 
 
 class ApiKeys:
-    """The configured keys: hashes by name; without any, everybody may call."""
+    """The configured keys; without any, everybody may call."""
 
-    def __init__(self, hashes: Mapping[str, bytes]) -> None:
-        self._hashes = hashes
+    def __init__(self, settings: Api) -> None:
+        self._settings = settings
 
     def check(self, authorization: bytes | None) -> None:
         """Let a caller with this Authorization header go on, or raise unauthorized. How long it takes says nothing
         about the keys."""
-        if not self._hashes:
+        hashes = api_keys(self._settings.keys)
+        if not hashes:
             return
         scheme, _, key = (authorization or b"").partition(b" ")
         shown = digest(key.strip())
-        fits = [hmac.compare_digest(shown, kept) for kept in self._hashes.values()]
+        fits = [hmac.compare_digest(shown, kept) for kept in hashes.values()]
         if scheme.lower() != SCHEME or not any(fits):
             reason = "show one of the API's keys as Authorization: Bearer KEY (--server.api.keys)"
             raise MercuryError("unauthorized", reason)

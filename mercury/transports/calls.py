@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from mercury.errors import Code, MercuryError
 from mercury.model import check_name
-from mercury.protocols.rest import Body, Headers, Result
+from mercury.protocols.rest import Body, Headers, PlainText, Result
 
 Handler = Callable[..., Awaitable[Any]]
 H = TypeVar("H", bound=Handler)
@@ -31,6 +31,9 @@ ALWAYS: tuple[Code, ...] = ("bad_request", "forbidden", "too_large", "internal",
 
 UNLESS_OPEN: tuple[Code, ...] = ("unauthorized",)
 
+#: Results that are not wrapped -> the type of what they hold.
+MEDIA: dict[type, str] = {msgspec.Raw: "application/json", PlainText: PlainText.media}
+
 IN_PATH = re.compile(r"{(\w+)}")
 NOT_QUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^!-~]")
 
@@ -39,9 +42,9 @@ NOT_QUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^!-~]")
 class Call:
     """One call. `names`: the path's parameters, each a member's or a room's name. `optional`: so is the body.
 
-    `results`: what it may answer with, each with an HTTP status of its own; none: just {"status":"ok"}, unless `raw`,
-    which is JSON in a shape of its own. `errors`: the codes that it may be refused with. `open`: no API key is
-    asked for.
+    `results`: what it may answer with, each with an HTTP status of its own; none: just {"status":"ok"}, unless there is
+    `media`, the type of something in a shape of its own. `errors`: the codes that it may be refused with. `open`: no
+    API key is asked for.
     """
 
     method: str
@@ -55,7 +58,7 @@ class Call:
     body: type[Body] | None
     optional: bool
     results: tuple[type[Result], ...]
-    raw: bool
+    media: str | None
     errors: tuple[Code, ...]
     open: bool
 
@@ -103,7 +106,7 @@ def call(method: str, path: str, *errors: Code, open: bool = False) -> Callable[
             body=wanted,
             optional=bool(others),
             results=tuple(kind for kind in result if issubclass(kind, Result)),
-            raw=result == (msgspec.Raw,),
+            media=MEDIA.get(result[0]),
             errors=(*ALWAYS, *errors, *(() if open else UNLESS_OPEN)),
             open=open,
         )

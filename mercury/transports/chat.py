@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autobahn.websocket.types import ConnectionRequest
+from twisted.logger import Logger
 
 from mercury import commands
+from mercury.config import Config
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.errors import MercuryError
@@ -21,7 +23,7 @@ from mercury.protocols.seed import Seed
 from mercury.protocols.v2 import V2
 from mercury.protocols.wamp import NAMES, Packer
 from mercury.transports.frames import DeflatedWire, Wire
-from mercury.transports.wamp import Realm, WampSession
+from mercury.transports.wamp import WampSession
 from mercury.transports.wamp_wires import WampWires
 from mercury.transports.websocket import WebSocketConnection
 
@@ -35,13 +37,14 @@ Admitted = tuple[Token, float, str]
 
 
 class Protocols:
-    """All that is spoken, in plain and in deflated frames. Connections of a kind share its wires. `realm`: WAMP's."""
+    """All that is spoken, in plain and in deflated frames. Connections of a kind share its wires."""
 
-    def __init__(self, json_depth: int, realm: Realm) -> None:
-        codecs: dict[str | None, Codec] = {None: Seed(json_depth), v2.NAME: V2(json_depth)}
-        packers = {name: Packer(name, json_depth) for name in NAMES}
+    def __init__(self, config: Config) -> None:
+        limits = config.limits
+        codecs: dict[str | None, Codec] = {None: Seed(limits), v2.NAME: V2(limits)}
+        packers = {name: Packer(name, limits) for name in NAMES}
         self._codecs = codecs
-        self._realm = realm
+        self._wamp_settings = config.wamp
         self._wires = {(name, False): Wire(codec) for name, codec in codecs.items()}
         self._wires |= {(name, True): DeflatedWire(codec) for name, codec in codecs.items()}
         self._wamp = {(name, False): WampWires(packer, False) for name, packer in packers.items()}
@@ -73,7 +76,7 @@ class Protocols:
     ) -> Session:
         """A session that speaks a subprotocol, and has begun to log in. `agent`: what the client says it is."""
         if name in NAMES:
-            return WampSession(chat, connection, self._wamp[name, deflate], self._realm, token, agent)
+            return WampSession(chat, connection, self._wamp[name, deflate], self._wamp_settings, token, agent)
         session = Session(chat, connection, self._wires[name, deflate])
         if token is not None:
             session.login(*token)
@@ -87,6 +90,8 @@ class ChatDoor:
 
     __slots__ = ("_admitted", "_chat", "_connection", "_decode", "_protocols", "_session")
 
+    log = Logger()
+
     def __init__(self, chat: Chat, protocols: Protocols, connection: WebSocketConnection) -> None:
         self._chat = chat
         self._protocols = protocols
@@ -96,6 +101,7 @@ class ChatDoor:
         self._decode: Callable[[bytes], commands.Command] | None = None
 
     async def admit(self, request: ConnectionRequest) -> str | None:
+        self._chat.rooms.journal.check_open()
         if request.path.rstrip("/") != PATH:
             raise MercuryError("not_found", f"there is nothing at this path; WebSockets connect at {PATH}")
         name = self._protocols.choose(request.protocols)
@@ -107,6 +113,7 @@ class ChatDoor:
             if member is None:
                 raise MercuryError("unauthorized", "the URL has a token but no member")
             token = await self._chat.tokens.check(secret, member)
+            self._chat.rooms.journal.check_open()  # a session that begins now would not be told to come back
             self._admitted = (name, (token, checked, device), agent)
         elif name is None:
             raise MercuryError("unauthorized", f"connect with {PATH}?token=...&member=...")
@@ -143,9 +150,13 @@ class ChatDoor:
             self._session.drained()
 
     def closed(self) -> None:
-        if self._session is not None:
-            self._session.closed()
+        if (session := self._session) is not None:
+            session.closed()
             self._session = None
+            self.log.debug(
+                "the session of {peer} has ended with {code}", peer=self._connection.peer, member=session.mid,
+                protocol=session.wire.name, code=self._connection.ended_with, session=session.number,
+            )  # fmt: skip
 
 
 def _param(request: ConnectionRequest, name: str) -> str | None:

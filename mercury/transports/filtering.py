@@ -12,9 +12,9 @@ tells the protocol passes through here, so that a connection is counted from its
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, ILoggingContext, IProtocol, IProtocolFactory, IReactorTime
@@ -23,19 +23,34 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.counts import Counts
+from mercury.errors import Limit
+
 FIRST_BYTE_SECONDS = 5.0  # for a proxy's client to say something: only then does a PROXY header count
 REPORT_SECONDS = 1.0  # between two lines about refused connections
 
 Network = IPv4Network | IPv6Network
 
 
+class Rules(NamedTuple):
+    """Who may connect.
+
+    `allowed`: the networks. UNIX sockets, which file permissions guard, always may. `proxies`: the networks of the
+    proxies, if the endpoint reads PROXY headers, else None. `connections`: how many there may be at a time;
+    `per_address`: how many of one IPv4 address or one IPv6 /64, which is what a client has; 0 for any number.
+    """
+
+    allowed: Sequence[Network]
+    proxies: Sequence[Network] | None = None
+    connections: int = 0
+    per_address: int = 0
+
+
 @implementer(IProtocolFactory, ILoggingContext)
 class AddressFilter:
     """Lets some connections through to a factory, which may be any.
 
-    `allowed`: the networks that may connect. UNIX sockets, which file permissions guard, always may. `proxies`: the
-    networks of the proxies, if the endpoint reads PROXY headers, else None. `connections`: how many there may be at a
-    time; `per_address`: how many of one IPv4 address or one IPv6 /64, which is what a client has; 0 for any number.
+    `rules` is asked for each connection. `counts`: where refusals are counted, if anybody wants to know.
     """
 
     log = Logger()
@@ -43,23 +58,18 @@ class AddressFilter:
     def __init__(
         self,
         factory: Any,
-        allowed: Sequence[Network],
-        *,
-        proxies: Sequence[Network] | None = None,
-        connections: int = 0,
-        per_address: int = 0,
+        rules: Callable[[], Rules],
         clock: IReactorTime,
+        counts: Counts | None = None,
     ) -> None:
         self.clock = clock
         self.noisy = factory.noisy
         self.total = 0
         self._factory = factory
-        self._allowed = allowed
-        self._proxies = proxies
-        self._most = connections
-        self._most_of_one = per_address
+        self._rules = rules
         self._counts: Counter[bytes] = Counter()
         self._refused: Counter[str] = Counter()
+        self._ever = counts or Counts()
         self._last = ""
         self._reporting: IDelayedCall | None = None
 
@@ -80,30 +90,32 @@ class AddressFilter:
 
         Behind a proxy it is a protocol that hangs up instead: Twisted's HAProxyWrappingFactory cannot take a None.
         """
-        if self._proxies is None:
+        rules = self._rules()
+        if rules.proxies is None:
             return self.admit(addr)
-        if not listed(addr, self._proxies):
-            self.refuse("not a listed proxy", addr)
-        elif self._full():
-            self.refuse("too many connections", addr)
+        if not listed(addr, rules.proxies):
+            self.refuse("proxies", "not a listed proxy", addr)
+        elif self._full(rules):
+            self.refuse("connections", "too many connections", addr)
         else:
             return Proxied(self)
         return HangUp()
 
     def admit(self, addr: Any) -> Counted | None:
         """The factory's protocol for a client with this true address, if it may connect."""
-        if not listed(addr, self._allowed):
-            self.refuse("not on the address list", addr)
-        elif self._full():
-            self.refuse("too many connections", addr)
-        elif self._most_of_one and self._counts[key_of(addr)] >= self._most_of_one:
-            self.refuse("too many connections of one address", addr)
+        rules = self._rules()
+        if not listed(addr, rules.allowed):
+            self.refuse("address", "not on the address list", addr)
+        elif self._full(rules):
+            self.refuse("connections", "too many connections", addr)
+        elif 0 < rules.per_address <= self._counts[key_of(addr)]:
+            self.refuse("connections-per-address", "too many connections of one address", addr)
         elif (protocol := self._factory.buildProtocol(addr)) is not None:
             return Counted(self, protocol, key_of(addr))
         return None
 
-    def _full(self) -> bool:
-        return bool(self._most) and self.total >= self._most
+    def _full(self, rules: Rules) -> bool:
+        return 0 < rules.connections <= self.total
 
     def count(self, key: bytes, step: int) -> None:
         """One connection more (1) or less (-1), of the address with this key."""
@@ -113,8 +125,9 @@ class AddressFilter:
             if not self._counts[key]:
                 del self._counts[key]
 
-    def refuse(self, why: str, addr: Any) -> None:
+    def refuse(self, limit: Limit, why: str, addr: Any) -> None:
         """Count a refusal. A line in the log follows within a second, one for all refusals until then."""
+        self._ever.refused[limit] += 1
         self._refused[why] += 1
         self._last = getattr(addr, "host", "a UNIX socket")
         if self._reporting is None:

@@ -15,6 +15,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from mercury.config import Gotalk
 from mercury.core.accounts import Accounts, Session
 from mercury.core.chat import Chat
 from mercury.core.conversations import member_of, room_of
@@ -60,14 +61,14 @@ class Answer:
 
 
 class Door:
-    """The calls. `secure`: whether cookies are for https:// only, also where this process sees no TLS."""
+    """The calls."""
 
-    def __init__(self, chat: Chat, accounts: Accounts, handover: Handover, secure: bool) -> None:
+    def __init__(self, chat: Chat, accounts: Accounts, handover: Handover, settings: Gotalk) -> None:
         self.chat = chat
         self._accounts = accounts
         self._handover = handover
         self._people = People(chat, accounts)
-        self._secure = secure
+        self._settings = settings
 
     # People
 
@@ -168,18 +169,16 @@ class Door:
 
     def _cookie(self, asked: Asked, token: str, seconds: int) -> dict[str, str]:
         """A header that sets the cookie, or with seconds=0 takes it away (RFC 6265, 5.2)."""
-        secure = "; Secure" if self._secure or asked.request.isSecure() else ""  # type: ignore[no-untyped-call]
+        secure = "; Secure" if self._settings.secure or asked.request.isSecure() else ""  # type: ignore[no-untyped-call]
         return {"Set-Cookie": f"{COOKIE}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict{secure}"}
 
 
-def make_gotalk_site(
-    chat: Chat, accounts: Accounts, handover: Handover, *, body_bytes: int, secure: bool
-) -> ProvingSite:
+def make_gotalk_site(chat: Chat, accounts: Accounts, handover: Handover, settings: Gotalk) -> ProvingSite:
     """The factory of goTalk's port."""
     from klein import Klein
     from werkzeug.exceptions import HTTPException
 
-    door = Door(chat, accounts, handover, secure)
+    door = Door(chat, accounts, handover, settings)
     app = Klein()
     for call in (
         door.register, door.login, door.logout, door.getuseridbyname, door.send, door.sync, door.addfriend,
@@ -193,7 +192,7 @@ def make_gotalk_site(
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "people go to /login")
 
-    return ProvingSite(Quoted(app.resource()), chat.clock, body_bytes)
+    return ProvingSite(Quoted(app.resource()), chat)
 
 
 def _call(door: Door, name: str, call: Callable[[Asked], Awaitable[Answer]]) -> Callable[..., Deferred[bytes]]:

@@ -91,8 +91,11 @@ def _responses(call: Call) -> Iterator[tuple[int, dict[str, Any]]]:
         body = {"status": {"const": "ok"}, "body": _ref(result)}
         yield result.http_status, _response(result.__doc__ or "", _object(body))
     if not call.results:
-        schema = {"type": "object"} if call.raw else _object({"status": {"const": "ok"}})
-        yield 200, _response("The description." if call.raw else "Done.", schema)
+        if call.media is None:
+            yield 200, _response("Done.", _object({"status": {"const": "ok"}}))
+        else:
+            schema = {"type": "object" if "json" in call.media else "string"}
+            yield 200, {"description": call.summary, "content": {call.media.partition(";")[0]: {"schema": schema}}}
     by_status: dict[int, list[Code]] = {}
     for code in call.errors:
         by_status.setdefault(CODES[code][0], []).append(code)

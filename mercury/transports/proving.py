@@ -9,6 +9,7 @@ off while it passes the answer on is seen to do so before the answer is whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -18,6 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.web import Channel, Request, Site
 from mercury.transports.writing import plain, waiting
 
@@ -30,11 +32,12 @@ _log = Logger()
 
 
 class ProvingChannel(Channel):
-    """A connection that sees what has arrived. `unproved`: what to do when it is seen of an answer, in order."""
+    """A connection that sees what has arrived. `unproved`: what to do when it is seen of an answer, in order, and which
+    request that was."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.unproved: list[Proof] = []
+        self.unproved: list[tuple[Served | None, Proof]] = []
         self._proving: list[Deferred[None]] = []
         self._plain: Any = None
         self._closed: Callable[[Failure], None]
@@ -88,9 +91,9 @@ class ProvingChannel(Channel):
 
     def _prove(self) -> None:
         proofs, self.unproved = self.unproved, []
-        for proof in proofs:
-            proving = Deferred.fromCoroutine(proof())
-            proving.addErrback(lambda failure: _log.failure("noting what has arrived failed", failure))
+        for served, proof in proofs:
+            proving = begin(served, proof())
+            proving.addErrback(partial(serving, served, _log.failure, "noting what has arrived failed"))
             self._proving.append(proving)
 
     async def proved(self) -> None:
@@ -109,7 +112,7 @@ class ProvingRequest(Request):
         self.write(body[:-1])  # type: ignore[no-untyped-call]
         await deferLater(clock, HELD_BACK)
         if not self._disconnected:
-            self.channel.unproved.append(proof)
+            self.channel.unproved.append((SERVED.get(), proof))
         return body[-1:]
 
 

@@ -17,19 +17,21 @@ from mercury.protocols.rest import Result
 from mercury.transports.answering import Quoted, answered, no_route, refuse_strange_pages
 from mercury.transports.api_keys import ApiKeys
 from mercury.transports.calls import Call
+from mercury.transports.metrics import Metrics
 from mercury.transports.openapi import CALLS, document
+from mercury.transports.readiness import Readiness
 from mercury.transports.rest_calls import Api
 from mercury.transports.web import Request, Site
 
 CALL_SECONDS = 30.0  # for a call's work; the store's own limits are shorter
 
 
-def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, ready: Callable[[], bool]) -> Site:
-    """The REST API's factory. `ready`: whether this node takes part now, for /readyz."""
+def make_site(chat: Chat, keys: ApiKeys, readiness: Readiness, metrics: Metrics) -> Site:
+    """The REST API's factory. `readiness` and `metrics` answer /readyz and /metrics."""
     from klein import Klein
     from werkzeug.exceptions import HTTPException
 
-    api = Api(chat, ready, msgspec.json.encode(document()))
+    api = Api(chat, readiness, metrics, msgspec.json.encode(document()))
     app = Klein()
     for call in CALLS:
         path = call.path.replace("{", "<").replace("}", ">")
@@ -39,7 +41,7 @@ def make_site(chat: Chat, keys: ApiKeys, *, body_bytes: int, ready: Callable[[],
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "GET /openapi.json lists all")
 
-    return Site(Quoted(app.resource()), chat.clock, body_bytes)
+    return Site(Quoted(app.resource()), chat)
 
 
 def _route(api: Api, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Deferred[bytes]]:
@@ -64,8 +66,8 @@ async def _work(api: Api, call: Call, keys: ApiKeys, request: Request, names: di
 
     given = call.read(names, query, headers, request.content.read())
     result = await call.handler(api, **given)
-    if isinstance(result, msgspec.Raw):
-        return request.respond(200, bytes(result), {})
+    if call.media is not None:
+        return request.respond(200, bytes(result), {"Content-Type": call.media})
     status = result.http_status if isinstance(result, Result) else 200
     shape = {"status": "ok"} if result is None else {"status": "ok", "body": result}
     return request.respond(status, msgspec.json.encode(shape), {})

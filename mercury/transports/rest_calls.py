@@ -6,12 +6,11 @@ Each method is a call (calls.py) and does no more than ask the core; input has b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
 from msgspec import UNSET
-from twisted.internet.defer import TimeoutError as TookTooLong
 
 from mercury import events
 from mercury.core.chat import Chat
@@ -21,16 +20,17 @@ from mercury.events import rfc3339
 from mercury.model import SYSTEM, Entry
 from mercury.protocols import rest
 from mercury.transports.calls import call
-
-READY_SECONDS = 2.0  # for the store to show that it can be read
+from mercury.transports.metrics import Metrics
+from mercury.transports.readiness import Readiness
 
 
 class Api:
-    """`ready`: whether this node takes part now, its store aside. `document`: what /openapi.json answers."""
+    """`readiness`, `metrics`: what /readyz and /metrics answer. `document`: what /openapi.json does."""
 
-    def __init__(self, chat: Chat, ready: Callable[[], bool], document: bytes) -> None:
+    def __init__(self, chat: Chat, readiness: Readiness, metrics: Metrics, document: bytes) -> None:
         self._chat = chat
-        self._ready = ready
+        self._readiness = readiness
+        self._metrics = metrics
         self._document = document
 
     # Tokens
@@ -155,14 +155,21 @@ class Api:
         """Whether the process lives."""
 
     @call("GET", "/readyz", open=True)
-    async def readiness(self) -> None:
-        """Whether this node can serve: it is not stopping, and its store answers."""
-        if not self._ready():
-            raise MercuryError("unavailable", "Mercury is starting or stopping", 1.0)
-        try:
-            await self._chat.store.ping().addTimeout(READY_SECONDS, self._chat.clock)
-        except TookTooLong:
-            raise MercuryError("unavailable", f"the store does not answer within {READY_SECONDS:g} s", 1.0) from None
+    async def readiness(self) -> rest.Parts:
+        """Whether this node can serve, and which part of it cannot.
+
+        It can if it is not starting or stopping and its store answers. Without its bus other nodes' messages come late,
+        which is said and no reason to send clients elsewhere.
+        """
+        parts, why = await self._readiness.look()
+        if why:
+            raise rest.NotReadyError(why, parts)
+        return parts
+
+    @call("GET", "/metrics")
+    async def metrics(self) -> rest.PlainText:
+        """Numbers about this node, for Prometheus."""
+        return await self._metrics.text()
 
     @call("GET", "/openapi.json")
     async def openapi(self) -> msgspec.Raw:

@@ -1,6 +1,7 @@
 """TLS on a listener: its certificate, read anew when it is told to, for the connections that come from then on.
 
-TLS 1.2 and 1.3 (RFC 5246, RFC 8446); nothing older is spoken (RFC 8996).
+TLS 1.2 and 1.3 (RFC 5246, RFC 8446); nothing older is spoken (RFC 8996). With 1.2 only what RFC 9325 recommends: a key
+that is made for the connection, and encryption that authenticates.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from typing import Any
 
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLContextFactory
-from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from mercury.errors import MercuryError
 
 END = b"-----END CERTIFICATE-----"
+CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")  # TLS 1.3 has good ones only
 
 
 @implementer(IOpenSSLContextFactory)
@@ -27,17 +29,18 @@ class Certificate:
         self.name = name
         self._chain = chain
         self._key = key
-        self._context = self._read()
+        self._context = self.read()
 
     def getContext(self) -> SSL.Context:
         """What new connections are made with."""
         return self._context
 
-    def reload(self) -> None:
-        """Read the files anew. MercuryError if they cannot be used; then all stays as it was."""
-        self._context = self._read()
+    def use(self, context: SSL.Context) -> None:
+        """Serve with what was read, from the next connection on."""
+        self._context = context
 
-    def _read(self) -> SSL.Context:
+    def read(self) -> SSL.Context:
+        """What the files hold now. MercuryError if that cannot be used."""
         try:
             own, *others = [
                 crypto.load_certificate(crypto.FILETYPE_PEM, part + END)
@@ -49,6 +52,7 @@ class Certificate:
                 certificate=own,
                 extraCertChain=others,
                 raiseMinimumTo=TLSVersion.TLSv1_2,
+                acceptableCiphers=CIPHERS,
                 acceptableProtocols=[b"http/1.1"],
             )
             context: SSL.Context = options.getContext()

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,11 +19,13 @@ from twisted.internet.defer import Deferred
 
 from mercury import closing, commands, events
 from mercury.closing import Closing
+from mercury.config import Wamp
+from mercury.config_types import methods
 from mercury.core.chat import Chat
 from mercury.core.live import LiveRoom
 from mercury.core.session import Session
 from mercury.core.tokens import ITERATIONS, KEY_BYTES, SALT
-from mercury.errors import MercuryError
+from mercury.errors import Code, MercuryError
 from mercury.model import Token
 from mercury.ports import IConnection, IWire
 from mercury.protocols.wamp import (
@@ -54,14 +55,6 @@ TAKES_NO_REVOCATION: Final = "AutobahnPython"
 LEFT: Final = "mercury.left"  # why a subscription was ended: the member is not in the room any more
 
 
-@dataclass(frozen=True)
-class Realm:
-    """Where WAMP clients log in, and by which of the methods ticket and wampcra."""
-
-    name: str
-    methods: Sequence[str]
-
-
 class WampSession(Session):
     """One WAMP session. The transport calls hear() with all that comes, and the notices that each session gets.
 
@@ -70,8 +63,8 @@ class WampSession(Session):
     """
 
     __slots__ = (
-        "_aborted", "_all", "_authid", "_challenge", "_extra", "_id", "_kinds", "_method", "_realm", "_resets",
-        "_revokes", "_stage", "_subscriptions", "_token", "_welcomed", "_wires",
+        "_aborted", "_all", "_authid", "_challenge", "_extra", "_id", "_kinds", "_method", "_resets", "_revokes",
+        "_settings", "_stage", "_subscriptions", "_token", "_welcomed", "_wires",
     )  # fmt: skip
 
     def __init__(
@@ -79,13 +72,13 @@ class WampSession(Session):
         chat: Chat,
         connection: IConnection,
         wires: WampWires,
-        realm: Realm,
+        settings: Wamp,
         token: tuple[Token, float, str] | None,
         agent: str,
     ) -> None:
         super().__init__(chat, connection, wires.answers)
         self._wires = wires
-        self._realm = realm
+        self._settings = settings
         self._token = token
         self._id = publication()
         self._stage: Callable[[wamp.Message, list[Any]], None] = self._on_hello
@@ -125,16 +118,16 @@ class WampSession(Session):
         self._extra = message.authextra or {}
         self._revokes &= bool(getattr(message.roles.get("subscriber"), "subscription_revocation", False))
         offered = message.authmethods or ()
-        method = next((method for method in offered if method in self._realm.methods), None)
-        if message.realm != self._realm.name:
-            self._abort("wamp.error.no_such_realm", f"the realm is {self._realm.name}")
+        accepted = methods(self._settings.authmethods)
+        method = next((method for method in offered if method in accepted), None)
+        if message.realm != self._settings.realm:
+            self._abort("wamp.error.no_such_realm", f"the realm is {self._settings.realm}")
         elif self._token is not None:
             self._enter_by_url(self._token, message.authid)
         elif not offered or not message.authid:
             self._abort("wamp.error.authentication_required", "give authmethods, and the member as authid")
         elif method is None:
-            reason = f"the methods here are {', '.join(self._realm.methods)}"
-            self._abort("wamp.error.no_matching_auth_method", reason)
+            self._abort("wamp.error.no_matching_auth_method", f"the methods here are {', '.join(accepted)}")
         else:
             self._method, self._authid = method, message.authid
             self._stage = self._on_authenticate
@@ -202,7 +195,7 @@ class WampSession(Session):
         roles = {"broker": RoleBrokerFeatures(pattern_based_subscription=True, subscription_revocation=True)}
         self._say(
             wamp.Welcome(
-                self._id, {**roles, "dealer": RoleDealerFeatures()}, realm=self._realm.name, authid=self.mid,
+                self._id, {**roles, "dealer": RoleDealerFeatures()}, realm=self._settings.realm, authid=self.mid,
                 authrole="member", authmethod=self._method, authprovider="mercury", authextra=about,
             )
         )  # fmt: skip
@@ -234,7 +227,7 @@ class WampSession(Session):
                 rooms = [self._chat.hub.room_of(self, topic.rid)]
         except MercuryError as error:
             uri = "wamp.error.not_authorized" if error.code == "forbidden" else f"mercury.error.{error.code}"
-            self._say_refused(refusal(command, uri, error.reason))
+            self._say_refused(refusal(command, uri, error.reason), error.code)
             return
         id = topic.subscription
         self._say(wamp.Subscribed(command.request, id))
@@ -318,17 +311,21 @@ class WampSession(Session):
     def _say(self, message: wamp.Message) -> None:
         self._chat.hub.outbox.put((self,), self._wires.message(message))
 
-    def _say_refused(self, refused: Refused) -> None:
+    def _say_refused(self, refused: Refused, code: Code = "bad_request") -> None:
         if refused.ref:
+            self._chat.hub.counts.errors[code] += 1
             self._say(wamp.Error(refused.kind, refused.request, refused.uri, args=[refused.reason]))
 
     def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
         self._aborted = ref is None  # a login was refused
         if ref is not None or error.code in ABORTS:  # else it is to come back, and an ABORT makes Autobahn JS stay away
             super()._refuse(ref, error)
+        else:
+            self._chat.hub.counts.error(error)
 
     def _abort(self, uri: str, reason: str) -> None:
         self._aborted = True
+        self._chat.hub.counts.errors["unauthorized" if uri == DENIED else "bad_request"] += 1
         self._hang_up(self._wires.message(wamp.Abort(uri, reason)), closing.BAD_CONNECT.code)
 
     def _hang_up(self, last: bytes, code: int = 1000) -> None:

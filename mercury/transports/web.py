@@ -1,26 +1,37 @@
 """HTTP by Twisted Web, bounded and in JSON: what REST needs of it beside the calls themselves.
 
 A request's head and body have limits that are held while it comes in; a body that is too long is refused before it is
-read. Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. URLs are never logged.
+read. Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. Each request has an id, which its
+caller is told and may choose (X-Request-Id), and which is on its lines in the log. URLs are never logged.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
+from functools import cached_property
 from io import BytesIO
 from math import ceil
 from typing import Any
 
 import msgspec
-from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 
+from mercury.core.chat import Chat
 from mercury.errors import CODES, MercuryError
-from mercury.protocols.rest import Error
+from mercury.protocols.rest import Error, NotReadyError
+from mercury.serving import serving
 
 REQUEST_SECONDS = 60.0  # from a connection's beginning, or the last answer, until a request has to be there
+SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,40}")  # ids that callers give to requests; tokens are longer
 LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it still sends
+
+
+_log = Logger()
 
 
 def error_status(error: MercuryError) -> int:
@@ -30,7 +41,8 @@ def error_status(error: MercuryError) -> int:
 
 def error_body(error: MercuryError) -> bytes:
     """The JSON that tells of an error."""
-    return msgspec.json.encode(Error(error=error.reason, code=error.code, retry_after=error.retry_after))
+    parts = error.parts if isinstance(error, NotReadyError) else None
+    return msgspec.json.encode(Error(error=error.reason, code=error.code, retry_after=error.retry_after, parts=parts))
 
 
 def error_headers(error: MercuryError) -> dict[str, str]:
@@ -53,8 +65,15 @@ class Channel(HTTPChannel):
     def resetTimeout(self) -> None:
         """The whole request has to be there in time: a byte now and then does not buy more of it."""
 
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Whether another request may follow. Not when Mercury stops: the next one is for the next process."""
+        if self.site.leaving():
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return bool(super().checkPersistence(request, version))  # type: ignore[no-untyped-call]
+
     def allHeadersReceived(self) -> None:
-        if self.length is not None and self.length > self.site.body_bytes:
+        if self.length is not None and self.length > self.site.limits.body_bytes:
             self.refuse_body()
         else:
             super().allHeadersReceived()  # type: ignore[no-untyped-call]
@@ -72,8 +91,9 @@ class Channel(HTTPChannel):
 
     def refuse_body(self) -> None:
         """Refuse the request that is coming in for its body's length."""
-        limit = self.site.body_bytes
-        self.refuse(MercuryError("too_large", f"the body is longer than {limit} bytes (--limits.body-bytes)"))
+        limit = self.site.limits.body_bytes
+        reason = f"the body is longer than {limit} bytes (--limits.body-bytes)"
+        self.refuse(MercuryError("too_large", reason, limit="body-bytes"))
 
     def refuse(self, error: MercuryError) -> None:
         """Answer before the request is there, drop the rest of it, and hang up.
@@ -84,9 +104,13 @@ class Channel(HTTPChannel):
         if self.refused:
             return
         self.refused = True
+        self.site.counts.error(error)
         body = error_body(error)
+        number = self.requests[-1].number if self.requests else secrets.token_hex(8)
+        _log.debug("refused a request: {code}", code=error.code, request=number)
         lines = (
             f"HTTP/1.1 {error_status(error)} {error.code}",
+            f"X-Request-Id: {number}",
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
             "Connection: close",
@@ -97,15 +121,47 @@ class Channel(HTTPChannel):
 
 
 class Request(server.Request):
-    """A request whose body is never longer than the site allows, however it is sent."""
+    """A request whose body is never longer than the site allows, however it is sent. `call`: which one it is for, for
+    the log; `began`: when it was there."""
 
     channel: Channel
+    site: Site
     content: Any
+    call = "no call"
+    began: float | None = None
+
+    @cached_property
+    def number(self) -> str:
+        """Which request it is, for the log and for who asks: what the caller says by X-Request-Id, else a new name."""
+        given = self.requestHeaders.getRawHeaders(b"x-request-id", [b""])[-1]
+        return given.decode() if SANE.fullmatch(given) else secrets.token_hex(8)
+
+    def process(self) -> None:
+        self.began = self.channel.site.clock.seconds()
+        self.responseHeaders.setRawHeaders("X-Request-Id", [self.number])
+        serving(("request", self.number), super().process)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.note("its client has hung up")
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def note(self, outcome: str) -> None:
+        """A line for it in the log, unless it never was whole."""
+        if self.began is not None:
+            _log.debug(
+                "{call}: {outcome}",
+                call=self.call,
+                outcome=outcome,
+                bytes=self.sentLength,
+                seconds=round(self.channel.site.clock.seconds() - self.began, 6),
+                peer=getattr(self.getClientAddress(), "host", "a UNIX socket"),  # type: ignore[no-untyped-call]
+                request=self.number,
+            )
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.channel.refused:
             return
-        if self.content.tell() + len(data) > self.channel.site.body_bytes:  # chunked: its length was not announced
+        if self.content.tell() + len(data) > self.channel.site.limits.body_bytes:  # its length was not announced
             self.channel.refuse_body()
         else:
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
@@ -128,22 +184,32 @@ class Request(server.Request):
             self.responseHeaders.setRawHeaders(name, [value])
         return body
 
-    def respond_error(self, error: MercuryError) -> bytes:
-        """respond() with an error."""
-        return self.respond(error_status(error), error_body(error), error_headers(error))
+    def respond_error(
+        self, error: MercuryError, status: int | None = None, headers: dict[str, str] | None = None
+    ) -> bytes:
+        """respond() with an error, and perhaps with another status and further headers."""
+        self.site.counts.error(error)
+        return self.respond(status or error_status(error), error_body(error), error_headers(error) | (headers or {}))
 
 
 class Site(server.Site):
-    """Serves a resource with Channels and Requests. `body_bytes`: the longest body of a request."""
+    """Serves a resource with Channels and Requests."""
 
     protocol = Channel  # type: ignore[assignment]
     requests = Request
 
-    def __init__(self, resource: IResource, clock: IReactorTime, body_bytes: int) -> None:
+    def __init__(self, resource: IResource, chat: Chat) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
-            resource, self.requests, timeout=REQUEST_SECONDS, reactor=clock, parsePOSTFormSubmission=False
+            resource, self.requests, timeout=REQUEST_SECONDS, reactor=chat.clock, parsePOSTFormSubmission=False
         )
-        self.body_bytes = body_bytes
+        self.limits = chat.limits
+        self.clock = chat.clock
+        self.counts = chat.hub.counts
+        self._journal = chat.rooms.journal
+
+    def leaving(self) -> bool:
+        """Whether Mercury is about to stop."""
+        return not self._journal.is_open
 
     def getContentFile(self, length: int | None) -> BytesIO:
         """Where a body is kept: in memory, bounded as it is."""
@@ -156,7 +222,7 @@ class Site(server.Site):
         pass
 
     def log(self, request: Any) -> None:
-        pass
+        request.note(str(request.code))
 
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: the limits are held by Channel."""

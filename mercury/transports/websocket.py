@@ -7,27 +7,35 @@ conformance suite puts an echo behind exactly this factory.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.config import Limits, Ws
+from mercury.config_types import origins
+from mercury.counts import Counts
 from mercury.errors import CODES, MercuryError
 from mercury.ports import IConnection
+from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
 from mercury.transports.writing import plain, waiting, write_through
 
 HEADER_BYTES = 16384  # of an opening handshake
+RETRY_SECONDS = 1  # until who is refused with 503 should come back
+TOO_BIG = 1009  # with which Autobahn ends a connection whose frame is too long (RFC 6455, 7.4.1)
+NO_GOODBYE = 1006  # the code of a connection that ended without one (RFC 6455, 7.4.1)
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 
 #: What Autobahn keeps of an opening handshake.
@@ -38,6 +46,7 @@ HANDSHAKE = (
 )  # fmt: skip
 
 _log = Logger()
+_numbers = itertools.count(1)
 
 
 class Door(Protocol):
@@ -88,26 +97,41 @@ class WebSocketConnection(WebSocketServerProtocol):
     _admitting = False
     _gone = False
     _closing: IDelayedCall | None = None
-    _longest = 0
     _plain: Any = None
     _resumed = 0
-    _out = 0
+    _ended: int | None = None  # the code with which we ended it: HTTP's, or WebSocket's
+    bytes_in = 0
+    bytes_out = 0
 
     # From Twisted
 
     def connectionMade(self) -> None:
+        self.number = next(_numbers)
+        self._served: Served = ("session", self.number)
         self.door = self.factory.open_door(self)
-        self._longest = self.factory.frame_bytes
+        self.factory.counts.open(self)
         super().connectionMade()
         self._plain = plain(self.transport)
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        token = SERVED.set(self._served)
+        try:
+            self._received(data)
+        except Exception:
+            _log.failure("what {peer} sent could not be handled", peer=self.peer)
+            self.abort()
+        finally:
+            SERVED.reset(token)
+
+    def _received(self, data: bytes) -> None:
         if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
             self.failHandshake("the request is too long", 431)
             return
         if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            data = data[short_road(data, self._longest, self._is_open, self.door.message, self.door.pong) :]
+            longest = self.factory.limits.frame_bytes
+            data = data[short_road(data, longest, self._is_open, self.door.message, self.door.pong) :]
         if data:
             self.data += data
             self.consumeData()
@@ -139,23 +163,26 @@ class WebSocketConnection(WebSocketServerProtocol):
         if not self.factory.welcomes(request.origin):
             raise ConnectionDeny(403, "scripts of that origin may not connect (--server.ws.origins)")
         self._admitting = True
-        return Deferred.fromCoroutine(self.door.admit(request)).addErrback(self._deny)
+        return begin(self._served, self.door.admit(request)).addErrback(self._deny)
 
     def _deny(self, failure: Failure) -> None:
         error = failure.value
         if not isinstance(error, MercuryError):
-            _log.failure("admitting {peer} failed", failure, peer=self.peer)
+            _log.failure("admitting {peer} failed", failure, peer=self.peer, session=self.number)
             error = MercuryError("internal", "Mercury failed to handle this handshake; its log says why")
+        self.factory.counts.error(error)
         raise ConnectionDeny(CODES[error.code][0], error.reason)
 
     def succeedHandshake(self, res: Any) -> None:
         self._admitting = False
         if not self._gone:
-            super().succeedHandshake(res)
+            serving(self._served, super().succeedHandshake, res)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Answer with HTTP and a JSON body, and hang up. Autobahn's own logs the reason, which may quote a token."""
         self._admitting = False
+        _log.debug("the handshake of {peer} was refused with {code}", peer=self.peer, code=code, session=self.number)
+        self._ended = code
         self.wasNotCleanReason = f"the handshake was refused with {code}"
         self.sendHttpErrorResponse(code, reason, responseHeaders)
         self.dropConnection(abort=False)
@@ -166,6 +193,7 @@ class WebSocketConnection(WebSocketServerProtocol):
         lines = [f"HTTP/1.1 {code} {'Upgrade Required' if code == 426 else named}", "Content-Type: application/json"]
         lines += [f"{key}: {value}" for key, value in responseHeaders or ()]
         lines += ["Upgrade: websocket"] if code == 426 else []
+        lines += [f"Retry-After: {RETRY_SECONDS}"] if code == 503 else []  # RFC 9110, 10.2.3
         lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
         self.sendData("\r\n".join(lines).encode("latin-1", "replace") + body)
 
@@ -192,6 +220,9 @@ class WebSocketConnection(WebSocketServerProtocol):
         """Say goodbye; if the peer does not answer, hang up. Autobahn's own timer may do that before the frame is sent:
         it counts in whole seconds, rounded down."""
         if self.state == self.STATE_OPEN and not isReply:
+            self._ended = code
+            if code == TOO_BIG:
+                self.factory.counts.refused["frame-bytes"] += 1
             self._closing = self.factory.reactor.callLater(CLOSE_SECONDS, self.abort)
         super().sendCloseFrame(code, reasonUtf8, isReply)
 
@@ -200,13 +231,14 @@ class WebSocketConnection(WebSocketServerProtocol):
             self._closing.cancel()
         if not self._gone:
             self._gone = True
-            self.door.closed()
+            self.factory.counts.close(self, self.ended_with)
+            serving(self._served, self.door.closed)
 
     # IConnection, for the session
 
     def write(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:
-            self._out += len(data)
+            self.bytes_out += len(data)
             if self._plain is not None:
                 write_through(self._plain, data)
             else:
@@ -229,12 +261,21 @@ class WebSocketConnection(WebSocketServerProtocol):
         if not self._gone:
             self.transport.resumeProducing()
 
+    @property
+    def ended_with(self) -> int:
+        """The code with which it ended: HTTP's of a refused handshake, else the close code of who closed first."""
+        return self._ended or self.remoteCloseCode or NO_GOODBYE
+
     def drained(self) -> int:
-        return self._resumed if self._plain is None else self._out - waiting(self._plain)
+        return self._resumed if self._plain is None else self.bytes_out - waiting(self._plain)
 
 
 class WebSocketFactory(WebSocketServerFactory):
-    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers."""
+    """Makes WebSocketConnections with all of Autobahn's options set: its defaults are not made for strangers.
+
+    `limits` and `ws` may change at any time. The limits hold for open connections as well; only a deflated message is
+    held to what its connection began with. `counts`: where they are counted, if anybody wants to know.
+    """
 
     protocol = WebSocketConnection
 
@@ -243,30 +284,26 @@ class WebSocketFactory(WebSocketServerFactory):
         open_door: Callable[[WebSocketConnection], Door],
         *,
         reactor: Any,
-        frame_bytes: int,
-        handshake_seconds: float,
-        origins: Sequence[str] = ("*",),
-        compression: bool = False,
+        limits: Limits,
+        ws: Ws,
+        counts: Counts | None = None,
     ) -> None:
         super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
         self.open_door = open_door
+        self.counts = counts or Counts()
         self.server = None  # no version for strangers
-        self.frame_bytes = frame_bytes
-        parts = [re.escape(origin.lower()).replace(r"\*", "[^/]*") for origin in origins]
-        self._origins = None if "*" in origins else re.compile("|".join(parts))
+        self.limits = limits
+        self._ws = ws
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
             versions=[13],
             webStatus=False,
             utf8validateIncoming=True,
             requireMaskedClientFrames=True,
-            maxFramePayloadSize=frame_bytes,
-            maxMessagePayloadSize=frame_bytes,
             failByDrop=False,
             echoCloseCodeReason=False,
-            openHandshakeTimeout=handshake_seconds and handshake_seconds + 1,  # Autobahn rounds down to whole seconds
             closeHandshakeTimeout=0,
             tcpNoDelay=True,
-            perMessageCompressionAccept=self._accept_deflate if compression else lambda offers: None,
+            perMessageCompressionAccept=self._accept_deflate,
             autoPingInterval=0,
             serveFlashSocketPolicy=False,
             allowedOrigins=["*"],  # welcomes() looks: Autobahn would want the port written out, even 443
@@ -277,24 +314,41 @@ class WebSocketFactory(WebSocketServerFactory):
         self.protocol = self._configured()
 
     def _configured(self) -> type[WebSocketConnection]:
-        """The protocol class with the options as its own: Autobahn would copy and format them for each connection."""
-        options = {name: getattr(self, name) for name in WebSocketConnection.CONFIG_ATTRS}
+        """The protocol class with the options as its own: Autobahn would copy and format them for each connection.
+        Those that may change are looked up when Autobahn asks for them."""
+        options: dict[str, Any] = {name: getattr(self, name) for name in WebSocketConnection.CONFIG_ATTRS}
         options = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+        limits = self.limits
+        options["maxFramePayloadSize"] = options["maxMessagePayloadSize"] = property(lambda _: limits.frame_bytes)
+        options["openHandshakeTimeout"] = property(lambda _: _in_whole_seconds(limits.handshake_seconds))
         return type("WebSocketConnection", (WebSocketConnection,), {**options, "CONFIG_ATTRS": ()})
 
     def welcomes(self, origin: str | None) -> bool:
         """Whether a script from this origin (RFC 6454, 6.1) may connect. Programs name none."""
-        return not origin or self._origins is None or self._origins.fullmatch(origin.lower()) is not None
+        return not origin or _pattern(self._ws.origins).fullmatch(origin.lower()) is not None
 
     def _accept_deflate(self, offers: Sequence[Any]) -> Any:
-        """Take the first deflate offer; ask the peer for small state: no context kept between its messages."""
+        """If messages are to be compressed, take the first deflate offer; ask the peer for small state: no context kept
+        between its messages."""
         for offer in offers:
-            if isinstance(offer, PerMessageDeflateOffer):
+            if self._ws.compression and isinstance(offer, PerMessageDeflateOffer):
                 return PerMessageDeflateOfferAccept(
                     offer,
                     request_no_context_takeover=offer.accept_no_context_takeover,
                     no_context_takeover=True,
                     window_bits=offer.request_max_window_bits or None,
-                    max_message_size=self.frame_bytes or None,
+                    max_message_size=self.limits.frame_bytes or None,
                 )
         return None
+
+
+@lru_cache(maxsize=16)
+def _pattern(allowed: str) -> re.Pattern[str]:
+    """What fits the origins of a list, in lower case."""
+    parts = [re.escape(origin.lower()).replace(r"\*", "[^/]*") for origin in origins(allowed)]
+    return re.compile(".*" if "*" in origins(allowed) else "|".join(parts), re.DOTALL)
+
+
+def _in_whole_seconds(limit: float) -> float:
+    """Autobahn rounds a timeout down to them; 0 is none."""
+    return limit and limit + 1

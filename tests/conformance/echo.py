@@ -17,14 +17,14 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mercury.config import Config
+from mercury.config import Config, Limits, Ws
 from mercury.protocols.seed import Seed
 from mercury.transports.frames import TEXT, DeflatedWire, Wire
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
 
 BINARY = 0x82  # FIN and opcode 2; Mercury itself sends none
 HANDSHAKE_SECONDS = 60  # not Mercury's 5: on a busy machine, beside a case that sends 16 MiB, one waits that long
-NO_CODEC = Seed(1)  # a wire needs one; the echo needs only its frames
+NO_CODEC = Seed(Limits())  # a wire needs one; the echo needs only its frames
 
 
 class EchoDoor:
@@ -76,9 +76,8 @@ def main() -> None:
     factory = WebSocketFactory(
         EchoDoor,
         reactor=reactor,
-        frame_bytes=options.frame_bytes,
-        handshake_seconds=HANDSHAKE_SECONDS,
-        compression=options.compression,
+        limits=Limits(frame_bytes=options.frame_bytes, handshake_seconds=HANDSHAKE_SECONDS),
+        ws=Ws(compression=options.compression),
     )
     address: Any = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost()
     print(address.port, flush=True)

@@ -4,6 +4,7 @@ do only what a test tells them to. For tests of what happens exactly when.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from zope.interface import implementer
 
 from mercury import commands
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config, Limits
+from mercury.config import Config, Limits, Wamp
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.errors import MercuryError
@@ -25,14 +26,16 @@ from mercury.ports import IBus, IConnection
 from mercury.protocols.wamp import Packer
 from mercury.tap import make_chat
 from mercury.transports.frames import BINARY
-from mercury.transports.wamp import Realm, WampSession
+from mercury.transports.wamp import WampSession
 from mercury.transports.wamp_wires import WampWires
 from promises.wamp_words import INBOX, SERIALIZERS, SIGNALS, Words
 
 T = TypeVar("T")
 
-REALM = Realm("mercury", ("ticket",))
-WIRES = {name: WampWires(Packer(f"wamp.2.{name}", 50), deflate=False) for name in SERIALIZERS}
+_numbers = itertools.count(1)
+
+SETTINGS = Wamp(authmethods="ticket")
+WIRES = {name: WampWires(Packer(f"wamp.2.{name}", Limits(json_depth=50)), deflate=False) for name in SERIALIZERS}
 
 
 class Gate:
@@ -154,6 +157,7 @@ class Device:
         self.member = member
         self.name = name
         self.peer = f"{member}/{name}"
+        self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.writes = 0
         self.pings: list[bytes] = []
@@ -267,7 +271,7 @@ class WampDevice(Device):
         self.words = Words(self.node.wamp)
         self.challenged = False
         self.asked = 0
-        return WampSession(self.node.chat, self, WIRES[self.node.wamp], REALM, None, self.agent)
+        return WampSession(self.node.chat, self, WIRES[self.node.wamp], SETTINGS, None, self.agent)
 
     def enter(self, secret: str) -> None:
         self.connect(secret)

@@ -15,10 +15,11 @@ from typing import Any, Final, NamedTuple
 from twisted.internet.threads import deferToThread
 
 from promises.clients import Client, FluentClient, until
-from promises.cluster import BACKEND, EVERYWHERE, Cluster, Strike, pause
+from promises.cluster import EVERYWHERE, Cluster, Strike
 from promises.gotalk_client import GotalkClient
 from promises.recorder import Ask
 from promises.server import Server
+from promises.talk import BACKEND, pause
 
 TRY_LATER: Final = 1013
 DISK_MB: Final = 400  # for a disk that gets full

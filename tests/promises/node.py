@@ -16,7 +16,6 @@ from mercury import tap
 from mercury.config import Config, Limits
 from mercury.core.session import Session
 from mercury.transports.chat import ChatDoor, Protocols
-from mercury.transports.wamp import Realm
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
 from promises.clients import Where
 
@@ -46,13 +45,12 @@ class Node:
         self.chat = tap.make_chat(reactor, self.store, self.config)
         await self.store.open()
         self.chat.heartbeat.start()
-        limits = self.config.limits
-        protocols = Protocols(limits.json_depth, Realm("mercury", ("ticket", "wampcra")))
+        protocols = Protocols(self.config)
         factory = WebSocketFactory(
             lambda connection: ChatDoor(self.chat, protocols, connection),
             reactor=reactor,
-            frame_bytes=limits.frame_bytes,
-            handshake_seconds=limits.handshake_seconds,
+            limits=self.config.limits,
+            ws=self.config.server.ws,
         )
         factory.protocol = type("Cramped", (_Cramped, factory.protocol), {})  # type: ignore[assignment]
         self.connections: set[Any] = set()

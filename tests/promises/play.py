@@ -12,19 +12,20 @@ from typing import Final
 
 from twisted.internet.task import react
 
-from promises import cuts
+from promises import crowd, cuts
 from promises.checker import summary
 from promises.cluster import Cluster
 from promises.faults import FAULTS
 
 FIGURES: Final = ("first_ok_s", "resumed_s", "resident_mb", "descriptors")
 CUT: Final = "responses-cut"  # goTalk's answers; its rounds are of another kind (cuts.py)
+OTHERS: Final = (*crowd.STRIKES, CUT)  # that are not done to a cluster
 CUTS_A_ROUND: Final = 5
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The stores on which a fault is played."""
-    return ("sqlite",) if name == CUT else FAULTS[name].kinds
+    return FAULTS[name].kinds if name in FAULTS else ("sqlite",)
 
 
 async def play(
@@ -57,14 +58,16 @@ async def play(
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m promises.play", description=__doc__)
-    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"{', '.join([*FAULTS, CUT])}; all if none is named")
+    parser.add_argument(
+        "faults", nargs="*", metavar="FAULT", help=f"{', '.join([*FAULTS, *OTHERS])}; all if none is named"
+    )
     parser.add_argument(
         "--on", choices=("mysql", "redis", "sqlite"), help="MariaDB with Redis, or Redis alone; all if not given"
     )
     parser.add_argument("--rounds", type=int, default=20, help="of each fault (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="another one is another run (%(default)s)")
     chosen = parser.parse_args(arguments)
-    if unknown := set(chosen.faults) - FAULTS.keys() - {CUT}:
+    if unknown := set(chosen.faults) - FAULTS.keys() - set(OTHERS):
         parser.error(f"there is no fault {', '.join(sorted(unknown))}")
     return chosen
 
@@ -72,7 +75,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 async def main(_: object, *arguments: str) -> None:
     """Play what is chosen, print a table, and exit with 1 if anything was wrong."""
     chosen = parse(arguments)
-    names = chosen.faults or [*FAULTS, CUT]
+    names = chosen.faults or [*FAULTS, *OTHERS]
     table = [f"{'':32}{'first ok (I6)':>16}{'all resumed':>14}{'memory (I5)':>14}{'descriptors':>13}{'violations':>12}"]
     bad = 0
     for name in names:
@@ -80,6 +83,8 @@ async def main(_: object, *arguments: str) -> None:
             with tempfile.TemporaryDirectory(prefix="mercury-faults-") as folder:
                 if name == CUT:
                     found, most = await cuts.play(Path(folder), CUTS_A_ROUND * chosen.rounds, chosen.seed)
+                elif name in crowd.STRIKES:
+                    found, most = await crowd.play(Path(folder), [name], chosen.rounds, chosen.seed)
                 else:
                     found, most = await play(Path(folder), [name], kind, chosen.rounds, chosen.seed)
             bad += len(found)
