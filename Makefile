@@ -9,6 +9,7 @@ BIN := .venv/bin
 # servers that they start.
 TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core systemd
 CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
+BACKUP_PACKAGES := mariadb-client redis-tools
 NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 DEB_PACKAGES := dpkg-dev debhelper dh-virtualenv python3-venv lintian git
 PACKAGE_TEST_PACKAGES := debootstrap debian-archive-keyring man-db
@@ -99,7 +100,7 @@ clean: ## remove what these commands made; var/, where messages are, stays
 	@touch $@
 
 test-packages:
-	@tools/packages $(TEST_PACKAGES) $(CLUSTER_PACKAGES)
+	@tools/packages $(TEST_PACKAGES) $(CLUSTER_PACKAGES) $(BACKUP_PACKAGES)
 
 # The WAMP clients for Node and browsers. Without them the tests of them are skipped.
 JAVASCRIPT := tests/wamp_clients/node_modules/.package-lock.json

@@ -39,6 +39,7 @@ setup(
     entry_points={
         "console_scripts": [
             "mercury = mercury.__main__:main",
+            "mercury-admin = mercury.admin:main",
             "mercury-client = mercury.client.main:main",
             "mercury-keys = mercury.keys:main",
         ]

@@ -12,9 +12,17 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 Network = IPv4Network | IPv6Network
+
+
+class Section(Struct, frozen=True, rename="kebab", kw_only=True):
+    """What all sections have in common: only a reload changes one after it was read, and names have dashes outside.
+
+    A reload (mercury/reloading.py) changes what is marked LIVE, in the very sections that were read at the start. So
+    whoever goes by such a setting keeps its section and looks at it each time, and need not be told.
+    """
 
 
 class ConfigError(Exception):

@@ -15,21 +15,18 @@ import os
 import stat
 import sys
 import tempfile
-import textwrap
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater, react
-from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, globalLogBeginner
-from twisted.python.usage import UsageError
-from zope.interface import provider
 
-from mercury import config_types, tap
+from mercury import config_types, tap, tool
 from mercury.backends.sealing import KEY_BYTES, KeyFileError, parse_keys, read_text
 from mercury.config import storage_type
 from mercury.config_types import ConfigError
@@ -57,17 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run it; raises SystemExit with its exit code: 0 if all is well, 1 if not, 2 if it was called wrongly."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["rewrite"]:
-        options = Options()
-        try:
-            options.parseOptions(words[1:])
-        except UsageError as error:
-            print(f"mercury-keys rewrite: {error}", file=sys.stderr)
-            sys.exit(2)
-        react(rewrite, (options,))
+        react(rewrite, (tool.options_of("mercury-keys rewrite", words[1:]),))
     if words[:2] == ["api", "new"] and len(words) == 3:
         print(new_api_key(words[2]))
         return
-    parser = argparse.ArgumentParser(prog="mercury-keys", usage=usage(), allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="mercury-keys", usage=tool.usage("mercury-keys", COMMANDS, MORE), allow_abbrev=False
+    )
     parser.format_help = parser.format_usage  # type: ignore[method-assign]
     parser.add_argument("command", choices=["new", "rewrite"])
     parser.add_argument("--last", action="store_true")
@@ -78,17 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (KeyFileError, OSError) as error:
         print(f"mercury-keys new: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def usage() -> str:
-    """How it is called, and what each command does."""
-    calls = "\n       ".join(f"mercury-keys {call}" for call in COMMANDS)
-    indent = " " * 8
-    told = (
-        f"{call}\n{textwrap.fill(meaning, 110, initial_indent=indent, subsequent_indent=indent)}"
-        for call, meaning in COMMANDS.items()
-    )
-    return "\n\n".join([calls, *told, MORE]) + "\n"
 
 
 # new
@@ -163,8 +145,7 @@ def _replace(path: Path, text: str) -> None:
 
 async def rewrite(reactor: Any, options: Options) -> None:
     """Seal the whole store anew beside the nodes that use it, and say how it goes. Raises SystemExit."""
-    globalLogBeginner.beginLoggingTo([_show], redirectStandardIO=False)
-    tap.prepare_process(reactor)
+    tool.begin(reactor)
     config = options.config
     try:
         if not config.crypto.keys:
@@ -259,11 +240,4 @@ class Rewriting:
         self._step_began = time.monotonic()
 
 
-def _say(line: str) -> None:
-    print(f"mercury-keys: {line}", file=sys.stderr, flush=True)
-
-
-@provider(ILogObserver)
-def _show(event: LogEvent) -> None:
-    if event["log_level"] >= LogLevel.warn:
-        print(eventAsText(event, includeTimestamp=False, includeSystem=False), file=sys.stderr, flush=True)
+_say = partial(tool.say, "mercury-keys")

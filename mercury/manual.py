@@ -1,7 +1,7 @@
 """Writes the manual's pages: of each command, from what makes its --help, and of the file of settings.
 
-`python -m mercury.manual FOLDER` writes mercury(8), mercury.toml(5), mercury-client(1) and mercury-keys(1), and beside
-them mercury.toml, which a package puts into /etc/mercury. debian/rules runs it.
+`python -m mercury.manual FOLDER` writes mercury(8), mercury.toml(5), mercury-client(1), mercury-keys(1) and
+mercury-admin(1), and beside them mercury.toml, which a package puts into /etc/mercury. debian/rules runs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from mercury import __version__, keys, options, reference
+from mercury import __version__, admin, keys, options, reference
 from mercury.client.main import DESCRIPTION as CLIENT
 from mercury.client.main import parser as client_parser
 from mercury.settings import SETTINGS, as_text
@@ -113,7 +113,7 @@ def server_page() -> str:
         "SIGNALS": entries(SIGNALS.items()),
         "EXIT STATUS": entries(STATUS.items()),
         "FILES": entries(FILES.items()),
-        "SEE ALSO": "mercury.toml(5), mercury\\-client(1), mercury\\-keys(1)\n",
+        "SEE ALSO": "mercury.toml(5), mercury\\-client(1), mercury\\-keys(1), mercury\\-admin(1)\n",
     }
     return page("mercury", 8, "a chat service: rooms over WebSocket, tokens over REST", ["[options]"], parts)
 
@@ -168,6 +168,9 @@ def pages() -> dict[str, str]:
         "mercury-client.1": client_page(),
         "mercury-keys.1": commands_page(
             "mercury-keys", "make and change the keys of a Mercury server", keys.COMMANDS, keys.MORE
+        ),
+        "mercury-admin.1": commands_page(
+            "mercury-admin", "back up and restore the store of a Mercury server", admin.COMMANDS, admin.MORE
         ),
     }
 

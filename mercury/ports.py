@@ -46,6 +46,14 @@ class IStore(Interface):
     def ping() -> Deferred[None]:
         """Fire if the store can be read now. For readiness."""
 
+    def begin_anew() -> Deferred[int]:
+        """After a backup was put back, and while no node uses the store: draw another epoch, which is `epoch` then.
+
+        And give out no id again, of an entry, an account or a link of friends, that may have been given out since the
+        backup was made: ids go on from the number returned. That is the time in microseconds since 1970, which no
+        store can have come to by counting, or the last id and one if that should be more.
+        """
+
     # The log
 
     def append(drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:

@@ -21,7 +21,8 @@ from twisted.application.service import IService
 
 from mercury.backends.bus_local import LocalBus
 from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
-from mercury.config import Api, Config, Gotalk, Mysql, Redis, Ws, storage_type
+from mercury.config import Api, Config, Gotalk, Ws, storage_type
+from mercury.config_stores import Mysql, Redis
 from mercury.config_types import ConfigError, addresses, networks
 from mercury.core.accounts import Accounts
 from mercury.core.catchup import CatchUp
@@ -51,7 +52,7 @@ from mercury.transports.websocket import WebSocketFactory
 
 BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
 
-OTHER_FILES = 1000  # beside clients: the backend's connections, the store's, the log
+OTHER_FILES = 1000  # beside connections that have a limit: the store's, the log, some in reserve
 
 if TYPE_CHECKING:
     from mercury.backends.engine_tls import Tls
@@ -228,7 +229,7 @@ def make_rest(
     api = config.server.api
     readiness = Readiness(chat, lambda: service.state)
     site = make_site(chat, ApiKeys(api), readiness, Metrics(chat, readiness, storage_type(config)))
-    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api), clock, chat.hub.counts)
+    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api, api.connections), clock, chat.hub.counts)
 
 
 def make_gotalk(
@@ -240,7 +241,7 @@ def make_gotalk(
     site = make_gotalk_site(chat, accounts, Handover(chat, store), gotalk)
 
     def rules() -> Rules:
-        return rules_of(gotalk, gotalk.connections)
+        return rules_of(gotalk, gotalk.connections, gotalk.connections_per_address)
 
     return AddressFilter(under_tls(site, certificate), rules, clock, chat.hub.counts)
 
@@ -305,8 +306,8 @@ def most_files() -> int:
 
 def warnings_of_files(config: Config, most: int) -> list[str]:
     """What is wrong with having at most so many files open."""
-    limits, gotalk = config.limits, config.gotalk
-    wanted = limits.connections + (gotalk.connections if gotalk.enabled else 0) + OTHER_FILES
+    limits, api, gotalk = config.limits, config.server.api, config.gotalk
+    wanted = limits.connections + api.connections + (gotalk.connections if gotalk.enabled else 0) + OTHER_FILES
     if not limits.connections or wanted <= most:
         return []
     return [

@@ -103,6 +103,21 @@ class AccountsContract(OpenStore):
         assert await store.handed("a", "d") == RUNS
         assert await account(store) > made.id
 
+    @pytest_twisted.ensureDeferred
+    async def test_no_account_or_link_has_a_number_again_after_beginning_anew(self, store: Any) -> None:
+        ann, bob = await account(store), await account(store)
+        link = await store.add_friend(ann, bob, 9)
+        since = time.time_ns() // 1000
+        await store.begin_anew()
+        made = await store.add_account("Cleo", "cleo", "hash")
+        dora = await account(store)
+        assert since <= made.id < dora < 2**53
+        assert await store.account("cleo") == await store.account_of(made.id) == made
+        assert await store.add_friend(bob, ann, 9) == link
+        assert await store.add_friend(made.id, bob, 9) >= since
+        assert await store.add_friend(made.id, dora, 9) > since
+        assert (await store.friends(made.id), await store.friends(bob)) == ([bob, dora], [ann, made.id])
+
     # Accounts
 
     @pytest_twisted.ensureDeferred

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
 import pytest_twisted
 from contract_store_append import AppendContract
 from contract_store_random import RandomContract
@@ -50,6 +51,43 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
         assert all(len(epoch) >= 16 for epoch in epochs)
 
     @pytest_twisted.ensureDeferred
+    async def test_a_store_that_begins_anew_has_another_epoch_and_all_that_it_had(self, store: Any) -> None:
+        await put(store, joined("r", "a"), message("r", "a", "hi", "c"), joined("gone"))
+        await store.move_cursors([Cursor("r", "a", "phone", 2)])
+        await store.put_token(Token(b"d", "a", NOW), 9)
+        before = await log_of(store, "r"), await place_of(store, "a", "r", "phone"), await store.rooms("", 9)
+        epoch = store.epoch
+        await store.begin_anew()
+        assert store.epoch != epoch
+        assert len(store.epoch) >= 16
+        assert (await log_of(store, "r"), await place_of(store, "a", "r", "phone"), await store.rooms("", 9)) == before
+        assert await store.token(b"d") == Token(b"d", "a", NOW)
+        (again,) = await put(store, message("r", "a", "hi", "c"))
+        assert again.duplicate
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("empty", [True, False])
+    async def test_ids_after_beginning_anew_are_above_all_that_were_ever_given_out(
+        self, store: Any, empty: bool
+    ) -> None:
+        """They go by the clock: also those are left out that were given out after an earlier such beginning."""
+        if not empty:
+            await put(store, joined("r", "a"), message("r", "a"))
+        since = time.time_ns() // 1000
+        first = await store.begin_anew()
+        assert since <= first < 2**53
+        there = len(await log_of(store, "r"))
+        _, said, also = await put(store, joined("r", "b"), message("r", "b", "one", "c"), message("r", "b", "two"))
+        entries = [entry_of(said), entry_of(also)]
+        assert [entry.seq for entry in entries] == [there + 2, there + 3]
+        assert first <= entries[0].id < entries[1].id
+        assert (await log_of(store, "r"))[-2:] == entries
+        assert await store.history("r", None, there + 1, 9) == (entries, False)
+        assert await store.locate(entries[1].id, None) == ("r", there + 3)
+        assert await store.locate(entries[0].id + 1, "r") == ("r", there + 3)
+        assert await store.begin_anew() > entries[1].id
+
+    @pytest_twisted.ensureDeferred
     async def test_ping_fires_while_the_store_can_be_read(self, store: Any) -> None:
         assert await store.ping() is None
 
@@ -63,7 +101,7 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
             ("delete_room", ("r",)), ("members", ("r", "", 1)), ("is_member", ("a",)), ("places", ("a", "d")),
             ("move_cursors", ([Cursor("r", "a", "d", 1)],)), ("move_reads", ([],)), ("put_token", (token, 1)),
             ("token", (b"d",)), ("tokens", ("a",)), ("drop_token", (b"d",)), ("drop_tokens", ("a",)),
-            ("sweep", (NOW, 1, 1)), ("reseal", ("r", succeed)),
+            ("sweep", (NOW, 1, 1)), ("reseal", ("r", succeed)), ("begin_anew", ()),
         ]  # fmt: skip
         assert {name for name, _ in calls} == set(IStore.names()) - {"epoch", "open", "close"}
         await unavailable_unless_open(store, calls)

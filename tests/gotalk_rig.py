@@ -16,7 +16,8 @@ from rig import Answer, Node, reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import serverFromString
 
-from mercury.config import Config, Gotalk, Limits
+from mercury.config import Config, Gotalk
+from mercury.config_limits import Limits
 from mercury.core.passwords import Passwords
 from mercury.errors import CODES
 from mercury.ports import IStore

@@ -20,13 +20,15 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mercury import events
 from mercury.backends.memory import MemoryStore
-from mercury.config import Api, Config, Limits
+from mercury.config import Api, Config
+from mercury.config_limits import Limits
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.model import Entry
@@ -121,6 +123,16 @@ class Node:
         wiretap = await self.connect()
         wiretap.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + payload)
         return parse(await wiretap.all())
+
+
+def unplugged(
+    clock: Clock, store: IStore | None = None, transport: StringTransport | None = None, **limits: Any
+) -> tuple[Any, StringTransport]:
+    """A connection to REST without a socket: the server's end of it, and what that writes to."""
+    site: Any = Node(store, clock, **limits).site()
+    channel, transport = site.buildProtocol(None), transport or StringTransport()
+    channel.makeConnection(transport)
+    return channel, transport
 
 
 class Wiretap(Protocol):

@@ -30,7 +30,8 @@ from mercury.backends import bus_mysql
 from mercury.backends.bus_mysql import MysqlBus
 from mercury.backends.mysql_schema import prepare
 from mercury.backends.mysql_server import Server
-from mercury.config import Config, Mysql, Redis
+from mercury.config import Config
+from mercury.config_stores import Mysql, Redis
 from mercury.model import Entry
 from mercury.ports import IBus, IBusListener
 from mercury.signals import Signal

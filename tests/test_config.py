@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mercury.config import Config, Log, Mysql, Redis, Storage, storage_type
+from mercury.config import Config, Log, storage_type
+from mercury.config_stores import Mysql, Redis, Storage
 from mercury.config_types import ConfigError, Secret, addresses, api_keys, methods, networks, origins
 from mercury.settings import CONFIG_FILE, SETTINGS, Setting, as_text, load
 

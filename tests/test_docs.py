@@ -12,10 +12,23 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 
 
+def anchors(path: Path) -> set[str]:
+    """What a page's headings are called in links, as hosts of Markdown make it of their words."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def broken_links(path: Path) -> list[str]:
-    """The targets of Markdown links and pictures that are neither elsewhere in the world nor a file of the project."""
-    links = re.findall(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)", path.read_text("utf-8"))
-    return [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    """The targets of Markdown links and pictures that are neither elsewhere in the world nor a file of the project, or
+    a heading in one."""
+    broken = []
+    for link, anchor in re.findall(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)", path.read_text("utf-8")):
+        page = path.parent / link if link else path
+        if "://" in link:
+            continue
+        if not page.exists() or (anchor and page.suffix == ".md" and anchor not in anchors(page)):
+            broken.append(f"{link}#{anchor}" if anchor else link)
+    return broken
 
 
 def unknown_commands(path: Path) -> list[str]:
@@ -31,10 +44,11 @@ def test_links_and_commands_lead_somewhere(path: Path) -> None:
 
 
 def test_what_leads_nowhere_is_found(tmp_path: Path) -> None:
-    (tmp_path / "there.md").write_text("")
+    (tmp_path / "there.md").write_text("# What it is: x\n")
     page = tmp_path / "page.md"
     page.write_text(
-        "[a](there.md#x) ![b](gone.svg) [c](https://example.org)\n`make run` and `make tea`\n    make coffee\n"
+        "[a](there.md#what-it-is-x) ![b](gone.svg) [c](https://example.org#x) [d](there.md#y) [e](#z)\n"
+        "`make run` and `make tea`\n    make coffee\n"
     )
-    assert broken_links(page) == ["gone.svg"]
+    assert broken_links(page) == ["gone.svg", "there.md#y", "#z"]
     assert unknown_commands(page) == ["tea", "coffee"]

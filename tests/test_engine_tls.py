@@ -28,7 +28,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, eventAsText
 
-from mercury import config
+from mercury import config_stores
 from mercury.backends.bus_redis import RedisBus
 from mercury.backends.engine_tls import Tls
 from mercury.backends.mysql import MysqlStore
@@ -249,7 +249,7 @@ async def test_a_file_that_cannot_be_used_is_named_with_its_setting(tls: Any, tm
 
 
 def test_settings_that_contradict_each_other_are_named() -> None:
-    for name, section in (("mysql", config.Mysql), ("redis", config.Redis)):
+    for name, section in (("mysql", config_stores.Mysql), ("redis", config_stores.Redis)):
         with pytest.raises(ConfigError, match=f"{name}.tls-ca is set, but {name}.tls is not"):
             engine_tls(name, section(tls_ca="ca.pem"))
         with pytest.raises(ConfigError, match=f"{name}.tls-cert and {name}.tls-key go together"):

@@ -6,7 +6,7 @@ import pytest
 from cost import bounded_by
 
 from mercury import commands
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.protocols.codec import Codec
 from mercury.protocols.seed import Seed
 from mercury.protocols.v2 import V2

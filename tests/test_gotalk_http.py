@@ -299,6 +299,22 @@ async def test_a_long_body_is_refused(street: Street) -> None:
         assert problem(await door.post("/login", username="x" * 500, password="x")) == (413, "too_large")
 
 
+@ensureDeferred
+async def test_a_form_has_room_for_a_text_in_escapes_and_not_for_much_more() -> None:
+    async with Door(text_bytes=5000) as door:
+        ann, bob = await door.person("ann"), await door.person("bob")
+        fields = f'"token":"{ann.token}","sendToId":{bob.id},"content":'
+        escaped = "\\u0041" * 5000
+        answer = await door.ask("POST", "/send", f'{{{fields}"{escaped}"}}'.encode(), JSON)
+        assert answer.json == "message received"
+        assert await door.sync(bob) == ["A" * 5000]
+        answer = await door.ask("POST", "/send", f'{{{fields}"{escaped * 2}"}}'.encode(), JSON)
+        assert problem(answer) == (413, "too_large")
+        assert "--limits.text-bytes" in answer.json["error"]
+    async with Door(text_bytes=0, body_bytes=200_000) as door:
+        assert problem(await door.post("/login", username="x" * 190_000, password="x"))[0] != 413
+
+
 # Waiting
 
 

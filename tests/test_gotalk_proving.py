@@ -209,13 +209,14 @@ async def test_a_request_that_was_sent_before_the_answer_proves_nothing(scene: S
 
 
 @ensureDeferred
-async def test_a_client_that_never_closes_its_last_connection_is_hung_up_on(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(proving, "LAST_SECONDS", 0.2)
-    data = await in_thread(_read_and_stay, scene)
-    assert contents(data) == [TEXT]
-    assert not await scene.is_moved()
+async def test_a_client_that_never_closes_its_last_connection_is_hung_up_on() -> None:
+    async with Door(request_seconds=1.0) as door:
+        ann, bob = await door.person("ann"), await door.person("bob")
+        await door.say(ann, bob, TEXT)
+        scene = Scene(door, ann, bob)
+        data = await in_thread(_read_and_stay, scene)
+        assert contents(data) == [TEXT]
+        assert not await scene.is_moved()
 
 
 def _read_and_stay(scene: Scene) -> bytes:

@@ -8,11 +8,13 @@ import pytest
 from autobahn.websocket.types import ConnectionRequest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet import reactor
+from turns import Turns
+from twisted.internet.protocol import connectionDone
 from twisted.internet.testing import StringTransport
 
-from mercury.config import Limits, Ws
-from mercury.transports import inbound
+from mercury.config import Ws
+from mercury.config_limits import Limits
+from mercury.transports import inbound, websocket
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
 
 LIMIT = 300
@@ -24,7 +26,7 @@ REQUEST = (
 
 
 class Notebook:
-    """A door that lets everybody in and writes down what comes; `stop` closes the connection."""
+    """A door that lets everybody in and writes down what comes; `stop` closes the connection, `hold` holds it."""
 
     def __init__(self, connection: WebSocketConnection) -> None:
         self.connection = connection
@@ -40,6 +42,8 @@ class Notebook:
         self.seen.append(("message", payload, binary))
         if payload == b"stop":
             self.connection.close(1000, "")
+        elif payload == b"hold":
+            self.connection.hold()
 
     def pong(self, payload: bytes) -> None:
         self.seen.append(("pong", payload))
@@ -54,21 +58,37 @@ class Notebook:
         self.seen.append(("closed",))
 
 
+class Run:
+    """A connection that was let in: what its door saw, what it wrote."""
+
+    def __init__(self) -> None:
+        self.clock = Turns()
+        factory: Any = WebSocketFactory(Notebook, reactor=self.clock, limits=Limits(frame_bytes=LIMIT), ws=Ws())
+        self.connection: Any = factory.buildProtocol(None)
+        self.transport = StringTransport(lenient=True)  # as sockets are, when they are closing
+        self.connection.makeConnection(self.transport)
+        self.connection.dataReceived(REQUEST)
+        self.transport.clear()
+        self.seen: list[tuple[Any, ...]] = self.connection.door.seen
+
+    def feed(self, chunk: bytes) -> None:
+        """Bytes come in and are taken, in as many turns as it needs."""
+        self.connection.dataReceived(chunk)
+        while self.connection._turn is not None and not self.transport.disconnecting:
+            self.clock.turn()
+            if self.connection._held and not self.transport.disconnecting:
+                self.connection.release()
+
+
 def run(chunks: list[bytes]) -> tuple[list[tuple[Any, ...]], bytes, bool, int]:
     """What a connection made of these chunks: what its door saw, what it wrote, whether it hung up, its state."""
-    factory = WebSocketFactory(Notebook, reactor=reactor, limits=Limits(frame_bytes=LIMIT), ws=Ws())
-    connection: Any = factory.buildProtocol(None)
-    transport = StringTransport()
-    connection.makeConnection(transport)
-    connection.dataReceived(REQUEST)
-    transport.clear()
+    one = Run()
     for chunk in chunks:
-        if not transport.disconnecting:
-            connection.dataReceived(chunk)
-    written = transport.value()
-    result = (connection.door.seen, written, transport.disconnecting, connection.state)
-    if not transport.disconnecting:
-        connection.abort()
+        if not one.transport.disconnecting:
+            one.feed(chunk)
+    result = (one.seen, one.transport.value(), one.transport.disconnecting, one.connection.state)
+    if not one.transport.disconnecting:
+        one.connection.abort()
     return result
 
 
@@ -89,6 +109,7 @@ def frame(first: int, payload: bytes, *, masked: bool = True, long: int | None =
 payloads = st.one_of(
     st.text(max_size=40).map(str.encode),
     st.just(b"stop"),
+    st.just(b"hold"),
     st.binary(max_size=20),
     st.integers(120, 130).map(lambda n: b"x" * n),
     st.integers(LIMIT - 2, LIMIT + 2).map(lambda n: b"y" * n),
@@ -110,12 +131,17 @@ def cut_streams(draw: st.DrawFn) -> list[bytes]:
     return [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True) if a < b]
 
 
-@settings(max_examples=1500)
-@given(chunks=cut_streams())
-def test_both_roads_lead_to_the_same(chunks: list[bytes]) -> None:
+@settings(max_examples=750)
+@given(chunks=cut_streams(), frames=st.integers(1, 4))
+def test_all_roads_lead_to_the_same(chunks: list[bytes], frames: int) -> None:
+    """The short one, Autobahn's, and either of them with a few frames a turn."""
     short = run(chunks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mercury.transports.websocket.short_road", lambda *_: 0)
+        patch.setattr(websocket, "FRAMES", frames)
+        assert short == run(chunks)
+        patch.setattr(websocket, "short_road", lambda *_: (0, False))
+        assert short == run(chunks)
+        patch.setattr(websocket, "FRAMES", 256)
         assert short == run(chunks)
 
 
@@ -124,9 +150,63 @@ def test_the_short_road_is_taken() -> None:
     seen: list[bytes] = []
     data = frame(0x81, b"one") + frame(0x81, "zwei ü".encode()) + frame(0x81, b"x" * 200) + frame(0x8A, b"p")
     rest = frame(0x01, b"part")
-    taken = inbound.short_road(data + rest, LIMIT, lambda: True, lambda text, _: seen.append(text), seen.append)
-    assert taken == len(data)
+    taken, are_many = inbound.short_road(
+        data + rest, LIMIT, 5, lambda: True, lambda text, _: seen.append(text), seen.append
+    )
+    assert (taken, are_many) == (len(data), False)
     assert seen == [b"one", "zwei ü".encode(), b"x" * 200, b"p"]
+
+
+@pytest.mark.parametrize("first", [0x81, 0x8A, 0x89, 0x82])
+@pytest.mark.parametrize("payload", [b"", b"x"])
+def test_a_flood_of_frames_is_taken_some_a_turn_and_meanwhile_nothing_is_read(first: int, payload: bytes) -> None:
+    one = Run()
+    count = 5 * websocket.FRAMES
+    one.connection.dataReceived(frame(first, payload) * count)
+
+    def done() -> int:
+        written: bytes = one.transport.value()
+        return len(one.seen) - 1 + written.count(b"\x8a")
+
+    turns = 1
+    while done() < count:
+        assert done() <= turns * 2 * websocket.FRAMES
+        assert one.transport.producerState == "paused"
+        one.clock.turn()
+        turns += 1
+    assert one.transport.producerState == "producing"
+    assert done() == count
+
+
+def test_a_turn_may_end_within_a_frame_of_which_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "FRAMES", 1)
+    one = Run()
+    pings = frame(0x89, b"x") + frame(0x89, b"")
+    one.connection.dataReceived(pings[:6])
+    one.connection.dataReceived(pings[6:])
+    one.clock.turn()
+    assert one.transport.value() == b"\x8a\x01x\x8a\x00"
+    assert one.transport.producerState == "producing"
+
+
+def test_who_is_held_is_not_read_nor_what_came_before_and_waits_its_turn() -> None:
+    one = Run()
+    many = websocket.FRAMES
+    one.connection.dataReceived(frame(0x81, b"hold") + frame(0x81, b"x") * 2 * many)
+    for _ in range(3):
+        one.clock.turn()
+        assert len(one.seen) == 1 + many
+    one.connection.release()
+    assert one.transport.producerState == "paused"
+    one.clock.turn()
+    assert len(one.seen) == 1 + 2 * many
+    assert one.transport.producerState == "paused"
+    one.clock.turn()
+    assert len(one.seen) == 2 + 2 * many
+    assert one.transport.producerState == "producing"
+    one.connection.dataReceived(frame(0x81, b"x") * 2 * many)
+    one.connection.connectionLost(connectionDone)
+    assert one.clock.getDelayedCalls() == []
 
 
 @given(payload=st.binary(max_size=300), key=st.binary(min_size=4, max_size=4))

@@ -27,7 +27,9 @@ LAYERS = (
         "mercury.reloading",
         "mercury.systemd",
         "mercury.options",
+        "mercury.admin",
         "mercury.keys",
+        "mercury.tool",
     },
     {"mercury.settings", "mercury.logs", "mercury.reference"},
     {"mercury.transports"},
@@ -36,7 +38,7 @@ LAYERS = (
     {"mercury.ports", "mercury.counts", "mercury.closing"},
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
-    {"mercury.config", "mercury.config_types"},
+    {"mercury.config", "mercury.config_limits", "mercury.config_stores", "mercury.config_types"},
     {"mercury.errors", "mercury.serving"},
     {"mercury"},  # the version
 )
@@ -52,7 +54,7 @@ ASIDE = {
             "mercury.errors",
             "mercury.serving",
         },
-        {"mercury.tap", "mercury.keys", "mercury.manual"},
+        {"mercury.tap", "mercury.admin", "mercury.keys", "mercury.manual"},
     ),
     "mercury.client": (
         {"mercury.commands", "mercury.events", "mercury.model", "mercury.errors", "mercury.closing", "mercury"},

@@ -14,6 +14,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from rig import reactor, until
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from whole import FORM, V2, Whole, masked, proxied
 
@@ -175,12 +176,23 @@ async def _(node: Whole) -> bool:
 
 
 @decides("gotalk.connections", {"10": 200, "1": 0})
+@decides("gotalk.connections-per-address", {"10": 200, "1": 0})
 async def _(node: Whole) -> int:
-    (door,) = [one.factory for one in node.service.listenings if one.section == "gotalk"]
+    return await beside_another(node, "gotalk", "/logout")
+
+
+@decides("server.api.connections", {"10": 201, "1": 0})
+async def _(node: Whole) -> int:
+    return await beside_another(node, "server.api", "/api/tokens", b'{"member":"ann"}')
+
+
+async def beside_another(node: Whole, listener: str, path: str, body: bytes = b"") -> int:
+    """The status of a request while there is another connection."""
+    (door,) = [one.factory for one in node.service.listenings if one.section == listener]
     if not door.total:
-        await node.connect("gotalk")
+        await node.connect(listener)
     await until(lambda: door.total == 1)
-    return await node.status("gotalk", "POST", "/logout", b"", FORM)
+    return await node.status(listener, "POST", path, body, FORM)
 
 
 @decides("gotalk.registration", {"open": 200, "closed": 403})
@@ -276,6 +288,14 @@ async def _(node: Whole) -> str:
 @decides("limits.body-bytes", {"1000": 400, "128": 413})
 async def _(node: Whole) -> int:
     return await node.status("server.api", "POST", "/api/tokens", b" " * 500)
+
+
+@decides("limits.request-seconds", {"60": False, "0.05": True})
+async def _(node: Whole) -> bool:
+    """Whether a connection that asks nothing is hung up on meanwhile."""
+    wiretap = await node.connect("server.api")
+    await deferLater(reactor, 0.5)
+    return wiretap.over
 
 
 @decides("limits.handshake-seconds", {"0": (None, 0), "60": (60, 61)})

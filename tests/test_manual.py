@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mercury import keys, manual, reference
+from mercury import admin, keys, manual, reference
 from mercury.client.main import parser
-from mercury.config import Config, Sqlite
+from mercury.config import Config
+from mercury.config_stores import Sqlite
 from mercury.options import GENERAL
 from mercury.settings import SETTINGS, load
 
@@ -49,8 +50,9 @@ def test_the_pages_tell_of_every_flag_and_setting() -> None:
     flags = re.findall(r"--[a-z][a-z.]*", parser().format_help())
     assert len(flags) > 5
     assert [flag for flag in flags if flag not in client] == []
-    for call, meaning in keys.COMMANDS.items():
-        assert f"{call} {meaning}" in plain("mercury-keys.1")
+    for command in (keys, admin):
+        for call, meaning in command.COMMANDS.items():
+            assert f"{call} {meaning}" in plain(f"{command.__name__.replace('.', '-')}.1")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -25,7 +25,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from mercury.config import Limits
+from mercury.config_limits import Limits
 
 T = TypeVar("T")
 

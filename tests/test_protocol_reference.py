@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mercury import closing, commands
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.errors import CODES
 from mercury.protocols import reference
 from mercury.protocols.v2 import V2

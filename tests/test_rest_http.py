@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
-from rig import Node, Wiretap, listen, parse, until
+from rig import Node, Wiretap, listen, parse, unplugged, until
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from mercury.backends.memory import MemoryStore
 from mercury.errors import MercuryError
 from mercury.model import Draft, Outcome, Token
 from mercury.transports.rest import CALL_SECONDS
-from mercury.transports.web import LINGER_SECONDS, REQUEST_SECONDS
 
 POST = b"POST /api/tokens HTTP/1.1\r\nHost: x\r\n"
 
@@ -216,35 +214,6 @@ async def test_requests_on_one_connection_are_answered_in_order() -> None:
         assert [entry.text for entry in entries] == [str(n) for n in range(9)]
 
 
-def connect(clock: Clock, store: MemoryStore | None = None) -> tuple[Any, StringTransport]:
-    """A connection to REST without a socket: the server's end of it, and what that writes to."""
-    site: Any = Node(store, clock, body_bytes=1000).site()
-    channel, transport = site.buildProtocol(None), StringTransport()
-    channel.makeConnection(transport)
-    return channel, transport
-
-
-def test_a_request_that_drips_in_is_cut_off_in_time() -> None:
-    clock = Clock()
-    channel, transport = connect(clock)
-    for byte in POST:
-        assert not transport.disconnecting
-        channel.dataReceived(bytes((byte,)))
-        clock.advance(REQUEST_SECONDS / (len(POST) + 1))
-    clock.advance(REQUEST_SECONDS / len(POST))
-    assert transport.disconnecting
-
-
-def test_a_refused_client_gets_a_moment_to_read_why() -> None:
-    clock = Clock()
-    channel, transport = connect(clock)
-    channel.dataReceived(b"nonsense\r\n")
-    assert transport.value().startswith(b"HTTP/1.1 400 ")
-    assert not transport.disconnecting
-    clock.advance(LINGER_SECONDS)
-    assert transport.disconnecting
-
-
 @pytest.mark.parametrize(
     ("origin", "status"),
     [("https://evil.example", 403), ("null", 403), ("http://127.0.0.1:1", 403), ("http://localhost", 200)],
@@ -307,7 +276,7 @@ def test_a_call_that_hangs_is_answered_in_time() -> None:
     clock = Clock()
     store = SlowStore()
     store.open()
-    channel, transport = connect(clock, store)
+    channel, transport = unplugged(clock, store)
     channel.dataReceived(b"GET /api/token/ann HTTP/1.1\r\nConnection: close\r\n\r\n")
     clock.advance(CALL_SECONDS - 0.1)
     assert transport.value() == b""

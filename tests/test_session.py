@@ -6,7 +6,8 @@ import pytest
 from promises.clockwork import Clockwork, Device
 
 from mercury import closing, commands
-from mercury.config import Config, Limits
+from mercury.config import Config
+from mercury.config_limits import Limits
 from mercury.core import journal, session
 from mercury.errors import MercuryError
 from mercury.model import Draft

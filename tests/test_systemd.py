@@ -22,7 +22,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel, capturedLogs
 
 from mercury import commands, tap
-from mercury.config import Config, Gotalk, Limits, Ws
+from mercury.config import Config, Gotalk, Ws
+from mercury.config_limits import Limits
 from mercury.config_types import ConfigError
 from mercury.listening import Listening
 from mercury.service import MercuryService
@@ -217,9 +218,9 @@ def test_too_few_files_for_so_many_connections_are_warned_of() -> None:
     assert tap.warnings_of_files(Config(limits=Limits(connections=0)), 10) == []
     (line,) = tap.warnings_of_files(Config(), 65536)
     assert "only 65536 files may be open" in line
-    assert "allow 101000 (LimitNOFILE=" in line
-    (line,) = tap.warnings_of_files(Config(gotalk=Gotalk(enabled=True)), 101000)
-    assert "allow 111000" in line
+    assert "allow 102000 (LimitNOFILE=" in line
+    (line,) = tap.warnings_of_files(Config(gotalk=Gotalk(enabled=True)), 102000)
+    assert "allow 112000" in line
 
 
 # The real thing

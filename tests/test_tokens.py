@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 
 from mercury import config
 from mercury.backends.memory import MemoryStore
+from mercury.config_limits import Limits
 from mercury.core.tokens import ITERATIONS, KEY_BYTES, SALT, Tokens, digest
 from mercury.errors import MercuryError
 from mercury.model import Token
@@ -47,7 +48,7 @@ class Desk(NamedTuple):
 async def desk() -> AsyncIterator[Desk]:
     clock, store = Clock(), MemoryStore()
     await store.open()
-    settings = config.Config(token=config.Token(ttl=TTL), limits=config.Limits(tokens_per_member=KEEP))
+    settings = config.Config(token=config.Token(ttl=TTL), limits=Limits(tokens_per_member=KEEP))
     nodes = make_chat(clock, store, settings).nodes
     yield Desk(Tokens(store, nodes, settings, clock.seconds), store, clock)
     await store.close()

@@ -17,7 +17,7 @@ from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
 from wamp_broken import ATTACKS, Frame, lives
 from wamp_rig import ABORT, AUTHENTICATE, CALL, EVENT, NAMES, RESULT, SUBSCRIBE, Client, Node, brief, hello
 
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.protocols.wamp import Packer, ViolationError
 from mercury.transports.wamp import WampSession
 

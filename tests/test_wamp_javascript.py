@@ -9,7 +9,7 @@ import msgpack
 import pytest
 from autobahn.wamp import message as wamp
 
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.protocols.wamp import Packer, ViolationError
 
 LARGE = 2**53 - 7

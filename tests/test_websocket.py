@@ -26,7 +26,8 @@ from twisted.internet.task import deferLater
 
 from mercury import closing, tap
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config, Limits, Server, Ws
+from mercury.config import Config, Server, Ws
+from mercury.config_limits import Limits
 from mercury.protocols.v2 import V2
 from mercury.transports.frames import Wire
 

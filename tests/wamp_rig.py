@@ -17,7 +17,8 @@ import msgpack
 from promises.clockwork import Clockwork
 from zope.interface import implementer
 
-from mercury.config import Limits, Wamp
+from mercury.config import Wamp
+from mercury.config_limits import Limits
 from mercury.model import Token
 from mercury.ports import IConnection
 from mercury.protocols.wamp import Packer

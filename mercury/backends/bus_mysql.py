@@ -17,8 +17,9 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import pymysql
+from pymysql.constants import ER
 from twisted.internet.defer import Deferred, DeferredList, succeed
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -33,6 +34,7 @@ from mercury.ports import IBus, IBusListener
 log = Logger()
 
 RENEW: Final = 3.0  # seconds between renewals, each of which is a look for others too
+LOOK: Final = RENEW + 1.5  # seconds between two looks, of which the second shows whose lease was renewed
 SPARE: Final = 7.0  # seconds that a lease holds longer than the database may take to renew it
 GOODBYE: Final = 2.0  # seconds that close() waits for the database
 
@@ -41,6 +43,7 @@ INSERT INTO lease (node, host, process, expires)
 VALUES (%s, %s, %s, UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND)
 ON DUPLICATE KEY UPDATE expires = VALUES(expires)
 """
+HOLDERS = "SELECT node, host, process, expires FROM lease WHERE expires > UTC_TIMESTAMP(6)"
 CLEAR = "DELETE FROM lease WHERE expires <= UTC_TIMESTAMP(6)"
 OTHERS = "SELECT node, host, process, expires FROM lease WHERE node <> %s"
 LEAVE = "DELETE FROM lease WHERE node = %s"
@@ -79,10 +82,7 @@ class MysqlBus(LocalBus):
         self._renewing.clock = clock
 
     def open(self, listener: IBusListener) -> Deferred[None]:
-        server = self._server
-        name = f"the database {server.database} on {server.host}:{server.port} (leases)"
-        # Whatever the engine says is an outage here, and so is logged once: even that there is no such table.
-        self._pool = Pool(name, server.connections(1), pymysql.Error, None, mend, server.seconds)
+        self._pool = _pool(self._server)
         self._listener = listener
         self._renewed = self._clock.seconds()
         return self._renew().addCallback(lambda _: self._go_on())
@@ -146,6 +146,30 @@ class MysqlBus(LocalBus):
             self._listener.doubt(None)
 
 
+async def users(clock: Any, server: Server) -> list[str]:
+    """The nodes that use the database without a bus, for people to read. Takes LOOK seconds if there are any leases:
+    those that are not renewed meanwhile were left by nodes that were killed. May raise MercuryError."""
+    pool = _pool(server)
+    try:
+        before = await pool.run(_holders_if_any)
+        if not before:
+            return []
+        await deferLater(clock, LOOK)
+        now = await pool.run(_holders)
+    finally:
+        await pool.close()
+    return [
+        f"process {holder.process} on {holder.host}"
+        for node, holder in now.items()
+        if node not in before or before[node].expires != holder.expires
+    ]
+
+
+def _pool(server: Server) -> Pool:
+    """Whatever the engine says is an outage here, and so is logged once: even that there is no such table."""
+    return Pool(f"{server} (leases)", server.connections(1), pymysql.Error, None, mend, server.seconds)
+
+
 def _broken(failure: Failure) -> None:
     log.failure("a fault in the leases", failure)
 
@@ -157,9 +181,22 @@ def _renew(cursor: Any, node: str, seconds: float) -> dict[str, Holder]:
     """Hold a lease from now on for so long, and remove what is over. Who else holds one."""
     cursor.execute(HOLD, (node, socket.gethostname(), os.getpid(), round(seconds * 1_000_000)))
     cursor.execute(CLEAR)
+    return _holders(cursor, OTHERS, node)
+
+
+def _holders_if_any(cursor: Any) -> dict[str, Holder]:
+    try:
+        return _holders(cursor)
+    except pymysql.err.ProgrammingError as error:
+        if error.args[0] != ER.NO_SUCH_TABLE:  # of a backup by a Mercury that had none
+            raise
+        return {}
+
+
+def _holders(cursor: Any, select: str = HOLDERS, *args: object) -> dict[str, Holder]:
     return {
         name.decode(): Holder(host.decode(errors="replace"), process, expires)
-        for name, host, process, expires in rows(cursor, OTHERS, node)
+        for name, host, process, expires in rows(cursor, select, *args)
     }
 
 

@@ -92,7 +92,7 @@ class RedisBus:
         self._store_publishes = store_publishes
         self._keys = keys
         self._rooms = room_channels(server)
-        self._nodes = server.channel("nodes")
+        self._nodes = _nodes_channel(server)
         self._listener: IBusListener | None = None
         self._publisher = Link(reactor, server)
         self._subscriber = Subscriber(
@@ -313,6 +313,22 @@ class RedisBus:
         self._late.clear()  # all rooms are doubted when it is back
         for fired in waiting.values():
             fired.callback(None)
+
+
+async def users(reactor: Any, server: RedisServer) -> int:
+    """How many nodes listen on the bus. May raise MercuryError."""
+    link = Link(reactor, server)
+    try:
+        await link.open()
+        _, listening = await link.call("PUBSUB", "NUMSUB", _nodes_channel(server))
+    finally:
+        await link.close()
+    return int(listening)
+
+
+def _nodes_channel(server: RedisServer) -> str:
+    """Where every node listens."""
+    return server.channel("nodes")
 
 
 def _parts(entries: list[Entry]) -> list[list[Entry]]:

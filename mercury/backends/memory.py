@@ -79,6 +79,13 @@ class MemoryStore(MemoryAccounts):
     def ping(self) -> None:
         pass
 
+    @when_open
+    def begin_anew(self) -> int:
+        self.epoch = secrets.token_hex(8)
+        self._last_id = max(self._last_id, time.time_ns() // 1000)
+        self.skip_account_ids(self._last_id)
+        return self._last_id + 1
+
     # The log
 
     @when_open

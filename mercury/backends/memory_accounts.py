@@ -15,16 +15,23 @@ class MemoryAccounts:
     is_open: bool
 
     def __init__(self) -> None:
+        self._last_account = self._last_link = 0
         self._accounts: dict[int, Account] = {}
         self._accounts_by_key: dict[str, int] = {}
         self._links: dict[tuple[int, int], int] = {}  # pair -> the link's number
         self._friends: dict[int, list[int]] = {}
 
+    def skip_account_ids(self, last: int) -> None:
+        """Give out none up to this one, neither to accounts nor to links."""
+        self._last_account = max(self._last_account, last)
+        self._last_link = max(self._last_link, last)
+
     @when_open
     def add_account(self, name: str, key: str, secret: str) -> Account:
         if key in self._accounts_by_key:
             raise taken(name)
-        account = Account(len(self._accounts) + 1, name, secret)
+        self._last_account += 1
+        account = Account(self._last_account, name, secret)
         self._accounts[account.id] = account
         self._accounts_by_key[key] = account.id
         return account
@@ -49,7 +56,8 @@ class MemoryAccounts:
             for one in pair:
                 if len(self._friends.get(one, ())) >= most:
                     raise too_many_friends(one, most)
-            self._links[pair] = len(self._links) + 1
+            self._last_link += 1
+            self._links[pair] = self._last_link
             self._friends.setdefault(id, []).append(friend)
             self._friends.setdefault(friend, []).append(id)
         return self._links[pair]

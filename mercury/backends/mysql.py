@@ -22,7 +22,7 @@ from mercury.backends.batch import occupied
 from mercury.backends.mysql_accounts import MysqlAccounts
 from mercury.backends.mysql_append import append, entry_of
 from mercury.backends.mysql_marks import move_cursors, move_reads
-from mercury.backends.mysql_schema import prepare
+from mercury.backends.mysql_schema import begin_anew, prepare
 from mercury.backends.mysql_server import ENGINE_ERRORS, Server, mend
 from mercury.backends.mysql_sql import rows, to_json
 from mercury.backends.mysql_sweep import sweep
@@ -69,17 +69,31 @@ class MysqlStore(MysqlAccounts):
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        server = self._server
-        name = f"the database {server.database} on {server.host}:{server.port}"
-        try:
-            self.epoch, self._packet = await deferToThread(prepare, server)
-        except pymysql.Error as error:
-            raise MercuryError("unavailable", f"{name} cannot be used: {error.args[-1]}", RETRY_AFTER) from None
-        except MercuryError as error:
-            raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
+        name = str(self._server)
+        self.epoch, self._packet = await self._once(prepare, self._server)
         self._appender = self._pool(name, "appending", 1, autocommit=True)
         self._writer = self._pool(name, "writing", WRITERS)
         self._reader = self._pool(name, "reading", self._connections - WRITERS - 1, autocommit=True)
+
+    async def _once(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do it in a thread, on a connection of its own."""
+        try:
+            return await deferToThread(work, *args, **kwargs)
+        except pymysql.Error as error:
+            reason = f"{self._server} cannot be used: {error.args[-1]}"
+            raise MercuryError("unavailable", reason, RETRY_AFTER) from None
+        except MercuryError as error:
+            reason = f"{self._server} cannot be used: {error.reason}"
+            raise MercuryError(error.code, reason, error.retry_after) from None
+
+    def begin_anew(self) -> Deferred[int]:
+        return Deferred.fromCoroutine(self._begin_anew())
+
+    async def _begin_anew(self) -> int:
+        if self._writer is None or self._writer.is_closed:
+            await _not_open()
+        self.epoch, first = await self._once(begin_anew, self._server, time.time_ns() // 1000)
+        return first
 
     def _pool(self, name: str, use: str, connections: int, autocommit: bool = False) -> Pool:
         pool = self._server.connections(connections, autocommit)

@@ -144,6 +144,20 @@ def prepare(server: Server) -> tuple[str, int]:
             cursor.execute("DO RELEASE_LOCK(%s)", (lock,))
 
 
+def begin_anew(server: Server, now: int) -> tuple[str, int]:
+    """Draw another epoch, and have ids go on from `now` (microseconds), or from the last one if that is more; the
+    epoch, and the first id of an entry. Blocks; can be repeated. Raises MercuryError or pymysql.Error."""
+    with closing(_connect(server)) as connection, connection.cursor() as cursor:
+        first = now
+        for table, number in (("friendship", "nr"), ("account", "id"), ("entry", "id")):
+            cursor.execute(f"SELECT GREATEST(%s, COALESCE(MAX({number}), 0) + 1) FROM {table}", (now,))  # noqa: S608
+            (first,) = cursor.fetchone()
+            cursor.execute(f"ALTER TABLE {table} AUTO_INCREMENT = {first:d}")
+        epoch = secrets.token_hex(16)
+        cursor.execute("UPDATE store SET epoch = %s", (epoch,))
+    return epoch, first
+
+
 def _connect(server: Server) -> pymysql.Connection[Any]:
     """A connection for long statements. The database is made only if it is missing: often one may use, but not make."""
     patient = {"read_timeout": MIGRATION_SECONDS}

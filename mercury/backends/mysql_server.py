@@ -55,6 +55,9 @@ class Server:
     read_seconds: float = 5.0
     write_seconds: float = 5.0
 
+    def __str__(self) -> str:
+        return f"the database {self.database} on {self.host}:{self.port}"
+
     @property
     def seconds(self) -> float:
         """How long a call can take at most: connecting, sending and waiting for an answer."""

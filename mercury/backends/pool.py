@@ -62,6 +62,11 @@ class Pool:
         self._told: set[str] = set()  # why calls failed, as the log was told since one did not
         self._closed: Deferred[None] | None = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether no call is taken any more."""
+        return self._closed is not None
+
     def run(self, work: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call work(cursor, ...) in a thread; commit when it returns, roll back when it raises.
 

@@ -138,6 +138,15 @@ class RedisStore(RedisAccounts):
             return fail(MercuryError("unavailable", "the store is not open", RETRY_AFTER))
         return self._link.call("PING").addCallback(lambda reply: None)
 
+    def begin_anew(self) -> Deferred[int]:
+        return Deferred.fromCoroutine(self._begin_anew())
+
+    async def _begin_anew(self) -> int:
+        epoch = secrets.token_hex(8)
+        first: int = await self._call(_number, "begin_anew", epoch=epoch, now=time.time_ns() // 1000)
+        self.epoch = epoch
+        return first
+
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:

@@ -125,6 +125,13 @@ class SqliteStore(SqliteAccounts):
     def ping(self) -> Deferred[None]:
         return self._read(_row, sql.EPOCH).addCallback(lambda row: None)
 
+    def begin_anew(self) -> Deferred[int]:
+        return self._write(_begin_anew, time.time_ns() // 1000).addCallback(self._begun)
+
+    def _begun(self, new: tuple[str, int]) -> int:
+        self.epoch, last_id = new
+        return last_id + 1
+
     def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call work(cursor, ...), which makes one SELECT: that reads what holds at one moment."""
         return self._reader.run(work, *args, **kwargs) if self._reader else _not_open()
@@ -235,6 +242,14 @@ def _value(cursor: Any, shape: Any, select: str, *args: object) -> Any:
 
 def _rows(cursor: Any, statement: str, *args: object) -> Any:
     return cursor.execute(statement, args).fetchall()
+
+
+def _begin_anew(cursor: Any, now: int) -> tuple[str, int]:
+    rows, skip, epoch = sql.BEGIN_ANEW
+    cursor.execute(rows)
+    cursor.execute(skip, (now,))
+    cursor.execute(epoch)
+    return _row(cursor, sql.EPOCH)[0], _row(cursor, sql.LAST)[0]
 
 
 def _reseal(cursor: Any, texts: Sequence[tuple[bytes, int]]) -> None:

@@ -37,6 +37,13 @@ EPOCH = "SELECT epoch FROM store"
 
 # The log: append
 
+#: A new epoch, and ids of all kinds above ?1, or above the last ones. A table has no row here before it had one itself.
+BEGIN_ANEW = (
+    "INSERT INTO sqlite_sequence (name, seq) SELECT name, 0 FROM sqlite_master WHERE type = 'table' "
+    "AND name IN ('entry', 'account', 'friendship') AND name NOT IN (SELECT name FROM sqlite_sequence)",
+    "UPDATE sqlite_sequence SET seq = max(seq, ?1)",
+    "UPDATE store SET epoch = lower(hex(randomblob(8)))",
+)
 #: The last id ever given, and the last key of a room.
 LAST = """
 SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entry'), 0), coalesce((SELECT max(key) FROM room), 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.core.catchup import CatchUp
 from mercury.core.heartbeat import Heartbeat
 from mercury.core.hub import Hub

@@ -12,7 +12,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.core.live import Listener
 from mercury.serving import serving
 

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mercury import closing, events
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.core.barrier import Barrier
 from mercury.core.live import Listener, LiveRoom
 from mercury.core.outbox import Outbox

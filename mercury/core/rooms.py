@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.core.batches import Done, as_error
 from mercury.core.hub import Hub
 from mercury.core.journal import Journal

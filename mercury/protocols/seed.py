@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 
 from mercury import commands, events
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.model import Entry
 from mercury.protocols.codec import bad, explain, too_deep
 

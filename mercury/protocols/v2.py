@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mercury import commands, events
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.model import Entry
 from mercury.protocols.codec import bad, explain, too_deep
 

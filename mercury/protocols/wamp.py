@@ -18,7 +18,7 @@ from autobahn.wamp.exception import InvalidUriError
 from autobahn.wamp.serializer import Serializer
 
 from mercury import commands, events
-from mercury.config import Limits
+from mercury.config_limits import Limits
 from mercury.model import Entry
 from mercury.protocols.wamp_bytes import BINARY, READERS, WRITERS, as_in_json, is_plain
 from mercury.protocols.wamp_topics import ALL, LOG, Topic, spelled, topic_of

@@ -31,6 +31,8 @@ from mercury.transports.proving import Proof, ProvingRequest, ProvingSite
 
 CALL_SECONDS: Final = 30.0  # for a call's work, waiting aside; the store's own limits are shorter
 COOKIE: Final = "gotalk"
+OTHER_FIELDS: Final = 16_384  # bytes of a form beside a text
+ESCAPED: Final = 6  # bytes for one of a text's, as JSON may write it
 
 
 @dataclass
@@ -173,6 +175,18 @@ class Door:
         return {"Set-Cookie": f"{COOKIE}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict{secure}"}
 
 
+class FormSite(ProvingSite):
+    """A site for forms. They need not be as long as REST's lists, and take ten times as long to read: so there is room
+    for one text, in which each byte may be written as an escape of six, and for all else that a form can hold."""
+
+    body_flags = "--limits.text-bytes, --limits.body-bytes"
+
+    @property
+    def body_bytes(self) -> int:
+        texts, most = self.limits.text_bytes, self.limits.body_bytes
+        return min(OTHER_FIELDS + ESCAPED * texts, most) if texts else most
+
+
 def make_gotalk_site(chat: Chat, accounts: Accounts, handover: Handover, settings: Gotalk) -> ProvingSite:
     """The factory of goTalk's port."""
     from klein import Klein
@@ -192,7 +206,7 @@ def make_gotalk_site(chat: Chat, accounts: Accounts, handover: Handover, setting
     def nothing_there(request: Any, failure: Failure) -> bytes:
         return no_route(request, failure.value, "people go to /login")
 
-    return ProvingSite(Quoted(app.resource()), chat)
+    return FormSite(Quoted(app.resource()), chat)
 
 
 def _call(door: Door, name: str, call: Callable[[Asked], Awaitable[Answer]]) -> Callable[..., Deferred[bytes]]:

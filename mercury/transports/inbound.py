@@ -25,17 +25,19 @@ def unmask(payload: bytes, key: bytes) -> bytes:
 def short_road(
     data: bytes,
     limit: int,
+    most: int,
     is_open: Callable[[], bool],
     text: Callable[[bytes, bool], None],
     pong: Callable[[bytes], None],
-) -> int:
-    """Hand over the frames at the beginning of `data` that can go the short road; how many bytes they were.
+) -> tuple[int, bool]:
+    """Hand over the frames at the beginning of `data` that can go the short road, and at most so many. How many bytes
+    they were, and whether there were as many as there may be.
 
     `limit`: the longest payload, 0 for none. `is_open` is asked before each frame: what is done with one may close the
     connection.
     """
     position, end = 0, len(data)
-    while end - position >= 6 and is_open():
+    while most and end - position >= 6 and is_open():
         first, second = data[position], data[position + 1]
         start = position + 6
         if second == MASKED + 126 and first == TEXT and end - position >= 8:
@@ -61,7 +63,8 @@ def short_road(
             pong(payload)
         else:
             break
-    return position
+        most -= 1
+    return position, not most
 
 
 def _is_utf8(payload: bytes) -> bool:

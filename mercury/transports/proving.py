@@ -24,7 +24,6 @@ from mercury.transports.web import Channel, Request, Site
 from mercury.transports.writing import plain, waiting
 
 HELD_BACK: Final = 0.02  # seconds
-LAST_SECONDS: Final = 30.0  # for a client to take the last answer and to close, when there is to be no other request
 
 Proof = Callable[[], Coroutine[Deferred[Any], Any, None]]
 
@@ -46,7 +45,7 @@ class ProvingChannel(Channel):
         self._ended_by_peer = False
 
     def connectionMade(self) -> None:
-        super().connectionMade()  # type: ignore[no-untyped-call]
+        super().connectionMade()
         self._plain = plain(self.transport)
         if self._plain is not None:  # by then the socket is still there to be asked
             self._closed, self._plain.readConnectionLost = self._plain.readConnectionLost, self._peer_closes
@@ -61,17 +60,18 @@ class ProvingChannel(Channel):
     def requestDone(self, request: Any) -> None:
         sent_before = any(self._dataBuffer)  # the next request, without waiting for the answer to this one
         self._between = bool(self.persistent) and not sent_before
-        super().requestDone(request)  # type: ignore[no-untyped-call]
+        super().requestDone(request)
 
     def loseConnection(self) -> None:
-        """After the last answer: let the client close first, since closing here proves nothing."""
+        """After the last answer: let the client close first, since closing here proves nothing. It has as long for that
+        as for taking the answer."""
         if not self.unproved or self._plain is None or self._ending:
-            super().loseConnection()  # type: ignore[no-untyped-call]
+            super().loseConnection()
             return
         self._ending = True
         self._plain.unregisterProducer()
         self._plain.loseWriteConnection()
-        self.setTimeout(LAST_SECONDS)  # type: ignore[no-untyped-call]
+        self.setTimeout(self.patience)  # type: ignore[no-untyped-call]
 
     def _all_taken(self) -> bool:
         """Whether the client's side has all that was written; our own end of the connection counts for one byte."""
@@ -82,7 +82,7 @@ class ProvingChannel(Channel):
         self._closed(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        super().connectionLost(reason)
         # With TLS the socket cannot be asked, but to close is a message of its own (RFC 8446, 6.1).
         by_peer = self._ended_by_peer if self._plain is not None else not self.transport.disconnecting
         if by_peer and reason.check(ConnectionDone):

@@ -1,7 +1,10 @@
 """HTTP by Twisted Web, bounded and in JSON: what REST needs of it beside the calls themselves.
 
 A request's head and body have limits that are held while it comes in; a body that is too long is refused before it is
-read. Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. Each request has an id, which its
+read. A request has to come, and its answer to be taken, in time. What a client sends without waiting for answers is
+worked on in small pieces, between which the others have their turn, and not before it has taken the answers so far.
+
+Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. Each request has an id, which its
 caller is told and may choose (X-Request-Id), and which is on its lines in the log. URLs are never logged.
 """
 
@@ -15,6 +18,8 @@ from math import ceil
 from typing import Any
 
 import msgspec
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
@@ -26,10 +31,10 @@ from mercury.errors import CODES, MercuryError
 from mercury.protocols.rest import Error, NotReadyError
 from mercury.serving import serving
 
-REQUEST_SECONDS = 60.0  # from a connection's beginning, or the last answer, until a request has to be there
 SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,40}")  # ids that callers give to requests; tokens are longer
-LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it still sends
-
+LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it still sends; or to say goodbye by TLS
+SLOWEST = 16_384  # bytes of an answer that a client takes in a second, beyond the time that a request may take
+PIECE = 4096  # bytes of a body that are taken in at a time: in chunks of one byte they cost as much as ten requests
 
 _log = Logger()
 
@@ -57,13 +62,75 @@ class Channel(HTTPChannel):
     site: Site
     transport: Any
     refused = False
+    patience = LINGER_SECONDS  # for the client to take what was written, when there is nothing more to come
+    _leaving = False
+    _turn: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self.timeOut = self.site.limits.request_seconds  # type: ignore[assignment]
+        super().connectionMade()  # type: ignore[no-untyped-call]
 
     def dataReceived(self, data: bytes) -> None:
         if not self.refused:
             super().dataReceived(data)  # type: ignore[no-untyped-call]
 
+    def rawDataReceived(self, data: bytes) -> None:
+        super().rawDataReceived(data[:PIECE])
+        if len(data) > PIECE and not self.refused:
+            self._buffer: bytes = self._buffer + data[PIECE:]  # LineReceiver's
+            if not self._handlingRequest:
+                self._wait_a_turn()
+
+    def requestDone(self, request: Any) -> None:
+        """Whoever has sent more already has it looked at later: else the answers would pile up, and the others wait."""
+        seconds = self.site.limits.request_seconds
+        self._savedTimeOut = self.patience = seconds + request.sentLength / SLOWEST
+        more = bool(self._buffer) or any(self._dataBuffer)
+        self.paused = bool(self.persistent) and (more or self._waitingForTransport)
+        super().requestDone(request)  # type: ignore[no-untyped-call]
+        if self.paused:
+            self._wait_a_turn()
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()  # type: ignore[no-untyped-call]
+        if self.paused:
+            self._wait_a_turn()
+
+    def _wait_a_turn(self) -> None:
+        """Read no more until the reactor comes round again."""
+        self.paused = True
+        self._networkProducer.pauseProducing()
+        if self._turn is None:
+            self._turn = self.callLater(0, self._go_on)  # type: ignore[no-untyped-call]
+
+    def _go_on(self) -> None:
+        self._turn = None
+        if not self._waitingForTransport and not self._leaving:  # else resumeProducing() will come
+            self.paused = False
+            self._networkProducer.resumeProducing()
+            HTTPChannel.dataReceived(self, b"")
+
     def resetTimeout(self) -> None:
         """The whole request has to be there in time: a byte now and then does not buy more of it."""
+
+    def timeoutConnection(self) -> None:
+        if self._leaving:
+            self.transport.abortConnection()
+        else:
+            self.patience = LINGER_SECONDS
+            self.loseConnection()
+
+    def loseConnection(self) -> None:
+        """Hang up when the client has taken all that was written, or has had its time for that."""
+        self._leaving = True
+        self.setTimeout(self.patience)  # type: ignore[no-untyped-call]
+        super().loseConnection()  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Whether another request may follow. Not when Mercury stops: the next one is for the next process."""
@@ -73,7 +140,7 @@ class Channel(HTTPChannel):
         return bool(super().checkPersistence(request, version))  # type: ignore[no-untyped-call]
 
     def allHeadersReceived(self) -> None:
-        if self.length is not None and self.length > self.site.limits.body_bytes:
+        if self.length is not None and self.length > self.site.body_bytes:
             self.refuse_body()
         else:
             super().allHeadersReceived()  # type: ignore[no-untyped-call]
@@ -91,8 +158,7 @@ class Channel(HTTPChannel):
 
     def refuse_body(self) -> None:
         """Refuse the request that is coming in for its body's length."""
-        limit = self.site.limits.body_bytes
-        reason = f"the body is longer than {limit} bytes (--limits.body-bytes)"
+        reason = f"the body is longer than {self.site.body_bytes} bytes ({self.site.body_flags})"
         self.refuse(MercuryError("too_large", reason, limit="body-bytes"))
 
     def refuse(self, error: MercuryError) -> None:
@@ -161,7 +227,7 @@ class Request(server.Request):
     def handleContentChunk(self, data: bytes) -> None:
         if self.channel.refused:
             return
-        if self.content.tell() + len(data) > self.channel.site.limits.body_bytes:  # its length was not announced
+        if self.content.tell() + len(data) > self.channel.site.body_bytes:  # its length was not announced
             self.channel.refuse_body()
         else:
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
@@ -193,19 +259,25 @@ class Request(server.Request):
 
 
 class Site(server.Site):
-    """Serves a resource with Channels and Requests."""
+    """Serves a resource with Channels and Requests. `body_flags`: what bounds their bodies."""
 
     protocol = Channel  # type: ignore[assignment]
     requests = Request
+    body_flags = "--limits.body-bytes"
 
     def __init__(self, resource: IResource, chat: Chat) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
-            resource, self.requests, timeout=REQUEST_SECONDS, reactor=chat.clock, parsePOSTFormSubmission=False
+            resource, self.requests, reactor=chat.clock, parsePOSTFormSubmission=False
         )
         self.limits = chat.limits
         self.clock = chat.clock
         self.counts = chat.hub.counts
         self._journal = chat.rooms.journal
+
+    @property
+    def body_bytes(self) -> int:
+        """The longest body of a request."""
+        return self.limits.body_bytes
 
     def leaving(self) -> bool:
         """Whether Mercury is about to stop."""

@@ -22,7 +22,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mercury.config import Limits, Ws
+from mercury.config import Ws
+from mercury.config_limits import Limits
 from mercury.config_types import origins
 from mercury.counts import Counts
 from mercury.errors import CODES, MercuryError
@@ -36,6 +37,7 @@ HEADER_BYTES = 16384  # of an opening handshake
 RETRY_SECONDS = 1  # until who is refused with 503 should come back
 TOO_BIG = 1009  # with which Autobahn ends a connection whose frame is too long (RFC 6455, 7.4.1)
 NO_GOODBYE = 1006  # the code of a connection that ended without one (RFC 6455, 7.4.1)
+FRAMES = 256  # of one connection that are taken in one turn of the reactor: then the others have theirs
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 
 #: What Autobahn keeps of an opening handshake.
@@ -97,6 +99,9 @@ class WebSocketConnection(WebSocketServerProtocol):
     _admitting = False
     _gone = False
     _closing: IDelayedCall | None = None
+    _held = False
+    _rest = False  # frames have come whose turn has not
+    _turn: IDelayedCall | None = None
     _plain: Any = None
     _resumed = 0
     _ended: int | None = None  # the code with which we ended it: HTTP's, or WebSocket's
@@ -116,6 +121,9 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.bytes_in += len(data)
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         token = SERVED.set(self._served)
         try:
             self._received(data)
@@ -130,9 +138,12 @@ class WebSocketConnection(WebSocketServerProtocol):
             self.failHandshake("the request is too long", 431)
             return
         if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            longest = self.factory.limits.frame_bytes
-            data = data[short_road(data, longest, self._is_open, self.door.message, self.door.pong) :]
-        if data:
+            longest, door = self.factory.limits.frame_bytes, self.door
+            taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
+            data = data[taken:]
+            if data and are_many:
+                self._wait_a_turn()
+        if data or self.current_frame is not None:
             self.data += data
             self.consumeData()
 
@@ -140,8 +151,34 @@ class WebSocketConnection(WebSocketServerProtocol):
         return bool(self.state == self.STATE_OPEN)
 
     def consumeData(self) -> None:
-        if not self._admitting:  # what comes before the handshake is answered waits for it
+        if self._admitting or self._rest:  # what comes before the handshake is answered waits for it
+            return
+        if self.state not in (self.STATE_OPEN, self.STATE_CLOSING):
             super().consumeData()
+            return
+        for _ in range(2 * FRAMES):  # a frame's head and its payload are two steps
+            if not self.processData() or self.state == self.STATE_CLOSED:
+                return
+        self._wait_a_turn()
+
+    def _wait_a_turn(self) -> None:
+        """Leave the rest of what came in, and read no more, until the reactor comes round again."""
+        self._rest = True
+        self.transport.pauseProducing()
+        if self._turn is None:
+            self._turn = self.factory.reactor.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn = None
+        if not self._held:  # else release() will come
+            self._rest = False
+            data, self.data = self.data, b""
+            self._take(data)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if not (self._rest or self._held or self._gone):
+            self.transport.resumeProducing()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         super().connectionLost(reason)
@@ -227,8 +264,9 @@ class WebSocketConnection(WebSocketServerProtocol):
         super().sendCloseFrame(code, reasonUtf8, isReply)
 
     def _lost(self) -> None:
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
+        for timer in (self._closing, self._turn):
+            if timer is not None and timer.active():
+                timer.cancel()
         if not self._gone:
             self._gone = True
             self.factory.counts.close(self, self.ended_with)
@@ -255,11 +293,14 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.dropConnection(abort=True)
 
     def hold(self) -> None:
+        self._held = True
         self.transport.pauseProducing()
 
     def release(self) -> None:
-        if not self._gone:
-            self.transport.resumeProducing()
+        self._held = False
+        if self._rest and not self._gone:
+            self._wait_a_turn()
+        self._read_on()
 
     @property
     def ended_with(self) -> int:

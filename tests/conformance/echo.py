@@ -17,7 +17,8 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mercury.config import Config, Limits, Ws
+from mercury.config import Config, Ws
+from mercury.config_limits import Limits
 from mercury.protocols.seed import Seed
 from mercury.transports.frames import TEXT, DeflatedWire, Wire
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory

@@ -18,7 +18,8 @@ from zope.interface import implementer
 
 from mercury import commands
 from mercury.backends.memory import MemoryStore
-from mercury.config import Config, Limits, Wamp
+from mercury.config import Config, Wamp
+from mercury.config_limits import Limits
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.errors import MercuryError

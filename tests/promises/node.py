@@ -13,7 +13,8 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from mercury import tap
-from mercury.config import Config, Limits
+from mercury.config import Config
+from mercury.config_limits import Limits
 from mercury.core.session import Session
 from mercury.transports.chat import ChatDoor, Protocols
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory

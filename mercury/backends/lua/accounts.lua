@@ -8,10 +8,10 @@ end
 -- a: name, key, secret. The account's id; nil if another one has the key.
 function calls.add_account(a)
   if redis.call('HEXISTS', ACCOUNTS, a.key) == 1 then return pack(nil) end
-  local id = redis.call('INCR', LAST_ACCOUNT)
+  local id = string.format('%.0f', redis.call('INCR', LAST_ACCOUNT))  -- as Lua writes it, a large one has an exponent
   redis.call('HSET', account_of(id), 'name', a.name, 'secret', a.secret)
   redis.call('HSET', ACCOUNTS, a.key, id)
-  return pack(id)
+  return pack(tonumber(id))
 end
 
 function calls.account(a)

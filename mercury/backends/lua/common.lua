@@ -7,6 +7,7 @@
 --
 -- NUL separates the parts of a key or field: no name holds one.
 
+local EPOCH = 'mercury:epoch'    -- drawn when the store was made, or put back from a backup
 local BORN = 'mercury:born'      -- hash: room -> when it came into being; whoever is not here is no room
 local ROOMS = 'mercury:rooms'    -- sorted set: rooms by name, for pages
 local PEOPLE = 'mercury:people'  -- set: all members that ever came into being

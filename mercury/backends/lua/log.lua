@@ -59,3 +59,14 @@ function calls.locate_in_room(a)
   end
   return pack(low)
 end
+
+-- a: epoch, now (microseconds). The first id that an entry will get.
+function calls.begin_anew(a)
+  local first = 0
+  for _, key in ipairs({LAST_LINK, LAST_ACCOUNT, LAST_ID}) do
+    first = math.max(tonumber(redis.call('GET', key) or 0), a.now) + 1
+    redis.call('SET', key, string.format('%.0f', first - 1))
+  end
+  redis.call('SET', EPOCH, a.epoch)
+  return pack(first)
+end
