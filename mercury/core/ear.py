@@ -89,6 +89,7 @@ class Ear(Listener):
 
     def __init__(self, chat: Chat, token: Token, forget: Callable[[Ear], None]) -> None:
         super().__init__(NOWHERE, RUSTLE)
+        self.deliver = self.write
         self.mid = token.mid
         self.token = token.digest
         self.heard = 0

@@ -278,7 +278,8 @@ class Hub:
             return
         for wire, sessions in room.live.items():
             if data := wire.entries(entries):
-                self.outbox.put(sessions, data)
+                self.outbox.spread(sessions, data)
+                self.barrier.stirred(room)
                 self.counts.delivered[wire.name] += len(sessions) * len(entries)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:

@@ -322,6 +322,9 @@ class Session(Listener):
 
     def prove(self) -> bool:
         self._queued = False
+        if self._awaiting is not None:
+            self._unproved = True
+            return False
         unproved = [(r, seq) for r, proved in self.rooms.items() if (seq := r.next_seq(self) - 1) > proved]
         if not self._open or not unproved:
             return False
