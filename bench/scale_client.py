@@ -125,7 +125,7 @@ class Subject:
 
 def subjects(size: Size, step: int) -> dict[str, Subject]:
     """Who is measured in a store of this size, which is the one with the number `step`: by what grows for them."""
-    far = 2 + 100 * step  # read marks of each step are above those of the last
+    far = 2 + 128 * step  # read marks of each step are above those of the last
 
     def some_room(n: int) -> tuple[str, int]:
         return room(n % 10), 2 + 20 * step + n // 10

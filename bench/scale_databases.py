@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import pymysql
 
-from mercury.backends import mysql_sql, sqlite_sql
+from mercury.backends import mysql_sql, sqlite_log, sqlite_sql
 
 
 @dataclass
@@ -94,7 +94,7 @@ class MariaDb:
             "SELECT argument FROM mysql.general_log WHERE command_type = 'Query' AND thread_id <> CONNECTION_ID()"
         )
         firsts = (text.partition(";")[0] for (text,) in found)  # each comes with the others that were sent with it
-        return Call(by_name(firsts, mysql_sql, "%s"), read)
+        return Call(by_name(firsts, "%s", mysql_sql), read)
 
     def _explain(self, statement: str) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Table, access, key, what it is compared with, rows, and more, of each step but the INSERT itself."""
@@ -154,7 +154,7 @@ class Sqlite:
         self._steps = 0
 
     def end(self) -> Call:
-        return Call(by_name(self._statements, sqlite_sql, r"\?\d"), self._steps)
+        return Call(by_name(self._statements, r"\?\d", sqlite_sql, sqlite_log), self._steps)
 
     def plan(self, statement: str) -> list[str]:
         with closing(sqlite3.Connection(self._path)) as connection:
@@ -210,10 +210,10 @@ class Redis:
 STATEMENT: Final = re.compile(r"\s*(SELECT|WITH|INSERT|REPLACE|UPDATE|DELETE)\b")
 
 
-def by_name(texts: Iterable[str], module: ModuleType, value: str) -> dict[str, str]:
-    """One example of each statement by its name in the module, where `value` matches a place for a value; one that is
+def by_name(texts: Iterable[str], value: str, *modules: ModuleType) -> dict[str, str]:
+    """One example of each statement by its name in the modules, where `value` matches a place for a value; one that is
     not from there is its own name."""
-    patterns = _patterns(module, value)
+    patterns = _patterns({name: made for module in modules for name, made in vars(module).items()}, value)
     found: dict[str, str] = {}
     for text in texts:
         if STATEMENT.match(text):
@@ -222,11 +222,11 @@ def by_name(texts: Iterable[str], module: ModuleType, value: str) -> dict[str, s
     return found
 
 
-def _patterns(module: ModuleType, value: str) -> list[tuple[str, re.Pattern[str]]]:
-    """Names and patterns of a module's statements, the longest first: some begin as others do."""
+def _patterns(constants: Mapping[str, Any], value: str) -> list[tuple[str, re.Pattern[str]]]:
+    """Names and patterns of the statements among constants, the longest first: some begin as others do."""
     named = [
         (name, template.strip())
-        for name, constant in vars(module).items()
+        for name, constant in constants.items()
         for template in (constant if isinstance(constant, list) else [constant])
         if name.isupper() and isinstance(template, str) and STATEMENT.match(template)
     ]
@@ -234,6 +234,6 @@ def _patterns(module: ModuleType, value: str) -> list[tuple[str, re.Pattern[str]
     for name, template in named:
         pattern = ".*".join(map(re.escape, re.split(value, template)))
         if template.endswith(")") and template.startswith("INSERT INTO") and "VALUES" not in template:  # for insert()
-            pattern += r" VALUES .*" + re.escape(getattr(module, f"{name}_OF", ""))
+            pattern += r" VALUES .*" + re.escape(constants.get(f"{name}_OF", ""))
         patterns.append((name, pattern))
     return [(name, re.compile(pattern, re.DOTALL)) for name, pattern in sorted(patterns, key=lambda p: -len(p[1]))]

@@ -19,6 +19,7 @@ import msgspec
 from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
+from mercury.backends import sqlite_log as log
 from mercury.backends import sqlite_sql as sql
 from mercury.backends.batch import occupied
 from mercury.backends.pool import RETRY_AFTER, Pool
@@ -48,7 +49,7 @@ Work = Callable[Concatenate[Any, P], T]
 READERS = 2  # threads
 LAST = 2**63 - 1  # no seq is greater
 
-_marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int | None]])
+_marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
 
 
 @implementer(IStore, IAccounts)
@@ -156,7 +157,7 @@ class SqliteStore(SqliteAccounts):
     def locate(self, id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
         if rid is None:
             return self._read(_row, sql.LOCATE, id)
-        return self._read(_row, sql.LOCATE_IN_ROOM, id, rid)
+        return self._read(_row, log.LOCATE_IN_ROOM, id, rid)
 
     def reseal(self, rid: str, step: Callable[[Resealed], Deferred[None]]) -> Deferred[None]:
         return self.room(rid).addCallback(lambda room: Deferred.fromCoroutine(self._reseal(room, step)))
@@ -165,7 +166,7 @@ class SqliteStore(SqliteAccounts):
         if room is None or not self.keys:
             return
         for after in range(room.floor, room.head, STEP):
-            found = await self._read(_rows, sql.SEALED, room.rid, after, after + STEP, self.keys.header)
+            found = await self._read(_rows, log.SEALED, room.rid, after, STEP, self.keys.header)
             fresh, done = renewed(self.keys, room.rid, ((seq, stored) for seq, _, stored in found))
             if fresh:
                 await self._write(_reseal, [(fresh[seq], id) for seq, id, _ in found if seq in fresh])
@@ -257,17 +258,17 @@ def _reseal(cursor: Any, texts: Sequence[tuple[bytes, int]]) -> None:
 
 
 def _slice(cursor: Any, keys: Keys, rid: str, after: int, limit: int) -> Slice:
-    head, floor, entries = _row(cursor, sql.READ, rid, after, limit) or (0, 0, "[]")
+    head, floor, entries = _row(cursor, log.READ, rid, after, limit) or (0, 0, "[]")
     return Slice(entries_in(entries, keys), head, floor)
 
 
 def _history(cursor: Any, keys: Keys, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
     """One more is read than asked for, to see whether there are more."""
     if after is None:
-        (entries,) = _row(cursor, sql.NEWEST_FIRST, rid, 0, before, limit + 1)
+        (entries,) = _row(cursor, log.NEWEST_FIRST, rid, before, limit + 1)
         found = entries_in(entries, keys)
         return found[-limit:], len(found) > limit
-    (entries,) = _row(cursor, sql.OLDEST_FIRST, rid, after, before, limit + 1)
+    (entries,) = _row(cursor, log.OLDEST_FIRST, rid, after, before, limit + 1)
     found = entries_in(entries, keys)
     return found[:limit], len(found) > limit
 
@@ -293,12 +294,12 @@ def _move_cursors(cursor: Any, cursors: Sequence[Cursor]) -> None:
 
 def _move_reads(cursor: Any, marks: Sequence[ReadMark]) -> list[int | None]:
     asked = to_json([(mark.rid, mark.mid, mark.seq) for mark in marks])
-    found = _marks.decode(_row(cursor, sql.READ_MARKS, asked)[0])
+    found = _marks.decode(_row(cursor, log.READ_MARKS, asked)[0])
     answers: list[int | None] = [None] * len(marks)
     stand: dict[tuple[int, str], tuple[int, int]] = {}
     for place, room, read, new, nth in sorted(found):
         member = (room, marks[place].mid)
-        if nth is not None and new > stand.get(member, (read, 0))[0]:
+        if new > stand.get(member, (read, 0))[0]:
             stand[member] = (new, nth)
             answers[place] = new
     if stand:

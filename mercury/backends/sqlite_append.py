@@ -19,7 +19,7 @@ from mercury.backends.sqlite_sql import entries_in, insert, to_json
 from mercury.errors import MercuryError
 from mercury.model import Draft, Outcome
 
-_rooms = Decoder(list[tuple[int, RoomState]])
+_rooms = Decoder(list[tuple[int, int, RoomState]])
 _places_in_lists = Decoder(list[tuple[int, int]])
 _counts = Decoder(dict[str, int])
 
@@ -34,6 +34,7 @@ class Appender:
     def __init__(self) -> None:
         self._last_id = 0
         self._numbers: dict[str, int] = {}
+        self._lasts: dict[str, int] = {}  # the ids of the rooms' last entries
         self._rooms: dict[str, RoomState] = {}
         self._members = 0  # that became known since nothing was, each time; who left is counted, too
 
@@ -58,8 +59,8 @@ class Appender:
         for rid in batch.changed:
             if rid not in self._numbers:
                 last_key += 1
-                self._numbers[rid] = last_key
-        _save(cursor, batch, self._numbers, keys)
+                self._numbers[rid], self._lasts[rid] = last_key, 0
+        _save(cursor, batch, self._numbers, self._lasts, keys)
         self._members += len(batch.joined)
         for rid in {draft.rid for draft in drafts if draft.cid is not None} & self._rooms.keys():
             self._rooms[rid].firsts.clear()  # whole texts, and they are asked for anew in any case
@@ -73,6 +74,7 @@ class Appender:
         self._members = 0
         self._rooms.clear()
         self._numbers.clear()
+        self._lasts.clear()
 
     def _load(self, cursor: Any, drafts: Sequence[Draft], limit: int, keys: Keys) -> dict[str, int]:
         """Get to know what the drafts concern; in how many rooms the members are who may come into one."""
@@ -98,8 +100,8 @@ class Appender:
         asked = [(rid, tuple(mids)) for rid, mids in members.items()]
         row = cursor.execute(sql.LOAD, (to_json(asked), to_json(cids), to_json(coming))).fetchone()
         rooms_found, members_found, firsts_found, places_found = row
-        for key, found in _rooms.decode(rooms_found):
-            self._numbers[found.rid] = key
+        for key, last, found in _rooms.decode(rooms_found):
+            self._numbers[found.rid], self._lasts[found.rid] = key, last
             rooms.setdefault(found.rid, found)
         places_in_lists = _places_in_lists.decode(members_found)
         self._members += len(places_in_lists)
@@ -112,16 +114,19 @@ class Appender:
         return places
 
 
-def _save(cursor: Any, batch: Batch, numbers: dict[str, int], keys: Keys) -> None:
-    rooms = [(numbers[r.rid], r.rid, r.head, r.floor, r.messages, r.ctime, 0) for r in batch.changed.values()]
-    insert(cursor, sql.SET_ROOMS, rooms, sql.SET_ROOMS_OF)
+def _save(cursor: Any, batch: Batch, numbers: dict[str, int], lasts: dict[str, int], keys: Keys) -> None:
     messages, others = [], []
     for _, e, nth in batch.entries:
-        row = (e.id, numbers[e.rid], e.seq, nth, e.ctime, e.mid, keys.stored(e))
+        row = (e.id, numbers[e.rid], e.seq, lasts[e.rid], nth, e.ctime, e.mid, keys.stored(e))
+        lasts[e.rid] = e.id
         if e.cid is None and e.kind == "message":
             messages.append(row)
         else:
             others.append((*row, e.kind, e.cid, to_json(e.members)))
+    rooms = [
+        (numbers[r.rid], r.rid, r.head, r.floor, r.messages, r.ctime, 0, lasts[r.rid]) for r in batch.changed.values()
+    ]
+    insert(cursor, sql.SET_ROOMS, rooms, sql.SET_ROOMS_OF)
     insert(cursor, sql.ADD_MESSAGES, messages)
     insert(cursor, sql.ADD_ENTRIES, others)
     if batch.left:

@@ -99,6 +99,38 @@ MIGRATIONS: list[tuple[str, ...]] = [
             PRIMARY KEY (mid, device)
         ) WITHOUT ROWID""",
     ),
+    (
+        # See sqlite_log.py. The entries are copied, for `prev` to come before the text: what comes after a long text
+        # is far from the row's beginning.
+        "ALTER TABLE entry RENAME TO entry_before",
+        "UPDATE sqlite_sequence SET name = 'entry' WHERE name = 'entry_before'",
+        """CREATE TABLE entry (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            room INTEGER NOT NULL,
+            seq INTEGER NOT NULL,
+            prev INTEGER NOT NULL,  -- the id of the entry before it in its room, 0 for the first
+            nth INTEGER NOT NULL,  -- how many messages the room had up to and with this entry: unread is a difference
+            kind TEXT NOT NULL DEFAULT 'message',
+            ctime INTEGER NOT NULL,
+            mid TEXT NOT NULL,
+            text TEXT NOT NULL,
+            cid TEXT,
+            members TEXT NOT NULL DEFAULT '[]'  -- a JSON array
+        )""",
+        """INSERT INTO entry (id, room, seq, prev, nth, kind, ctime, mid, text, cid, members)
+            SELECT id, room, seq,
+                coalesce((SELECT id FROM entry_before WHERE room = e.room AND seq = e.seq - 1), 0),
+                nth, kind, ctime, mid, text, cid, members
+            FROM entry_before AS e ORDER BY id""",
+        "ALTER TABLE room ADD COLUMN last INTEGER NOT NULL DEFAULT 0",  # the id of its last entry, 0 if it has none
+        "UPDATE room SET last = coalesce((SELECT id FROM entry_before WHERE room = key AND seq = head), 0)",
+        "ALTER TABLE grave ADD COLUMN last INTEGER NOT NULL DEFAULT 0",
+        """UPDATE grave SET last = coalesce(
+            (SELECT id FROM entry_before WHERE room = grave.room ORDER BY seq DESC LIMIT 1), 0)""",
+        "DROP TABLE entry_before",
+        "CREATE UNIQUE INDEX entry_seq ON entry (room, seq) WHERE seq % 64 = 0",
+        "CREATE UNIQUE INDEX entry_cid ON entry (room, mid, cid) WHERE cid IS NOT NULL",
+    ),
 ]
 
 

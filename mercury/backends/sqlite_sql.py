@@ -1,4 +1,4 @@
-"""All the SQL of the SQLite store but the schema and what is about accounts, and how rows go into it.
+"""The SQL of the SQLite store and how rows go into it, but for reading logs (sqlite_log.py) and what is about accounts.
 
 A SELECT here answers with one row, mostly of one value: JSON of the shape of a Struct of mercury/model.py. Many values
 go in as JSON arrays, ?1 mostly, which json_each() makes a table of; CROSS JOIN keeps that table the outer loop.
@@ -17,15 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from mercury.backends.sealing import Keys
+from mercury.backends.sqlite_log import ENTRY
 from mercury.model import Entry
-
-#: A row of `entry AS e` in a room `AS r`, as the JSON of mercury.model.Entry. A sealed text is a BLOB, and JSON holds
-#: none; see entries_in().
-ENTRY: Final = (
-    "json_object('rid', r.rid, 'seq', e.seq, 'id', e.id, 'kind', e.kind, 'ctime', e.ctime, 'mid', e.mid, "
-    "'text', iif(typeof(e.text) = 'blob', hex(e.text), e.text), 'cid', e.cid, 'members', json(e.members), "
-    "'lost', iif(typeof(e.text) = 'blob', 'no_key', ''))"
-)
 
 #: A row of `room AS r`, as the JSON of mercury.model.Room.
 ROOM_SEEN: Final = (
@@ -48,12 +41,13 @@ BEGIN_ANEW = (
 LAST = """
 SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entry'), 0), coalesce((SELECT max(key) FROM room), 0)
 """
-#: One row: the rooms with their keys, which of the members asked about are in (as places in the two lists of ?1), the
-#: messages with the cids, how many rooms each member is in. ?1: [[rid, [mid]]], ?2: [[rid, mid, cid]], ?3: [mid].
+#: One row: the rooms with their keys and the ids of their last entries, which of the members asked about are in (as
+#: places in the two lists of ?1), the messages with the cids, how many rooms each member is in. ?1: [[rid, [mid]]],
+#: ?2: [[rid, mid, cid]], ?3: [mid].
 LOAD = f"""
 SELECT
-  (SELECT json_group_array(json_array(key, json_object('rid', rid, 'head', head, 'floor', floor, 'messages', messages,
-      'ctime', ctime, 'deleted', json(iif(deleted, 'true', 'false')))))
+  (SELECT json_group_array(json_array(key, last, json_object('rid', rid, 'head', head, 'floor', floor,
+      'messages', messages, 'ctime', ctime, 'deleted', json(iif(deleted, 'true', 'false')))))
     FROM room WHERE rid IN (SELECT json_extract(value, '$[0]') FROM json_each(?1))),
   (SELECT json_group_array(json_array(asked.key, member.key))
     FROM json_each(?1) AS asked
@@ -68,13 +62,13 @@ SELECT
   (SELECT json_group_object(mid, places) FROM
     (SELECT mid, count(*) AS places FROM membership WHERE mid IN (SELECT value FROM json_each(?3)) GROUP BY mid))
 """
-SET_ROOMS = "INSERT INTO room (key, rid, head, floor, messages, ctime, deleted)"
+SET_ROOMS = "INSERT INTO room (key, rid, head, floor, messages, ctime, deleted, last)"
 SET_ROOMS_OF = (
     "ON CONFLICT (key) DO UPDATE SET head = excluded.head, floor = excluded.floor, messages = excluded.messages, "
-    "ctime = excluded.ctime, deleted = 0"
+    "ctime = excluded.ctime, deleted = 0, last = excluded.last"
 )
-ADD_ENTRIES = "INSERT INTO entry (id, room, seq, nth, ctime, mid, text, kind, cid, members)"
-ADD_MESSAGES = "INSERT INTO entry (id, room, seq, nth, ctime, mid, text)"  # the rest is as by default
+ADD_ENTRIES = "INSERT INTO entry (id, room, seq, prev, nth, ctime, mid, text, kind, cid, members)"
+ADD_MESSAGES = "INSERT INTO entry (id, room, seq, prev, nth, ctime, mid, text)"  # the rest is as by default
 DROP_PLACES = [
     f"DELETE FROM {table} WHERE (room, mid) IN "
     "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))"
@@ -84,42 +78,8 @@ ADD_MEMBERS = "INSERT OR IGNORE INTO member (mid)"
 ADD_PLACES = "INSERT INTO membership (room, mid, joined, read, read_nth)"
 
 
-# The log: read
-
-READ = f"""
-SELECT r.head, r.floor, (SELECT json_group_array({ENTRY})
-    FROM (SELECT * FROM entry WHERE room = r.key AND seq > ?2 ORDER BY seq LIMIT ?3) AS e)
-  FROM room AS r WHERE r.rid = ?1 AND NOT r.deleted
-"""
-HISTORY = f"""
-SELECT json_group_array({ENTRY}) FROM
-    (SELECT * FROM entry
-      WHERE room = (SELECT key FROM room WHERE rid = ?1) AND seq > ?2 AND seq < ?3 AND kind = 'message'
-      ORDER BY seq %s LIMIT ?4) AS e
-  JOIN room AS r ON r.key = e.room
-"""
-OLDEST_FIRST, NEWEST_FIRST = HISTORY % "ASC", HISTORY % "DESC"
-
-#: A binary search for the lowest seq whose id is ?1 or greater: seqs have no holes, and ids grow with them.
-LOCATE_IN_ROOM = """
-WITH RECURSIVE
-  r AS (SELECT key, head, floor FROM room WHERE rid = ?2 AND NOT deleted),
-  span (low, high) AS (
-    SELECT floor + 1, head + 1 FROM r
-    UNION ALL
-    SELECT iif(e.id >= ?1, low, e.seq + 1), iif(e.id >= ?1, e.seq, high)
-      FROM span CROSS JOIN r CROSS JOIN entry AS e ON e.room = r.key AND e.seq = (low + high) / 2
-      WHERE low < high)
-SELECT ?2, coalesce(max(low), 1) FROM span
-"""
 LOCATE = """
 SELECT r.rid, e.seq FROM entry AS e JOIN room AS r ON r.key = e.room WHERE e.id = ?1 AND e.kind = 'message'
-"""
-#: What stands as text in the messages of a room with ?2 < seq <= ?3, and their ids; NULL if it begins with ?4.
-SEALED = """
-SELECT e.seq, e.id, iif(typeof(e.text) = 'blob' AND substr(e.text, 1, length(?4)) = ?4, NULL, e.text)
-  FROM room AS r CROSS JOIN entry AS e ON e.room = r.key
-  WHERE r.rid = ?1 AND NOT r.deleted AND e.seq > ?2 AND e.seq <= ?3 AND e.kind = 'message'
 """
 #: No id is used again, so what was deleted stays so.
 RESEAL = "UPDATE entry SET text = ? WHERE id = ?"
@@ -150,8 +110,9 @@ ROOM_TO_DELETE = """
 SELECT key, EXISTS (SELECT 1 FROM membership WHERE room = key) FROM room WHERE rid = ?1 AND NOT deleted
 """
 BURY_ROOM = [
-    "INSERT INTO grave VALUES (?1)",
-    "UPDATE room SET key = (SELECT max(key) + 1 FROM room), floor = head, messages = 0, deleted = 1 WHERE key = ?1",
+    "INSERT INTO grave (room, last) SELECT key, last FROM room WHERE key = ?1",
+    "UPDATE room SET key = (SELECT max(key) + 1 FROM room), floor = head, messages = 0, last = 0, deleted = 1 "
+    "WHERE key = ?1",
 ]
 #: Uses up an id, so that whoever has given out the last one sees that something has happened.
 SKIP_AN_ID = "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'entry'"
@@ -166,14 +127,6 @@ INSERT INTO cursor (mid, device, room, seq, moved)
   CROSS JOIN membership AS m ON m.room = r.key AND m.mid = json_extract(c.value, '$[1]')
   WHERE true
   ON CONFLICT (mid, device, room) DO UPDATE SET seq = excluded.seq, moved = excluded.moved WHERE excluded.seq > seq
-"""
-#: For each mark of a member: its place in the list, the room's key, the mark as it is, the new one and its nth.
-READ_MARKS = """
-SELECT json_group_array(json_array(c.key, r.key, m.read, min(json_extract(c.value, '$[2]'), r.head),
-    (SELECT nth FROM entry WHERE room = r.key AND seq = min(json_extract(c.value, '$[2]'), r.head))))
-  FROM json_each(?1) AS c
-  CROSS JOIN room AS r ON r.rid = json_extract(c.value, '$[0]')
-  CROSS JOIN membership AS m ON m.room = r.key AND m.mid = json_extract(c.value, '$[1]')
 """
 SET_READS = "INSERT INTO membership (room, mid, joined, read, read_nth)"
 SET_READS_OF = "ON CONFLICT (room, mid) DO UPDATE SET read = excluded.read, read_nth = excluded.read_nth"
@@ -212,8 +165,7 @@ DROP_DEVICES = [
     "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))"
     for table in ("cursor", "handed")
 ]
-GRAVE = "SELECT room FROM grave LIMIT 1"
-EMPTY_GRAVE = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE room = ?1 LIMIT ?2)"
+GRAVE = "SELECT room, last FROM grave LIMIT 1"
 DROP_GRAVE = "DELETE FROM grave WHERE room = ?1"
 
 ROWS: Final = 256  # in one INSERT: SQLite allows 32,766 parameters

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
+from mercury.backends import sqlite_log as log
 from mercury.backends import sqlite_sql as sql
 
 #: Rows that one transaction drops, or rows of devices that it looks at and those of one member.
@@ -50,6 +51,11 @@ def _empty_grave(cursor: Any) -> bool:
     grave = cursor.execute(sql.GRAVE).fetchone()
     if grave is None:
         return False
-    if cursor.execute(sql.EMPTY_GRAVE, (*grave, PIECE)).rowcount < PIECE:
-        cursor.execute(sql.DROP_GRAVE, grave)
+    room, last = grave
+    ids, before = cursor.execute(log.LAST_IN_GRAVE, (last, PIECE)).fetchone()
+    cursor.execute(log.EMPTY_GRAVE, (ids,))
+    if before:
+        cursor.execute(log.LOWER_GRAVE, (room, before))
+    else:
+        cursor.execute(sql.DROP_GRAVE, (room,))
     return True
