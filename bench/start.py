@@ -8,6 +8,9 @@ from pathlib import Path
 from unittest import SkipTest
 
 from bench.processes import ROOT, SERVER_CORE, BenchError, Process, free_ports
+from bench.rivals import programs as rivals
+from bench.rivals.install import debian
+from bench.rivals.programs import RIVALS
 from bench.scenarios import Scenario
 from bench.servers import Floor, Server
 
@@ -19,12 +22,12 @@ MARIADB_OPTIONS = ("--innodb-buffer-pool-size=1G", "--innodb-log-file-size=1G")
 
 
 class Echo(Process):
-    """A WebSocket echo, with no chat: Mercury's protocol class as the conformance suite has it, or plain Autobahn."""
+    """A WebSocket echo, with no chat: Mercury's protocol class as the conformance suite has it."""
 
-    def __init__(self, module: str, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         (self.ws_port,) = free_ports(1)
-        command = [sys.executable, "-m", module, f"--port={self.ws_port}"]
-        self.launch(module, folder, command, os.environ | {"PYTHONPATH": str(ROOT)}, SERVER_CORE)
+        command = [sys.executable, "-m", "tests.conformance.echo", f"--port={self.ws_port}"]
+        self.launch("echo", folder, command, os.environ | {"PYTHONPATH": str(ROOT)}, SERVER_CORE)
 
 
 class ServerOnMariaDb(Server):
@@ -47,6 +50,14 @@ class ServerOnMariaDb(Server):
             self.engine.kill()
 
 
+def prepare(name: str) -> None:
+    """Install what a server needs, unless that is done."""
+    if name in RIVALS:
+        rivals.prepare(name)
+    elif name == "mariadb":
+        debian("mariadb-server-core")
+
+
 def start(name: str, scenario: Scenario, folder: Path, profile: str = "") -> Process:
     """A fresh server for a scenario. `profile`: where Mercury writes its cProfile figures, or empty."""
     match name:
@@ -55,8 +66,8 @@ def start(name: str, scenario: Scenario, folder: Path, profile: str = "") -> Pro
         case "mariadb":
             return ServerOnMariaDb(folder, profile)
         case "echo":
-            return Echo("tests.conformance.echo", folder)
-        case "autobahn":
-            return Echo("bench.rivals.autobahn_echo", folder)
+            return Echo(folder)
+        case _ if name in RIVALS:
+            return rivals.start(name, folder, ["--echo"] if scenario.protocol == "echo" else [])
         case _:
             return Server(name, folder, profile)
