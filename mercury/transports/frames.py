@@ -55,7 +55,10 @@ class Wire:
         return b"".join([pack(payload) for entry in entries if (payload := encode(entry))])
 
     def event(self, event: Event) -> bytes:
-        return b"".join([self.frame(payload) for payload in self._codec.event(event)])
+        payloads = self._codec.event(event)
+        if len(payloads) == 1:  # as nearly always
+            return self.frame(payloads[0])
+        return b"".join([self.frame(payload) for payload in payloads])
 
     def frame(self, payload: bytes) -> bytes:
         """A payload as it goes to the peer."""
