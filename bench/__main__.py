@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from bench import cluster, report, scale, wamp
+from bench import cluster, report, scale, side_by_side, wamp
 from bench.processes import BINARIES, LOAD_CORE, BenchError, pin
 from bench.runs import Figures, Results, Settings, run
 from bench.scenarios import BY_NAME, NAMES, QUICK, QUICK_ON, SCENARIOS, Scenario, takes_part
@@ -105,10 +105,10 @@ def main() -> None:
     begun = time.monotonic()
     results = measure(plan, rounds, settings)
     command = "make bench" + (f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else "")
-    text = report.full(results, command, rounds)
+    text = report.full(results, command, rounds, side_by_side.tables(results))
     print(f"{text}\n{time.monotonic() - begun:.0f} s. Every message came exactly once, in order and unharmed.")
     if arguments.write:
-        report.write(text, report.plots(results))
+        report.write(text, side_by_side.plots(results))
 
 
 if __name__ == "__main__":

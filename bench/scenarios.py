@@ -50,7 +50,8 @@ class Scenario:
 
 FAST: Final = ("nchan", "ws", "socketio", "websockets")
 SLOW: Final = ("python-socketio", "crossbar")
-OTHERS: Final = (*FAST, "autobahn", *SLOW, "floor")
+RIVALS: Final = (*FAST, "autobahn", *SLOW)
+OTHERS: Final = (*RIVALS, "floor")
 SQLITE: Final = ("sqlite",)
 
 

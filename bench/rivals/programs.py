@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from subprocess import run
 from typing import Final, Literal
@@ -60,7 +61,7 @@ def prepare(name: str) -> None:
 
 
 def versions(name: str) -> str:
-    """What it is made of; empty for Autobahn, which Mercury is made of as well."""
+    """What it is made of."""
     rival = RIVALS[name]
     match rival.made_with:
         case "nginx":
@@ -77,8 +78,8 @@ def versions(name: str) -> str:
         case "python":
             pins = dict(line.split("==") for line in install.requirements())
             return " on ".join(f"{part} {pins[part]}" for part in rival.parts)
-        case _:
-            return ""
+        case "mercury":
+            return f"Autobahn {version('autobahn')}"
 
 
 class Program(Process):
