@@ -83,5 +83,15 @@ EXPECTED: Final = (
     stay("storm-2000", 0.9, "seconds", "s"),
     stay("idle-5000", 12, "kb_per_connection", "KB a connection"),
     stay("idle-5000", 0.01, "idle_cpu", "cores"),
+    times("fanout-1000-16-together", 1.3, DELIVERIES, "worker", "workers"),
+    Expected(
+        "fanout-1000-16-together",
+        "workers",
+        "server_us_per_delivery",
+        "at most",
+        1.25,
+        "times the CPU a delivery",
+        ("fanout-1000-16-together", "worker"),
+    ),
     reach("echo-100", 80_000, MESSAGES, "echo"),
 )

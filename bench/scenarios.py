@@ -12,6 +12,8 @@ NAMES: Final = {
     "memory": "Mercury, memory",
     "sqlite": "Mercury, SQLite",
     "mariadb": "Mercury, MariaDB",
+    "worker": "Mercury, Redis, 1 worker",
+    "workers": "Mercury, Redis, 2 workers",
     "echo": "Mercury's protocol class",
     "nchan": "nchan",
     "ws": "ws",
@@ -28,7 +30,7 @@ NAMES: Final = {
 class Scenario:
     """`connections` members, each in one room. Messages leave as others arrive, `in_flight` on the way, or at a fixed
     `rate` a second, or, with `half_of`, at half the rate that this other scenario has just reached. `hamper`: what one
-    of the members does that takes nothing ("stopped") or little ("slow")."""
+    of the members does that takes nothing ("stopped") or little ("slow"). `together`: all share the cores."""
 
     name: str
     title: str
@@ -41,6 +43,7 @@ class Scenario:
     half_of: str | None = None
     rate: float | None = None
     hamper: Literal["slow", "stopped"] | None = None
+    together: bool = False
 
     def room(self, index: int) -> str:
         """The room that a member is in."""
@@ -53,6 +56,7 @@ SLOW: Final = ("python-socketio", "crossbar")
 RIVALS: Final = (*FAST, "autobahn", *SLOW)
 OTHERS: Final = (*RIVALS, "floor")
 SQLITE: Final = ("sqlite",)
+WORKERS: Final = ("worker", "workers")
 
 
 def fanout(name: str, how: str, servers: tuple[str, ...], in_flight: int = 1, members: int = 1000) -> Scenario:
@@ -79,6 +83,8 @@ SCENARIOS: Final = (
     Scenario("pairs-1000", "1,000 pairs", "pairs", 2000, ("memory", "sqlite", *OTHERS)),
     Scenario("pairs-100-v2", "100 pairs, in v2", "pairs", 200, SQLITE, 1, "v2"),
     Scenario("pairs-100-half", "100 pairs, at half load", "pairs", 200, SQLITE, half_of="pairs-100"),
+    replace(fanout("1000-16-together", "16 in flight, sharing cores", WORKERS, 16), together=True),
+    Scenario("pairs-100-together", "100 pairs, sharing cores", "pairs", 200, WORKERS, together=True),
     Scenario("echo-100", "echo, 100 connections", "alone", 100, ("echo", "autobahn", "floor"), protocol="echo"),
     Scenario("storm-2000", "2,000 connect, 256 at a time", "storm", 2000, ("sqlite", *OTHERS), 1, "v2", 256),
     Scenario("idle-5000", "5,000 idle connections", "idle", 5000, ("sqlite", *OTHERS), 1, "v2", 256),

@@ -15,6 +15,7 @@ from bench.scenarios import Scenario
 from bench.servers import Floor, Server
 
 sys.path.append(str(ROOT / "tests"))  # where the engines are that tests start as well
+from engine_redis import RedisEngine
 from engines import MariaDb
 
 #: As on a server of one's own: memory for what is in use, and a log that is long enough for checkpoints to be rare.
@@ -50,12 +51,36 @@ class ServerOnMariaDb(Server):
             self.engine.kill()
 
 
+class Workers(Server):
+    """Mercury with a Redis of its own, which syncs each commit, as store and bus of so many workers, on any core."""
+
+    def __init__(self, count: int, folder: Path, profile: str = "") -> None:
+        try:
+            self.engine = RedisEngine(folder / "redis", free_ports(1)[0], durable=True)
+        except SkipTest as missing:
+            raise BenchError(str(missing)) from None
+        flags = ["--storage.type=redis", "--redis.host=127.0.0.1", f"--redis.port={self.engine.port}"]
+        super().__init__(f"{count} workers", folder, profile, [*flags, f"--workers={count}"], core=None)
+
+    def pids(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            self.engine.kill()
+
+
 def prepare(name: str) -> None:
     """Install what a server needs, unless that is done."""
     if name in RIVALS:
         rivals.prepare(name)
     elif name == "mariadb":
         debian("mariadb-server-core")
+    elif name in ("worker", "workers"):
+        debian("redis-server")
 
 
 def start(name: str, scenario: Scenario, folder: Path, profile: str = "") -> Process:
@@ -65,6 +90,8 @@ def start(name: str, scenario: Scenario, folder: Path, profile: str = "") -> Pro
             return Floor(folder)
         case "mariadb":
             return ServerOnMariaDb(folder, profile)
+        case "worker" | "workers":
+            return Workers(2 if name == "workers" else 1, folder, profile)
         case "echo":
             return Echo(folder)
         case _ if name in RIVALS:
