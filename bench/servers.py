@@ -18,11 +18,12 @@ AT_ONCE = 8  # so that Mercury's commits are shared by several calls
 
 
 class Floor(Process):
-    """bench/floor.c. It speaks the seed protocol, or echoes."""
+    """bench/floor.c. It speaks the seed protocol, or echoes. `fault`: what it does wrong once, or empty."""
 
-    def __init__(self, folder: Path, core: int | None = SERVER_CORE) -> None:
+    def __init__(self, folder: Path, core: int | None = SERVER_CORE, fault: str = "") -> None:
         (self.ws_port,) = free_ports(1)
-        self.launch("floor", folder, [str(BINARIES / "floor"), str(self.ws_port)], os.environ, core)
+        command = [str(BINARIES / "floor"), str(self.ws_port), *([fault] if fault else [])]
+        self.launch("floor", folder, command, os.environ, core)
 
     def speaks(self, protocol: str) -> str:
         return protocol if protocol == "echo" else "seed"

@@ -66,20 +66,27 @@ def versions(name: str) -> str:
     match rival.made_with:
         case "nginx":
             query = ["dpkg-query", "--show", "--showformat=${source:Upstream-Version}", "libnginx-mod-nchan"]
-            nchan = run(query, capture_output=True, text=True, check=False).stdout.partition("+")[0]
-            nginx = run([NGINX, "-v"], capture_output=True, text=True, check=False).stderr.rpartition("/")[2]
-            return f"nchan {nchan} on nginx {nginx.split()[0] if nginx else '?'}"
+            return f"nchan {said(query).partition('+')[0]} on nginx {said([NGINX, '-v']).rpartition('/')[2]}"
         case "crossbar":
             return f"Crossbar {VERSION}"
         case "node":
             pins = json.loads((HERE / "node" / "package.json").read_text())["dependencies"]
-            node = run(["node", "--version"], capture_output=True, text=True, check=False).stdout.strip("v\n")
-            return ", ".join(f"{part} {pins[part]}" for part in rival.parts) + f" on Node {node}"
+            made_of = ", ".join(f"{part} {pins[part]}" for part in rival.parts)
+            return f"{made_of} on Node {said(['node', '--version']).removeprefix('v')}"
         case "python":
             pins = dict(line.split("==") for line in install.requirements())
             return " on ".join(f"{part} {pins[part]}" for part in rival.parts)
         case "mercury":
             return f"Autobahn {version('autobahn')}"
+
+
+def said(command: Sequence[str]) -> str:
+    """What a command says of a version, or a question mark."""
+    try:
+        done = run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "?"
+    return (done.stdout or done.stderr).strip() or "?"
 
 
 class Program(Process):
