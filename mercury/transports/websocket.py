@@ -137,15 +137,18 @@ class WebSocketConnection(WebSocketServerProtocol):
             SERVED.reset(token)
 
     def _received(self, data: bytes) -> None:
-        if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
+        if self.state == self.STATE_OPEN:
+            if not (self.data or self.inside_message or self.current_frame is not None):
+                longest, door = self.factory.limits.frame_bytes, self.door
+                taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
+                if taken == len(data):
+                    return
+                data = data[taken:]
+                if are_many:
+                    self._wait_a_turn()
+        elif self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
             self.failHandshake("the request is too long", 431)
             return
-        if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            longest, door = self.factory.limits.frame_bytes, self.door
-            taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
-            data = data[taken:]
-            if data and are_many:
-                self._wait_a_turn()
         if data or self.current_frame is not None:
             self.data += data
             self.consumeData()
