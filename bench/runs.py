@@ -68,7 +68,7 @@ def run(scenario: Scenario, name: str, settings: Settings, results: Results) -> 
             server.make_members(scenario, members)
             command = load_command(scenario, server, members)
             if scenario.kind != "storm":
-                command += [f"--seconds={settings.seconds}", f"--warm-up={settings.warm_up}"]
+                command += [f"--seconds={settings.seconds * scenario.longer}", f"--warm-up={settings.warm_up}"]
             if scenario.half_of:
                 scenario = replace(scenario, rate=results.runs[scenario.half_of, name][-1]["messages_per_s"] / 2)
             if scenario.rate:
