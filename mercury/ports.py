@@ -35,6 +35,8 @@ class IStore(Interface):
     epoch: str = Attribute("Drawn when the store was created, known after open(); another epoch is another truth.")
     load: Sequence[Load] = Attribute("How busy it is: one for each pool of its connections, none before open().")
 
+    elsewhere: bool = Attribute("Whether another process does its work, so that this one can do something meanwhile.")
+
     rooms_per_member: int = Attribute("How many rooms a member may be in, 0 for any number. It may be set at any time.")
 
     def open() -> Deferred[None]:

@@ -50,6 +50,7 @@ class MysqlStore(MysqlAccounts):
     """
 
     epoch = ""
+    elsewhere = True
 
     def __init__(self, server: Server, connections: int = 8, rooms_per_member: int = 0, keys: Keys = NO_KEYS) -> None:
         self.keys = keys

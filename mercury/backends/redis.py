@@ -69,6 +69,7 @@ class RedisStore(RedisAccounts):
     """
 
     epoch = ""
+    elsewhere = True
 
     def __init__(
         self,

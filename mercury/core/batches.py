@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,6 +21,8 @@ from mercury.serving import SERVED, Served, serving
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+ENOUGH = 3  # a third of the last batch is worth a batch of its own
 
 #: Called once with what became of an item: the writer's answer for it, or the error that refused it.
 Done = Callable[[R | MercuryError], None]
@@ -69,7 +71,8 @@ class Batches(Generic[T, R]):
 
     `write` answers one result an item, in order, or fails as a whole. `before` and `after` frame the settling of a
     batch: `after` gets the items and their answers when each `done` has been called. At most `waiting` items wait;
-    more are refused with `busy`. `sizes`, `seconds`: how large the batches were, and how long their writing took.
+    more are refused with `busy`. `ahead`: see _written(). `sizes`, `seconds`: how large the batches were, and how long
+    their writing took.
     """
 
     log = Logger()
@@ -81,6 +84,7 @@ class Batches(Generic[T, R]):
         *,
         most: int,
         waiting: int,
+        ahead: bool = False,
         before: Callable[[], None] = lambda: None,
         after: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
     ) -> None:
@@ -90,6 +94,7 @@ class Batches(Generic[T, R]):
         self._write = write
         self._most = most
         self._room = waiting
+        self._ahead = ahead
         self._before = before
         self._after = after
         self._waiting: list[Waiting[T, R]] = []
@@ -135,34 +140,53 @@ class Batches(Generic[T, R]):
             for fired in idle:
                 fired.callback(None)
             return
+        self._settle_when(*self._begin())
+
+    def _begin(self) -> tuple[list[Waiting[T, R]], Deferred[Any]]:
+        """Write what waits; what that is, and its answers to be."""
         batch = self._waiting[: self._most]
         del self._waiting[: self._most]
-        items = [item for item, _, _ in batch]
         self._since = self._clock.seconds()
+        items = [item for item, _, _ in batch]
         try:
-            writing: Deferred[Any] = serving(batch[0][2] if len(batch) == 1 else None, self._write, items)
+            return batch, serving(batch[0][2] if len(batch) == 1 else None, self._write, items)
         except Exception:
-            self._failed(Failure(), batch, items)
-            self._soon(None)
-            return
-        writing.addCallbacks(self._settle, self._failed, (batch, items), {}, (batch, items))
+            return batch, fail()
+
+    def _settle_when(self, batch: list[Waiting[T, R]], writing: Deferred[Any]) -> None:
+        writing.addBoth(self._written, batch)
         writing.addErrback(lambda failure: self.log.failure("settling a batch failed", failure))
-        writing.addBoth(self._soon)
 
-    def _soon(self, _: object) -> None:
-        """Two turns later: in the first the reactor reads what has come meanwhile, which then goes along."""
-        self._since = None
-        self._clock.callLater(0, self._clock.callLater, 0, self._next)
+    def _written(self, result: Any, batch: list[Waiting[T, R]]) -> None:
+        """Settle a batch, and go on with the next one.
 
-    def _failed(self, failure: Failure, batch: list[Waiting[T, R]], items: list[T]) -> None:
+        Two turns later: in the first the reactor reads what has come meanwhile, which then goes along. With `ahead`,
+        and if much waits already, the next one is written while this one is settled. That is for stores whose work
+        another process does: 100 pairs on MariaDB got 17k messages/s in place of 16k. SQLite's thread would take turns
+        with the reactor at Python's lock, and got 31k in place of 35k.
+        """
+        took, self._since = self.lasts(), None
+        following = None
+        if self._ahead and not isinstance(result, Failure) and len(self._waiting) * ENOUGH >= len(batch):
+            following = self._begin()
+        try:
+            self._settle(self._failed(result, batch) if isinstance(result, Failure) else result, batch, took)
+        finally:
+            if following is not None:
+                self._settle_when(*following)
+            else:
+                self._clock.callLater(0, self._clock.callLater, 0, self._next)
+
+    def _failed(self, failure: Failure, batch: list[Waiting[T, R]]) -> list[R | MercuryError]:
         error = as_error(failure)
         if error.code == "internal":
             self.log.failure("writing a batch failed", failure, **_whose(batch))
-        self._settle([error] * len(batch), batch, items)
+        return [error] * len(batch)
 
-    def _settle(self, answers: Sequence[R | MercuryError], batch: list[Waiting[T, R]], items: list[T]) -> None:
+    def _settle(self, answers: Sequence[R | MercuryError], batch: list[Waiting[T, R]], took: float) -> None:
+        items = [item for item, _, _ in batch]
         self.sizes.observe(len(items))
-        self.seconds.observe(self.lasts())
+        self.seconds.observe(took)
         self._before()
         try:
             for (_, done, served), answer in zip(batch, answers, strict=True):

@@ -40,6 +40,7 @@ class Journal:
             self._write,
             most=BATCH,
             waiting=WAITING,
+            ahead=store.elsewhere,
             before=hub.outbox.hold,
             after=self._committed,
         )
