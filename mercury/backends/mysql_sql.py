@@ -241,6 +241,10 @@ def insert(cursor: Any, how: str, values: Iterable[Sequence[object]], conflict: 
         cursor.execute(*insertion(how, part, conflict))
 
 
+#: What stands in most rows, and would be half of what is bound: 2 µs a message.
+LITERALS: Final[dict[object, str]] = {None: "NULL", "message": "'message'"}
+
+
 def insertion(how: str, part: Sequence[Sequence[object]], conflict: str = "") -> Statement:
     """One INSERT of these rows, of which there is one at least."""
     bound: list[object] = []
@@ -248,6 +252,8 @@ def insertion(how: str, part: Sequence[Sequence[object]], conflict: str = "") ->
     def cell(value: object) -> str:
         if type(value) is int:  # half of them are, and binding one takes the driver longer
             return str(value)
+        if value in LITERALS:
+            return LITERALS[value]
         bound.append(value)
         return "%s"
 
