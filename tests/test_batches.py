@@ -78,6 +78,18 @@ def test_else_the_next_batch_is_begun_two_turns_later(*, ahead: bool) -> None:
     assert desk.told[5:] == ["+2"]
 
 
+def test_a_store_in_this_process_is_given_nothing_meanwhile() -> None:
+    """However much waits."""
+    desk = Desk(ahead=False)
+    desk.add(1)
+    desk.turns(1)
+    desk.add(2, 3)
+    desk.answer()
+    assert desk.told == ["+1", 1]
+    desk.turns(2)
+    assert desk.told[2:] == ["+2"]
+
+
 def test_a_store_that_fails_is_not_given_more_before_that_is_told() -> None:
     desk = Desk(ahead=True)
     desk.add(1)
