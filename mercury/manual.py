@@ -123,7 +123,8 @@ def file_page() -> str:
     made = []
     for title, settings in groupby(SETTINGS.values(), key=reference.section_of):
         members = list(settings)
-        made.append(f".SS [{escaped(title)}]\n{escaped(members[0].section.__doc__ or '')}\n")
+        heading = f"[{title}]" if title else "At the top"
+        made.append(f".SS {escaped(heading)}\n{escaped(members[0].section.__doc__ or '')}\n")
         for setting in members:
             default = "empty" if setting.default == "" else as_text(setting.default)
             name = setting.path.rpartition(".")[2]

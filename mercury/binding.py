@@ -1,0 +1,127 @@
+"""The ports of a Mercury with several workers, which the process that supervises them binds and keeps open.
+
+Each worker has a socket of its own on each port (SO_REUSEPORT, socket(7)): the kernel spreads newcomers over them, by a
+hash of addresses and ports. Since all stay open here, who comes while a worker is started anew waits in its queue, and
+nobody is refused. A socket that systemd passes, or a UNIX one, cannot be multiplied: there all workers accept from one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from mercury.banner import shown
+from mercury.config import Config
+from mercury.config_types import ConfigError
+from mercury.endpoints import cannot_be, cannot_listen, endpoint_of, listeners_of
+
+
+class Ports:
+    """One Mercury's. It stands in the reactor's place for Twisted's endpoints, which say what is to be listened on."""
+
+    def __init__(self, reactor: Any, count: int) -> None:
+        self.addresses: list[str] = []  # as people paste them, in the order of listeners_of()
+        self._reactor = reactor
+        self._count = count
+        self._sockets: dict[str, list[socket.socket]] = {}
+        self._made: list[socket.socket] = []
+        self._backlogs: dict[socket.socket, int] = {}  # of those that are a worker's own
+        self._closing: list[Callable[[], object]] = []
+
+    def bind(self, config: Config, passed: Mapping[int, str]) -> set[str]:
+        """Bind all; their endpoint strings. `passed`: sockets that systemd passes, by port. ConfigError if one cannot
+        be."""
+        endpoints = set()
+        for section, listener in listeners_of(config).items():
+            endpoint = endpoint_of(listener, passed)
+            endpoints.add(endpoint)
+            listening: list[Any] = []
+            try:
+                made: Deferred[Any] = serverFromString(self, endpoint).listen(Factory())
+            except (ValueError, TypeError, LookupError) as error:
+                raise ConfigError(cannot_be(section, endpoint, error)) from None
+            made.addBoth(listening.append)
+            if isinstance(listening[0], Failure):
+                raise ConfigError(cannot_listen(section, endpoint, listener.endpoint, listening[0].value))
+            self._sockets[section], self._made = self._made, []
+            self.addresses.append(shown(_Host(self._sockets[section][0])))
+        return endpoints
+
+    def of(self, worker: int) -> dict[str, int]:
+        """The descriptors that a worker listens on, by section. Workers are counted from 1."""
+        return {section: some[(worker - 1) % len(some)].fileno() for section, some in self._sockets.items()}
+
+    def shut(self, worker: int) -> None:
+        """Let the kernel give newcomers to the others; those in this worker's queues are reset, and come again."""
+        for one in self._own(worker):
+            one.shutdown(socket.SHUT_RDWR)
+
+    def open(self, worker: int) -> None:
+        """Take newcomers for this worker again, if it was shut."""
+        for one in self._own(worker):
+            one.listen(self._backlogs[one])
+
+    def close(self) -> None:
+        """Keep nothing open here any more."""
+        for some in self._sockets.values():
+            for one in some:
+                one.close()
+        self._sockets.clear()
+        for close in self._closing:
+            close()
+
+    def _own(self, worker: int) -> list[socket.socket]:
+        return [some[worker - 1] for some in self._sockets.values() if some[0] in self._backlogs]
+
+    # What endpoints ask of a reactor
+
+    def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> None:
+        """A socket for each worker. One that somebody else listens on is refused first: it might allow sharing, too."""
+        family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+        with socket.socket(family) as first:
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            first.bind((interface, port))
+            first.listen()
+            port = first.getsockname()[1]
+        for _ in range(self._count):
+            one = socket.socket(family)
+            self._made.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.setblocking(False)
+            one.bind((interface, port))
+            one.listen(backlog)
+            self._backlogs[one] = backlog
+
+    def listenUNIX(self, address: str, factory: Factory, **how: Any) -> None:
+        """One socket, bound as Twisted does it, on which nothing is accepted here."""
+        port = self._reactor.listenUNIX(address, factory, **how)
+        port.stopReading()
+        self._made = [socket.socket(fileno=os.dup(port.fileno()))]
+        self._closing.append(port.stopListening)
+
+    def adoptStreamPort(self, descriptor: int, family: int, factory: object) -> None:
+        """One that systemd has passed. The endpoint closes its own descriptor of it."""
+        self._made = [socket.socket(fileno=os.dup(descriptor))]
+
+    def listenSSL(self, *args: object, **how: object) -> NoReturn:
+        """An ssl: endpoint."""
+        raise ValueError("workers take no ssl: endpoint; set tls.cert and tls.key beside it instead")
+
+
+class _Host:
+    """A socket's address, as Twisted has addresses."""
+
+    def __init__(self, one: socket.socket) -> None:
+        address = one.getsockname()
+        if isinstance(address, tuple):
+            self.host, self.port = address[:2]
+        else:
+            self.name = address
