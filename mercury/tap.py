@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -67,8 +68,9 @@ def keys_of(config: Config) -> Keys:
         raise ConfigError(f"--crypto.keys: {error}") from None
 
 
-def make_store(config: Config, *, beside: bool = False) -> IStore:
-    """The store that the settings choose. `beside`: beside nodes that use it, to seal it anew."""
+def make_store(config: Config, *, node: str = "", beside: bool = False) -> IStore:
+    """The store that the settings choose, for the node of this name. `beside`: beside nodes that use it, to seal it
+    anew."""
     kind, rooms, keys = storage_type(config), config.limits.rooms_per_member, keys_of(config)
     if kind == "memory":
         from mercury.backends.memory import MemoryStore
@@ -85,16 +87,16 @@ def make_store(config: Config, *, beside: bool = False) -> IStore:
         from mercury.backends.redis import RedisStore
 
         server = redis_server(config.redis)
-        channel = room_channels(server)
-        return RedisStore(reactor, server, rooms, keep=config.retention.entries, channel=channel, keys=keys)
+        told = {"channel": room_channels(server), "node": node}
+        return RedisStore(reactor, server, rooms, keep=config.retention.entries, keys=keys, **told)
     from mercury.backends.mysql import MysqlStore
 
     return MysqlStore(mysql_server(config.mysql), config.mysql.connections, rooms, keys)
 
 
-def make_bus(reactor: Any, config: Config) -> IBus:
-    """How this node hears of others: through Redis where it is set and they can share the store, else not at all; but
-    on MySQL it sees whether there are any."""
+def make_bus(reactor: Any, config: Config, node: str = "") -> IBus:
+    """How the node of this name hears of others: through Redis where it is set and they can share the store, else not
+    at all; but on MySQL it sees whether there are any."""
     kind = storage_type(config)
     if kind not in ("mysql", "redis"):
         return LocalBus()
@@ -104,7 +106,8 @@ def make_bus(reactor: Any, config: Config) -> IBus:
         return MysqlBus(reactor, mysql_server(config.mysql))
     from mercury.backends.bus_redis import RedisBus
 
-    return RedisBus(reactor, redis_server(config.redis), store_publishes=kind == "redis", keys=keys_of(config))
+    server, by_store = redis_server(config.redis), kind == "redis"
+    return RedisBus(reactor, server, store_publishes=by_store, node=node, keys=keys_of(config))
 
 
 def redis_server(redis: Redis) -> RedisServer:
@@ -239,7 +242,8 @@ def make_node(options: Options) -> IService:
     prepare_process(reactor)
     config = options.config
     try:
-        chat = make_chat(reactor, make_store(config), config, make_bus(reactor, config))
+        node = secrets.token_hex(6)  # its name among the others
+        chat = make_chat(reactor, make_store(config, node=node), config, make_bus(reactor, config, node))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
     warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
