@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
@@ -31,28 +31,37 @@ class Ports:
         self._reactor = reactor
         self._count = count
         self._sockets: dict[str, list[socket.socket]] = {}
-        self._made: list[socket.socket] = []
+        self._made: list[socket.socket] = []  # of the listener that is being bound
         self._backlogs: dict[socket.socket, int] = {}  # of those that are a worker's own
         self._closing: list[Callable[[], object]] = []
 
     def bind(self, config: Config, passed: Mapping[int, str]) -> set[str]:
         """Bind all; their endpoint strings. `passed`: sockets that systemd passes, by port. ConfigError if one cannot
-        be."""
-        endpoints = set()
-        for section, listener in listeners_of(config).items():
-            endpoint = endpoint_of(listener, passed)
-            endpoints.add(endpoint)
-            listening: list[Any] = []
-            try:
-                made: Deferred[Any] = serverFromString(self, endpoint).listen(Factory())
-            except (ValueError, TypeError, LookupError) as error:
-                raise ConfigError(cannot_be(section, endpoint, error)) from None
-            made.addBoth(listening.append)
-            if isinstance(listening[0], Failure):
-                raise ConfigError(cannot_listen(section, endpoint, listener.endpoint, listening[0].value))
-            self._sockets[section], self._made = self._made, []
-            self.addresses.append(shown(_Host(self._sockets[section][0])))
-        return endpoints
+        be, and then none is."""
+        endpoints = {}
+        try:
+            for section, listener in listeners_of(config).items():
+                endpoints[section] = endpoint_of(listener, passed)
+                self._listen(section, endpoints[section], listener.endpoint)
+        except ConfigError:
+            self.close()
+            raise
+        return set(endpoints.values())
+
+    def _listen(self, section: str, endpoint: str, own: str) -> None:
+        """`own`: the endpoint that the settings name, if they do."""
+        made: list[Any] = []
+        self._sockets[section] = self._made = []
+        try:
+            if endpoint.removeprefix("haproxy:").startswith("ssl:"):
+                raise ValueError("workers take no ssl: endpoint; leave it out and set tls.cert and tls.key")
+            listening: Deferred[Any] = serverFromString(self, endpoint).listen(Factory())
+        except (ValueError, TypeError, LookupError) as error:
+            raise ConfigError(cannot_be(section, endpoint, error)) from None
+        listening.addBoth(made.append)
+        if isinstance(made[0], Failure):
+            raise ConfigError(cannot_listen(section, endpoint, own, made[0].value))
+        self.addresses.append(shown(_Host(self._made[0])))
 
     def of(self, worker: int) -> dict[str, int]:
         """The descriptors that a worker listens on, by section. Workers are counted from 1."""
@@ -104,16 +113,12 @@ class Ports:
         """One socket, bound as Twisted does it, on which nothing is accepted here."""
         port = self._reactor.listenUNIX(address, factory, **how)
         port.stopReading()
-        self._made = [socket.socket(fileno=os.dup(port.fileno()))]
+        self._made.append(socket.socket(fileno=os.dup(port.fileno())))
         self._closing.append(port.stopListening)
 
     def adoptStreamPort(self, descriptor: int, family: int, factory: object) -> None:
         """One that systemd has passed. The endpoint closes its own descriptor of it."""
-        self._made = [socket.socket(fileno=os.dup(descriptor))]
-
-    def listenSSL(self, *args: object, **how: object) -> NoReturn:
-        """An ssl: endpoint."""
-        raise ValueError("workers take no ssl: endpoint; set tls.cert and tls.key beside it instead")
+        self._made.append(socket.socket(fileno=os.dup(descriptor)))
 
 
 class _Host:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from signal import Signals
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -67,10 +68,10 @@ class Worker(ProcessProtocol):
         if TO_WORKER in self._process.pipes:
             self._process.writeToChild(TO_WORKER, packed(message))
 
-    def signal(self, name: str) -> None:
-        """Send a signal, such as KILL, if it still runs."""
+    def signal(self, which: Signals) -> None:
+        """Send a signal, if it still runs."""
         with suppress(ProcessExitedAlready):
-            self._process.signalProcess(name)
+            self._process.signalProcess(int(which))
 
     def reload(self) -> Deferred[None]:
         """Have it reload; fires when it has, or is gone."""
@@ -104,7 +105,7 @@ class Worker(ProcessProtocol):
             for message in self._unpacker.feed(data):
                 self._supervisor.heard(self, message)
         except (ValueError, msgspec.MsgspecError):
-            self.signal("KILL")  # it is none of ours any more
+            self.signal(Signals.SIGKILL)  # it is none of ours any more
 
     def processEnded(self, reason: Failure) -> None:
         self.has_reloaded()

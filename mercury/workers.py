@@ -91,7 +91,7 @@ class Workers(Service):
         super().startService()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._systemd.reload, self._reload))
         self._systemd.opening()
-        self._looking.start(LOOK)
+        self._looking.start(LOOK).addErrback(lambda why: self.log.failure("looking after workers failed", why))
         self._begin(1)
 
     def _begin(self, number: int) -> None:
@@ -195,8 +195,8 @@ class Workers(Service):
             elif worker.state == "ready" and now - worker.last > self._watchdog:
                 worker.state = "hung"
                 self.log.critical("worker {worker} hangs, and is ended", worker=worker.number)
-                worker.signal("ABRT")
-                self._reactor.callLater(ABORTING, worker.signal, "KILL")
+                worker.signal(signal.SIGABRT)
+                self._reactor.callLater(ABORTING, worker.signal, signal.SIGKILL)
 
     def _reload(self) -> Deferred[Any]:
         """Have all workers read the settings anew, if they can be read."""
@@ -232,5 +232,5 @@ class Workers(Service):
         """Some have not ended in time."""
         self._stopping = Deferred()
         for worker in self._workers.values():
-            worker.signal("KILL")
+            worker.signal(signal.SIGKILL)
         return self._stopping
