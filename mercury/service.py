@@ -85,9 +85,9 @@ class MercuryService(Service):
     # Start
 
     def privilegedStartService(self) -> None:
-        """Bind the ports, while the process may still be root."""
-        for listening in self.listenings:
-            self._ports.append(self._bind(listening))
+        """Bind the ports, while the process may still be root. A worker's are bound: who comes there waits for it."""
+        if self.siblings.number is None:
+            self._ports = [self._bind(listening) for listening in self.listenings]
 
     def startService(self) -> None:
         """Open the store and be ready."""
@@ -129,6 +129,8 @@ class MercuryService(Service):
         self._sweeping.start(SWEEP_SECONDS)
         if self.passwords is not None:
             self.passwords.start()
+        if self.siblings.number is not None:
+            self._ports = [self._bind(listening) for listening in self.listenings]
         self.state = "serving"
         addresses = [shown(port.getHost()) for port in self._ports]
         self.log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
