@@ -2,16 +2,17 @@
 
 Each worker has a socket of its own on each port (SO_REUSEPORT, socket(7)): the kernel spreads newcomers over them, by a
 hash of addresses and ports. Since all stay open here, who comes while a worker is started anew waits in its queue, and
-nobody is refused. A socket that systemd passes, or a UNIX one, cannot be multiplied: there all workers accept from one.
+nobody is refused. A socket that systemd passes cannot be multiplied: there all workers accept from one.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
@@ -26,14 +27,12 @@ from mercury.endpoints import cannot_be, cannot_listen, endpoint_of, listeners_o
 class Ports:
     """One Mercury's. It stands in the reactor's place for Twisted's endpoints, which say what is to be listened on."""
 
-    def __init__(self, reactor: Any, count: int) -> None:
+    def __init__(self, count: int) -> None:
         self.addresses: list[str] = []  # as people paste them, in the order of listeners_of()
-        self._reactor = reactor
         self._count = count
         self._sockets: dict[str, list[socket.socket]] = {}
         self._made: list[socket.socket] = []  # of the listener that is being bound
         self._backlogs: dict[socket.socket, int] = {}  # of those that are a worker's own
-        self._closing: list[Callable[[], object]] = []
 
     def bind(self, config: Config, passed: Mapping[int, str]) -> set[str]:
         """Bind all; their endpoint strings. `passed`: sockets that systemd passes, by port. ConfigError if one cannot
@@ -53,15 +52,16 @@ class Ports:
         made: list[Any] = []
         self._sockets[section] = self._made = []
         try:
-            if endpoint.removeprefix("haproxy:").startswith("ssl:"):
-                raise ValueError("workers take no ssl: endpoint; leave it out and set tls.cert and tls.key")
+            kind = endpoint.removeprefix("haproxy:").partition(":")[0]
+            if kind not in ("tcp", "tcp6", "systemd"):
+                raise ValueError("workers listen by tcp: or systemd:, also with haproxy: before it, and no other way")
             listening: Deferred[Any] = serverFromString(self, endpoint).listen(Factory())
         except (ValueError, TypeError, LookupError) as error:
             raise ConfigError(cannot_be(section, endpoint, error)) from None
         listening.addBoth(made.append)
         if isinstance(made[0], Failure):
             raise ConfigError(cannot_listen(section, endpoint, own, made[0].value))
-        self.addresses.append(shown(_Host(self._made[0])))
+        self.addresses.append(_shown(self._made[0]))
 
     def of(self, worker: int) -> dict[str, int]:
         """The descriptors that a worker listens on, by section. Workers are counted from 1."""
@@ -83,8 +83,6 @@ class Ports:
             for one in some:
                 one.close()
         self._sockets.clear()
-        for close in self._closing:
-            close()
 
     def _own(self, worker: int) -> list[socket.socket]:
         return [some[worker - 1] for some in self._sockets.values() if some[0] in self._backlogs]
@@ -109,24 +107,14 @@ class Ports:
             one.listen(backlog)
             self._backlogs[one] = backlog
 
-    def listenUNIX(self, address: str, factory: Factory, **how: Any) -> None:
-        """One socket, bound as Twisted does it, on which nothing is accepted here."""
-        port = self._reactor.listenUNIX(address, factory, **how)
-        port.stopReading()
-        self._made.append(socket.socket(fileno=os.dup(port.fileno())))
-        self._closing.append(port.stopListening)
-
     def adoptStreamPort(self, descriptor: int, family: int, factory: object) -> None:
         """One that systemd has passed. The endpoint closes its own descriptor of it."""
+        if family == socket.AF_UNIX:
+            raise ValueError("workers take no UNIX sockets")
         self._made.append(socket.socket(fileno=os.dup(descriptor)))
 
 
-class _Host:
-    """A socket's address, as Twisted has addresses."""
-
-    def __init__(self, one: socket.socket) -> None:
-        address = one.getsockname()
-        if isinstance(address, tuple):
-            self.host, self.port = address[:2]
-        else:
-            self.name = address
+def _shown(one: socket.socket) -> str:
+    """A socket's address, as people paste it."""
+    host, port = one.getsockname()[:2]
+    return shown(IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
@@ -14,6 +14,8 @@ from twisted.protocols.haproxy import proxyEndpoint
 
 from mercury.transports.filtering import AddressFilter
 from mercury.transports.tls import Certificate
+
+ADOPTED: Final = 4096  # connections that may wait: debian/mercury.socket's, and Linux' own limit (somaxconn)
 
 
 class Listening(NamedTuple):
@@ -38,4 +40,11 @@ class Listening(NamedTuple):
             if self.endpoint.startswith("haproxy:"):
                 endpoint = proxyEndpoint(endpoint)
         port: Deferred[IListeningPort] = endpoint.listen(self.factory)
-        return port
+        listens_already = self.passed is not None or "systemd:" in self.endpoint
+        return port.addCallback(_with_room) if listens_already else port
+
+
+def _with_room(port: Any) -> Any:
+    """Twisted, by listening once more, has cut the queue of those who wait to be accepted to 50."""
+    port.socket.listen(ADOPTED)
+    return port

@@ -14,7 +14,7 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from mercury.banner import banner
 from mercury.binding import Ports
@@ -59,7 +59,7 @@ class Workers(Service):
         self._config = options.config
         self._twistd: Mapping[str, Any] = options.parent or {}
         self._passed = passed
-        self._ports = Ports(reactor, self._config.workers)
+        self._ports = Ports(self._config.workers)
         self._systemd = Systemd(reactor, lambda: True)
         self._watchdog = self._systemd.watchdog or WATCHDOG
         self._workers: dict[int, Worker] = {}
@@ -163,10 +163,9 @@ class Workers(Service):
             lived = self._reactor.seconds() - worker.since
             lives = self._short_lives[number] = 0 if lived > LONG or not how else self._short_lives.get(number, -1) + 1
             pause = PAUSES[min(lives, len(PAUSES) - 1)]
-            self.log.error(
-                "worker {worker} ended {how} and is started again in {pause} s",
-                worker=number, how=how or "by itself", pause=pause,
-            )  # fmt: skip
+            level = LogLevel.error if how else LogLevel.info
+            words = "worker {worker} ended {how} and is started again in {pause} s"
+            self.log.emit(level, words, worker=number, how=how or "well", pause=pause)
             if pause >= SHUT_FROM:
                 self._shut(number)
             self._pausing[number] = self._reactor.callLater(pause, self._begin, number)

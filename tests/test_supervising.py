@@ -4,6 +4,7 @@ process. tests/test_workers.py has the real thing.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -14,16 +15,24 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from promises.clients import until
+from promises.unit import waiting_room
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
 from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from mercury import workers
 from mercury.binding import Ports
-from mercury.config_types import ConfigError
+from mercury.config_types import ConfigError, networks
 from mercury.line import FROM_WORKER, LONGEST, Answer, Message, Notice, Order, Question, Unpacker, packed
+from mercury.listening import ADOPTED, Listening
 from mercury.settings import load
+from mercury.transports.filtering import AddressFilter, Rules
 from mercury.workers import PAUSES, WATCHDOG, Workers
 
 FLAGS = {"redis.host": "127.0.0.1", "server.api.port": "0", "server.ws.port": "0", "server.ws.address": "127.0.0.1"}
@@ -273,7 +282,7 @@ def test_a_message_has_a_bound() -> None:
 
 
 def test_each_worker_has_its_sockets_and_the_kernel_spreads_newcomers() -> None:
-    ports = Ports(Reactor(), 2)
+    ports = Ports(2)
     config, _ = load({**FLAGS, "workers": "2"}, {})
     ports.bind(config, {})
     port = int(ports.addresses[1].rpartition(":")[2])
@@ -286,7 +295,7 @@ def test_each_worker_has_its_sockets_and_the_kernel_spreads_newcomers() -> None:
     assert min(came) > 50  # half and half, give or take 7 (binomial)
     again, _ = load({**FLAGS, "workers": "2", "server.ws.port": str(port)}, {})
     with pytest.raises(ConfigError, match="in use"):  # though those who share it may
-        Ports(Reactor(), 2).bind(again, {})
+        Ports(2).bind(again, {})
     for one in clients:
         one.close()
     ports.close()
@@ -300,3 +309,44 @@ def _accepted(listening: socket.socket) -> int:
         except BlockingIOError:
             return count
         count += 1
+
+
+@pytest.mark.parametrize("endpoint", ["unix:/nowhere/api", "haproxy:unix:/nowhere/api", "ssl:7009", "nonsense:1"])
+def test_what_workers_cannot_listen_on_is_named(endpoint: str) -> None:
+    config, _ = load({**FLAGS, "workers": "2", "server.ws.endpoint": endpoint}, {})
+    with pytest.raises(ConfigError, match=f"^--server.ws.endpoint={endpoint}: workers listen by tcp: or systemd:"):
+        Ports(2).bind(config, {})
+
+
+@ensureDeferred
+async def test_a_worker_takes_its_socket_with_room_for_all_who_come_back_at_once() -> None:
+    """Also behind HAProxy. Twisted alone would leave room for 50."""
+    ports = Ports(2)
+    config, _ = load({**FLAGS, "workers": "2", "server.ws.endpoint": "haproxy:tcp:0:interface=127.0.0.1"}, {})
+    ports.bind(config, {})
+    own, port = ports.of(2)["server.ws"], int(ports.addresses[1].rpartition(":")[2])
+    heard: list[Any] = []
+    door = AddressFilter(Ear(heard), lambda: Rules(networks("10.0.0.0/8"), networks("127.0.0.1")), Clock())
+    listening: Any = await Listening("server.ws", "haproxy:tcp:0", door, None, str, os.dup(own)).listen(reactor)
+    assert waiting_room(listening.socket) == ADOPTED
+    ports.shut(1)
+    with socket.create_connection(("127.0.0.1", port), 5) as client:
+        await deferToThread(client.sendall, b"PROXY TCP4 10.9.8.7 10.0.0.1 1 2\r\nhello")
+        await until(lambda: heard, "the client")
+        assert heard[0].getPeer().host == "10.9.8.7"
+    await listening.stopListening()
+    ports.close()
+
+
+class Ear(Factory):
+    """Notes each client's transport when it says something."""
+
+    def __init__(self, heard: list[Any]) -> None:
+        self.heard = heard
+        self.protocol = Listener
+
+
+class Listener(Protocol):
+    def dataReceived(self, data: bytes) -> None:
+        factory: Any = self.factory
+        factory.heard.append(self.transport)

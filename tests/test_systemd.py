@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from promises.clients import until
 from promises.clockwork import Clockwork
-from promises.unit import Unit
+from promises.unit import BACKLOG, Unit, waiting_room
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -229,6 +229,7 @@ async def test_who_comes_while_mercury_is_away_waits_and_is_answered(tmp_path: P
     try:
         await unit.start()
         assert (await unit.call("GET", "/readyz"))[0] == 200
+        assert [waiting_room(one) for one in unit.sockets] == [BACKLOG] * 2, "as systemd made them"
         await unit.hears("WATCHDOG=1", unit.listen().count("WATCHDOG=1") + 2)
         await unit.reload()
         await unit.stop()

@@ -103,8 +103,6 @@ def test_a_start_that_cannot_be_is_told_once(tmp_path: Path, redis: RedisEngine)
         line = refused(tmp_path, *there, f"--server.ws.port={port}")
         assert "--server.ws.port" in line
         assert "in use" in line
-        line = refused(tmp_path, *there, f"--server.ws.endpoint=ssl:{port}:privateKey=a:certKey=b")
-        assert "--server.ws.endpoint" in line
 
 
 # One service
