@@ -8,7 +8,7 @@ a setting. Outside, `Ws.frame_bytes` would be spelt `frame-bytes`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
@@ -28,6 +28,8 @@ from mercury.config_types import (
     Secret,
     Section,
 )
+
+WS_PATH: Final = "/ws/connect"  # where clients connect by WebSocket
 
 
 class Tls(Section, frozen=True):
@@ -205,8 +207,17 @@ class Token(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """All of it. `Config()` holds the defaults; mercury.settings.load reads the rest."""
+    """Mercury as a whole."""  # `Config()` holds the defaults; mercury.settings.load reads the rest
 
+    workers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="How many processes serve, each on a core of its own, as one service on the same ports. More "
+            "than one need a store that nodes can share: Redis, or MySQL and Redis. docs/scaling.md says more.",
+        ),
+    ] = 1
     server: Server = field(default_factory=Server)
     wamp: Wamp = field(default_factory=Wamp)
     gotalk: Gotalk = field(default_factory=Gotalk)
@@ -224,7 +235,11 @@ class Config(Section, frozen=True):
 
 def check(config: Config) -> None:
     """Whether the settings go together, as far as each alone does not show that. ConfigError if they do not."""
-    storage_type(config)
+    kind = storage_type(config)
+    if config.workers > 1 and not has_bus(config):
+        lacks = "has no Redis to join workers" if kind == "mysql" else "cannot be shared by workers"
+        need = "redis.host" if kind == "mysql" else "redis.host, or mysql.host and redis.host"
+        raise ConfigError(f"workers is {config.workers}, but the store, {kind}, {lacks}: set {need}, or workers to 1")
     sections: dict[str, Api | Ws | Gotalk] = {
         "server.api": config.server.api,
         "server.ws": config.server.ws,
@@ -247,3 +262,8 @@ def storage_type(config: Config) -> Literal["memory", "sqlite", "mysql", "redis"
     if hosts["mysql"]:
         return "mysql"
     return "redis" if hosts["redis"] else "sqlite"
+
+
+def has_bus(config: Config) -> bool:
+    """Whether nodes that share the store hear of each other: through a Redis."""
+    return storage_type(config) in ("mysql", "redis") and bool(config.redis.host or config.redis.sentinels)

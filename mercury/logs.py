@@ -51,9 +51,10 @@ UNSAFE_KEY: Final = re.compile(r"[^\w.-]", re.ASCII)
 BARE: Final = re.compile(r"""[^\s="\\]+""")
 
 
-def observer(stream: TextIO, settings: Log) -> ILogObserver:
-    """An observer that writes events of at least the level of the settings, in their format, as they are then."""
-    return _Observer(stream, settings)
+def observer(stream: TextIO, settings: Log, worker: int | None = None) -> ILogObserver:
+    """An observer that writes events of at least the level of the settings, in their format, as they are then. Each
+    line names the worker, if it is one's."""
+    return _Observer(stream, settings, {} if worker is None else {"worker": worker})
 
 
 def log_stream(path: str | None = None) -> TextIO:
@@ -70,9 +71,10 @@ def log_stream(path: str | None = None) -> TextIO:
 class _Observer:
     """Never raises: whoever logs has something else to do, and a full disk must not stop a chat."""
 
-    def __init__(self, stream: TextIO, settings: Log) -> None:
+    def __init__(self, stream: TextIO, settings: Log, own: Mapping[str, object]) -> None:
         self._stream = stream
         self._settings = settings
+        self._own = own
 
     def __call__(self, event: LogEvent) -> None:
         try:
@@ -80,9 +82,9 @@ class _Observer:
                 return
             form = FORMS[self._settings.format]
             try:
-                line = form(_fields(event))
+                line = form(_fields(event, self._own))
             except Exception as error:  # some object's own __str__, most likely
-                line = form(_fields(_unwritable(error)))
+                line = form(_fields(_unwritable(error), self._own))
             self._stream.write(line + "\n")
         except Exception:  # noqa: S110 - there is nowhere left to say it
             pass
@@ -102,8 +104,8 @@ def _level(event: LogEvent) -> str:
     return name if name in LEVELS else "info"
 
 
-def _fields(event: LogEvent) -> dict[str, object]:
-    """What a line says, in order."""
+def _fields(event: LogEvent, own: Mapping[str, object]) -> dict[str, object]:
+    """What a line says, in order; `own` is on each."""
     level = _level(event)
     failure = event.get("log_failure") or event.get("failure")
     fields: dict[str, object] = {
@@ -111,6 +113,7 @@ def _fields(event: LogEvent) -> dict[str, object]:
         "level": "error" if level == "critical" else level,
         "system": _clean(str(event.get("log_system") or event.get("log_namespace") or "-")),
         "message": _clean(_message(event, failure)),
+        **own,
     }
     if (served := SERVED.get()) is not None and served[0] not in event:
         fields[served[0]] = served[1]

@@ -25,14 +25,16 @@ Mercury is a chat service that an application runs beside itself. The applicatio
 clients of its users speak WebSocket. It keeps the rooms, the messages and everyone's place in them.
 
 `mercury` runs one node in the foreground, and logs to its standard output. It is the same as
-`twistd --nodaemon --pidfile= mercury`, which takes flags of twistd's own as well.
+`twistd --nodaemon --pidfile= mercury`, which takes flags of twistd's own as well. With `--workers` it supervises so many
+processes, each of them a node, which serve on the same ports as one.
 """
 
 SIGNALS: Final = {
     "SIGTERM, SIGINT": "Stop. Clients are told when to come back, what is on its way into the store gets there, and "
     "the connections are closed a few at a time, for as long as `drain.seconds` says.",
     "SIGHUP": "Read the settings and the certificates anew. Those settings change of which mercury.toml(5) says that "
-    "they can; others wait for a restart, and are logged. What is wrong is logged, too, and then all stays as it was.",
+    "they can; others wait for a restart, and are logged. What is wrong is logged, too, and then all stays as it was.\n"
+    "Either goes to the process that was started; it tells its workers.",
 }
 
 STATUS: Final = {
@@ -123,7 +125,8 @@ def file_page() -> str:
     made = []
     for title, settings in groupby(SETTINGS.values(), key=reference.section_of):
         members = list(settings)
-        made.append(f".SS [{escaped(title)}]\n{escaped(members[0].section.__doc__ or '')}\n")
+        heading = f"[{title}]" if title else "At the top"
+        made.append(f".SS {escaped(heading)}\n{escaped(members[0].section.__doc__ or '')}\n")
         for setting in members:
             default = "empty" if setting.default == "" else as_text(setting.default)
             name = setting.path.rpartition(".")[2]

@@ -1,7 +1,7 @@
 """The flags of `mercury`, made from the schema in mercury/config.py.
 
 After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told;
-`options.read_again()` is for a reload.
+`options.flags` has what was given as flags; `options.read_again()` is for a reload.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Options(usage.Options):
     ]
 
     config: Config
+    flags: dict[str, str]
     warnings: list[str]
 
     def __init__(self) -> None:
@@ -84,18 +85,18 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the file and the environment too."""
-        self._flags = {path: text for path, text in self.items() if text is not None}
+        self.flags = {path: text for path, text in self.items() if text is not None}
         try:
-            self.config, self.warnings = load(self._flags, os.environ)
+            self.config, self.warnings = load(self.flags, os.environ)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
-        if file := settings_file(self._flags, os.environ):  # the same one later, also from another directory
-            self._flags[CONFIG_FILE] = str(file.absolute())
+        if file := settings_file(self.flags, os.environ):  # the same one later, also from another directory
+            self.flags[CONFIG_FILE] = str(file.absolute())
 
     def read_again(self) -> Config:
         """The settings as the same sources give them now. ConfigError at the first thing that is wrong; a file that was
         read and is not there any more is such a thing."""
-        return load(self._flags, os.environ)[0]
+        return load(self.flags, os.environ)[0]
 
     def opt_version(self) -> None:
         """Display Mercury's version and exit."""

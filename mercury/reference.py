@@ -52,7 +52,7 @@ def _toml(head: str, value: Callable[[Setting], str | None]) -> str:
     parts = [head]
     for section, settings in groupby(SETTINGS.values(), key=section_of):
         members = list(settings)
-        parts.append(f"\n# {members[0].section.__doc__}\n[{section}]\n")
+        parts.append(f"\n# {members[0].section.__doc__}\n" + (f"[{section}]\n" if section else ""))
         for setting in members:
             words = f"{setting.description} [{setting.allowed}]"
             parts += [f"\n# {line}" for line in textwrap.wrap(words, 110)]
@@ -66,7 +66,7 @@ def tables() -> str:
     parts = []
     for section, settings in groupby(SETTINGS.values(), key=section_of):
         members = list(settings)
-        parts.append(f"\n### {section}\n\n{members[0].section.__doc__}\n\n")
+        parts.append(f"\n### {section or 'At the top'}\n\n{members[0].section.__doc__}\n\n")
         parts.append("| setting | default | give | changes at | meaning |\n|---|---|---|---|---|\n")
         for setting in members:
             default = f"`{as_text(setting.default)}`" if setting.default != "" else "empty"
@@ -81,7 +81,7 @@ def document(text: str) -> str:
 
 
 def section_of(setting: Setting) -> str:
-    """The section that it stands in, such as server.ws."""
+    """The section that it stands in, such as server.ws; empty at the top, before all sections."""
     return setting.path.rpartition(".")[0]
 
 

@@ -7,6 +7,7 @@ settings that the parts hold are changed in place: nobody has to be told, and no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 from twisted.logger import Logger, LogLevel
@@ -14,9 +15,13 @@ from twisted.logger import Logger, LogLevel
 from mercury.config import Config
 from mercury.config_types import ConfigError
 from mercury.errors import MercuryError
-from mercury.listening import Listening
-from mercury.ports import IStore
 from mercury.settings import SETTINGS, differences
+
+if TYPE_CHECKING:  # who supervises workers needs none of it
+    from mercury.listening import Listening
+    from mercury.ports import IStore
+
+NOT_RELOADED: Final = "nothing is reloaded, all stays as it was: {why}; mend it and reload again"
 
 log = Logger()
 
@@ -32,7 +37,7 @@ def reload(config: Config, read: Callable[[], Config], store: IStore, listenings
         contexts = [certificate.read() for certificate in certificates]
     except (ConfigError, MercuryError) as error:
         why = error.reason if isinstance(error, MercuryError) else str(error)
-        log.error("nothing is reloaded, all stays as it was: {why}; mend it and reload again", why=why)
+        log.error(NOT_RELOADED, why=why)
         return
     changed, waiting = adopt(config, new)
     for certificate, context in zip(certificates, contexts, strict=True):

@@ -7,40 +7,36 @@ to come back, what is on its way into the store gets there, and only then do the
 
 from __future__ import annotations
 
-import atexit
-import os
 import random
-import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from math import ceil
-from typing import Any, NoReturn
+from typing import Any
 
-from twisted.application.service import IServiceCollection, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mercury import __version__, closing, events
-from mercury.config import Config, storage_type
+from mercury import closing, events
+from mercury.banner import banner, shown
+from mercury.config import Config
 from mercury.core.chat import Chat
 from mercury.core.passwords import Passwords
+from mercury.endpoints import cannot_be, cannot_listen, listeners_of
 from mercury.epoll import quicken
 from mercury.errors import MercuryError
 from mercury.garbage import look_seldom
 from mercury.listening import Listening
-from mercury.logs import log_stream, observer
+from mercury.process import STOP_SECONDS, end_with_failure, ended_well, is_in_foreground, refuse, take_log, tell
 from mercury.reloading import reload
 from mercury.systemd import Systemd
-from mercury.transports.chat import PATH
 from mercury.transports.readiness import State
+from mercury.transports.siblings import Siblings
 
-STOP_SECONDS = 10.0  # for all that is still going on when Mercury is told to stop, closing connections aside
 COHORT_SECONDS = 0.1  # between closing some connections and some more
 GOODBYE_SECONDS = 1.0  # for the clients' halves of the closing handshakes, and for requests that are on their way
 LOOK_SECONDS = 0.05  # between looks whether they have come
@@ -50,13 +46,21 @@ DAY = 86_400_000_000  # microseconds
 
 
 class MercuryService(Service):
-    """One node. `state` is what /readyz asks: whether the store is open and nobody has said stop."""
+    """One node. `state` is what /readyz asks: whether the store is open and nobody has said stop. `siblings`: the other
+    workers, if it is one of several."""
 
     log = Logger()
     name = "mercury"
 
     def __init__(
-        self, reactor: Any, chat: Chat, config: Config, warnings: list[str], parent: Any, read: Callable[[], Config]
+        self,
+        reactor: Any,
+        chat: Chat,
+        config: Config,
+        warnings: list[str],
+        parent: Any,
+        read: Callable[[], Config],
+        siblings: Siblings | None = None,
     ) -> None:
         self.state: State = "starting"
         self.listenings: list[Listening] = []
@@ -67,7 +71,9 @@ class MercuryService(Service):
         self._read = read  # the settings once more
         self._warnings = warnings
         self._twistd = parent or {}
-        self._systemd = Systemd(reactor, self.is_well)
+        self.siblings = siblings or Siblings(reactor)
+        is_worker = self.siblings.number is not None
+        self._systemd = Systemd(reactor, self.is_well, line=self.siblings.tell if is_worker else None)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] = succeed(None)
         self._sweeping = LoopingCall(self._sweep)
@@ -75,55 +81,47 @@ class MercuryService(Service):
 
     def setServiceParent(self, parent: Any) -> None:
         """twistd hands the application over here: the place to have all of its log in our format."""
-        foreground, path = self._twistd.get("nodaemon"), self._twistd.get("logfile")
-        stream = log_stream(None if path == "-" or (foreground and not path) else path or "mercury.log")
-        if hasattr(parent, "setComponent"):
-            parent.setComponent(ILogObserver, observer(stream, self._config.log))
-        super().setServiceParent(IServiceCollection(parent, parent))  # type: ignore[no-untyped-call]
+        above = take_log(parent, self._twistd, self._config.log, self.siblings.number)
+        super().setServiceParent(above)  # type: ignore[no-untyped-call]
 
     # Start
 
     def privilegedStartService(self) -> None:
-        """Bind the ports, while the process may still be root."""
-        for listening in self.listenings:
-            self._ports.append(self._bind(listening))
+        """Bind the ports, while the process may still be root. A worker's are bound: who comes there waits for it."""
+        if self.siblings.number is None:
+            self._ports = [self._bind(listening) for listening in self.listenings]
 
     def startService(self) -> None:
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
         quicken(self._reactor)
         look_seldom()
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._systemd.reload, self.reload))
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._obey, "reload"))
+        if self.siblings.number is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which tells us
+            self.siblings.open(self._obey)
         self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 
+    def _obey(self, what: str) -> None:
+        """Reload or stop, as a signal or the supervisor says."""
+        if what == "reload":
+            self._systemd.reload(self.reload)
+        elif self.state != "stopping":
+            self._reactor.callWhenRunning(self._reactor.stop)
+
     def _bind(self, listening: Listening) -> IListeningPort:
-        """An endpoint's listening port; TCP, UNIX and systemd endpoints have theirs at once."""
+        """Its listening port."""
         try:
-            listen = serverFromString(self._reactor, listening.endpoint).listen(listening.factory)
+            listen = listening.listen(self._reactor)
         except (ValueError, TypeError, LookupError) as error:
-            self._refuse(f"--{listening.section}.endpoint={listening.endpoint}: {error}")
+            refuse(self._twistd, cannot_be(listening.section, listening.endpoint, error))
         bound: list[Any] = []
         listen.addBoth(bound.append)
         if isinstance(bound[0], Failure):
-            why = getattr(bound[0].value, "socketError", None) or bound[0].value
-            reason = getattr(why, "strerror", None) or str(why)
-            flag = "endpoint" if listening.endpoint == self._endpoint_flag(listening) else "port"
-            self._refuse(f"--{listening.section}.{flag}: cannot listen on {listening.endpoint}: {reason}")
+            own = listeners_of(self._config)[listening.section].endpoint
+            refuse(self._twistd, cannot_listen(listening.section, listening.endpoint, own, bound[0].value))
         port: IListeningPort = bound[0]
         return port
-
-    def _endpoint_flag(self, listening: Listening) -> str:
-        server = self._config.server
-        sections: dict[str, Any] = {"server.api": server.api, "server.ws": server.ws, "gotalk": self._config.gotalk}
-        endpoint: str = sections[listening.section].endpoint
-        return endpoint
-
-    def _refuse(self, line: str) -> NoReturn:
-        """End a start that cannot be: in the foreground by exiting, else twistd reports the exception."""
-        if not self._twistd.get("nodaemon"):
-            raise RuntimeError(line)
-        print(f"mercury: {line}", file=sys.__stderr__, flush=True)  # sys.stderr is the log by now
-        sys.exit(1)
 
     async def _start(self) -> None:
         for warning in self._warnings:
@@ -135,14 +133,16 @@ class MercuryService(Service):
         self._sweeping.start(SWEEP_SECONDS)
         if self.passwords is not None:
             self.passwords.start()
+        if self.siblings.number is not None:
+            self._ports = [self._bind(listening) for listening in self.listenings]
         self.state = "serving"
-        addresses = [_shown(port) for port in self._ports]
+        addresses = [shown(port.getHost()) for port in self._ports]
         self.log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
         self._systemd.ready(f"REST at {addresses[0]}, WebSocket at {addresses[1]}")
         for address in addresses[2:]:
             self.log.info("goTalk at {address}", address=address)
-        if self._twistd.get("nodaemon") and not self._systemd.listens:
-            print(self._banner(*addresses), file=sys.__stderr__, flush=True)
+        if is_in_foreground(self._twistd) and not self._systemd.listens:
+            tell(banner(self._config, addresses))
 
     def _failed(self, failure: Failure) -> None:
         """The store cannot be opened: say so in one line and end with an exit code."""
@@ -155,34 +155,8 @@ class MercuryService(Service):
             line = f"mercury: starting failed: {failure.getErrorMessage()}"
         self.log.critical("{line}", line=line)
         self._systemd.failed(line)
-        print(line, file=sys.__stderr__, flush=True)
-        atexit.register(_exit_with_failure)
-        self._reactor.callWhenRunning(self._reactor.stop)
-
-    def _banner(self, rest: str, ws: str, *gotalk: str) -> str:
-        server, kind = self._config.server, storage_type(self._config)
-        where = f"{kind}, in {self._config.sqlite.path}" if kind == "sqlite" else kind
-        schemes = [
-            listening.scheme(plain) for listening, plain in zip(self.listenings, ("http", "ws", "http"), strict=False)
-        ]
-        api, ports = f"{schemes[0]}://{rest}", (rest.rpartition(":")[2], ws.rpartition(":")[2])
-        flags = "" if ports == ("6009", "6010") else " --api.port={} --ws.port={}".format(*ports)
-        if shutil.which("mercury-client"):
-            client = f"mercury-client --member={{}}{flags}"
-        else:  # a checkout, by `make run`
-            client = "make client MEMBER={}" + (f' ARGS="{flags.strip()}"' if flags else "")
-        pages = "".join(f"  goTalk      {schemes[2]}://{at}/   for {self._config.gotalk.address}\n" for at in gotalk)
-        return (
-            f"\nMercury {__version__} is ready. Ctrl-C stops it.\n\n"
-            f"  REST        {api}   for {server.api.address}\n"
-            f"  WebSocket   {schemes[1]}://{ws}{PATH}   for {server.ws.address}\n"
-            f"{pages}"
-            f"  Store       {where}\n\n"
-            f"Now chat, in two other terminals:\n\n"
-            f"  {client.format(1)}\n"
-            f"  {client.format(2)}\n\n"
-            f"or ask for a token:  curl {api}/api/token/1\n"
-        )
+        tell(line)
+        end_with_failure(self._reactor)
 
     # Meanwhile
 
@@ -213,6 +187,8 @@ class MercuryService(Service):
 
     async def _stop(self) -> None:
         self.state = "stopping"
+        if self.siblings.number is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # that of the supervisor comes as well
         self._starting.cancel()
         chat = self._chat
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
@@ -229,7 +205,7 @@ class MercuryService(Service):
         await chat.rooms.marks.stop()
         await chat.nodes.close()
         await chat.store.close()
-        self._reactor._exitSignal = None  # a stop that was asked for and is done is success: twistd exits with 0
+        ended_well(self._reactor)
         self.log.info("stopped; {count} sessions were told to come back", count=count)
 
     async def _close_sessions(self) -> None:
@@ -266,19 +242,3 @@ def _patience(config: Config) -> float:
     return 60.0 + 4 * (
         mysql.connect_seconds + mysql.write_seconds + mysql.read_seconds + redis.connect_seconds + redis.command_seconds
     )
-
-
-def _shown(port: IListeningPort) -> str:
-    """An address that a person can paste."""
-    host: Any = port.getHost()
-    if not hasattr(host, "port"):
-        return str(getattr(host, "name", host))
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host.host, host.host)  # noqa: S104 - shown, not bound
-    return f"{'[' + name + ']' if ':' in name and '[' not in name else name}:{host.port}"
-
-
-def _exit_with_failure() -> None:
-    """At the interpreter's end, after twistd has tidied up: it has no way of its own to exit with a code."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)

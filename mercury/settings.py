@@ -138,7 +138,7 @@ def as_text(value: Any) -> str:
 
 
 SETTINGS = {setting.path: setting for setting in _walk(Config, "")}
-SECTIONS = {"server", *(path.rpartition(".")[0] for path in SETTINGS)}
+SECTIONS = {"server", *(path.rpartition(".")[0] for path in SETTINGS if "." in path)}
 
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Config, list[str]]:

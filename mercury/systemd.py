@@ -11,7 +11,7 @@ import faulthandler
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -50,18 +50,26 @@ def sockets(environ: Mapping[str, str], first: int = FIRST) -> dict[int, str]:
 class Systemd:
     """The one that started this process, if it wants to hear of it (`listens`); else nothing is said.
 
-    `healthy`: asked before systemd is told that Mercury is alive.
+    `watchdog`: seconds within which it wants to hear of it, 0 if it does not. `healthy`: asked before it is told that
+    Mercury is alive. `line`: who is told in systemd's place, if anybody is.
     """
 
     log = Logger()
 
-    def __init__(self, clock: Any, healthy: Callable[[], bool], environ: MutableMapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        clock: Any,
+        healthy: Callable[[], bool],
+        environ: MutableMapping[str, str] = os.environ,
+        line: Callable[[Sequence[str]], None] | None = None,
+    ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
+        self._line = line
         self._healthy = healthy
         self._well = True
         self._serving = False
         watched = environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
-        self._watchdog = int(environ.get("WATCHDOG_USEC", "0")) / MICROSECONDS if watched else 0.0
+        self.watchdog = int(environ.get("WATCHDOG_USEC", "0")) / MICROSECONDS if watched else 0.0
         self._opening = LoopingCall(self._ask_for_time, PATIENCE_SECONDS)
         self._living = LoopingCall(self._live)
         self._opening.clock = self._living.clock = clock
@@ -69,7 +77,7 @@ class Systemd:
     @property
     def listens(self) -> bool:
         """Whether there is a systemd that hears what is said."""
-        return bool(self._address)
+        return bool(self._address or self._line)
 
     def opening(self) -> None:
         """The store is being opened, which may take long if it is brought to a new version."""
@@ -85,9 +93,9 @@ class Systemd:
         self._stop(self._opening)
         self._serving = True
         self._tell("READY=1", f"STATUS={status}")
-        if self.listens and self._watchdog:
+        if self.listens and self.watchdog:
             faulthandler.enable(STANDARD_ERROR)
-            self._living.start(self._watchdog / 2)
+            self._living.start(self.watchdog / 2)
 
     def reload(self, work: Callable[[], Any]) -> None:
         """Do it, which may take a Deferred's time, and say when it begins and when it is done."""
@@ -127,8 +135,12 @@ class Systemd:
 
     def _tell(self, *lines: str) -> None:
         """Send one notice."""
-        if not self.listens:
-            return
+        if self._line is not None:
+            self._line(lines)
+        elif self._address:
+            self._send(lines)
+
+    def _send(self, lines: Sequence[str]) -> None:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:

@@ -1,6 +1,6 @@
-"""`twistd mercury`: the one place where the parts are chosen and put together.
+"""A node: the one place where its parts are chosen and put together.
 
-makeService() makes a node from the options; mercury/service.py has its life, from start to stop. Backends are imported
+make_node() makes a node from the options; mercury/service.py has its life, from start to stop. Backends are imported
 by name, when they are chosen, so that none of their drivers need be there for another.
 """
 
@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
-from ipaddress import IPv4Network
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 
 from mercury.backends.bus_local import LocalBus
 from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
-from mercury.config import Api, Config, Gotalk, Ws, storage_type
+from mercury.config import Api, Config, Gotalk, Ws, has_bus, storage_type
 from mercury.config_stores import Mysql, Redis
 from mercury.config_types import ConfigError, addresses, networks
 from mercury.core.accounts import Accounts
@@ -34,9 +33,11 @@ from mercury.core.nodes import Nodes
 from mercury.core.passwords import Passwords
 from mercury.core.rooms import Rooms
 from mercury.core.tokens import Tokens
+from mercury.endpoints import endpoint_of, warnings_of_sockets
 from mercury.errors import MercuryError
+from mercury.line import place_of
 from mercury.listening import Listening
-from mercury.options import Options as Options  # twistd looks for it here
+from mercury.options import Options
 from mercury.ports import IAccounts, IBus, IStore
 from mercury.service import MercuryService
 from mercury.systemd import sockets
@@ -47,10 +48,9 @@ from mercury.transports.gotalk import make_gotalk_site
 from mercury.transports.metrics import Metrics
 from mercury.transports.readiness import Readiness
 from mercury.transports.rest import make_site
+from mercury.transports.siblings import Siblings
 from mercury.transports.tls import Certificate, under_tls
 from mercury.transports.websocket import WebSocketFactory
-
-BACKLOG = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
 
 OTHER_FILES = 1000  # beside connections that have a limit: the store's, the log, some in reserve
 
@@ -68,8 +68,9 @@ def keys_of(config: Config) -> Keys:
         raise ConfigError(f"--crypto.keys: {error}") from None
 
 
-def make_store(config: Config, *, beside: bool = False) -> IStore:
-    """The store that the settings choose. `beside`: beside nodes that use it, to seal it anew."""
+def make_store(config: Config, *, node: str = "", beside: bool = False) -> IStore:
+    """The store that the settings choose, for the node of this name. `beside`: beside nodes that use it, to seal it
+    anew."""
     kind, rooms, keys = storage_type(config), config.limits.rooms_per_member, keys_of(config)
     if kind == "memory":
         from mercury.backends.memory import MemoryStore
@@ -86,26 +87,27 @@ def make_store(config: Config, *, beside: bool = False) -> IStore:
         from mercury.backends.redis import RedisStore
 
         server = redis_server(config.redis)
-        channel = room_channels(server)
-        return RedisStore(reactor, server, rooms, keep=config.retention.entries, channel=channel, keys=keys)
+        told = {"channel": room_channels(server), "node": node}
+        return RedisStore(reactor, server, rooms, keep=config.retention.entries, keys=keys, **told)
     from mercury.backends.mysql import MysqlStore
 
     return MysqlStore(mysql_server(config.mysql), config.mysql.connections, rooms, keys)
 
 
-def make_bus(reactor: Any, config: Config) -> IBus:
-    """How this node hears of others: through Redis where it is set and they can share the store, else not at all; but
-    on MySQL it sees whether there are any."""
+def make_bus(reactor: Any, config: Config, node: str = "") -> IBus:
+    """How the node of this name hears of others: through Redis where it is set and they can share the store, else not
+    at all; but on MySQL it sees whether there are any."""
     kind = storage_type(config)
     if kind not in ("mysql", "redis"):
         return LocalBus()
-    if not (config.redis.host or config.redis.sentinels):
+    if not has_bus(config):
         from mercury.backends.bus_mysql import MysqlBus
 
         return MysqlBus(reactor, mysql_server(config.mysql))
     from mercury.backends.bus_redis import RedisBus
 
-    return RedisBus(reactor, redis_server(config.redis), store_publishes=kind == "redis", keys=keys_of(config))
+    server, by_store = redis_server(config.redis), kind == "redis"
+    return RedisBus(reactor, server, store_publishes=by_store, node=node, keys=keys_of(config))
 
 
 def redis_server(redis: Redis) -> RedisServer:
@@ -174,21 +176,6 @@ def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None
     )
 
 
-def endpoint_of(listener: Api | Ws | Gotalk, passed: Mapping[int, str] = MappingProxyType({})) -> str:
-    """The endpoint string of a listener: its own, or that of the socket that systemd has passed for its port (`passed`
-    has them by ports), or its port on as few interfaces as its address list needs."""
-    if listener.endpoint:
-        return listener.endpoint
-    if listener.port in passed:
-        return passed[listener.port]
-    allowed = networks(listener.address)
-    if all(network.is_loopback for network in allowed):
-        interface = "127.0.0.1" if any(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:1"
-    else:
-        interface = "" if all(isinstance(n, IPv4Network) for n in allowed) else "\\:\\:"
-    return f"tcp:{listener.port}:backlog={BACKLOG}" + (f":interface={interface}" if interface else "")
-
-
 def rules_of(listener: Api | Ws | Gotalk, connections: int = 0, per_address: int = 0) -> Rules:
     """Who may connect to a listener, by its settings as they are now."""
     proxies = networks(listener.proxies) if listener.endpoint.startswith("haproxy:") else None
@@ -227,8 +214,9 @@ def make_rest(
 ) -> AddressFilter:
     """The REST side: address filter, TLS and Klein."""
     api = config.server.api
-    readiness = Readiness(chat, lambda: service.state)
-    site = make_site(chat, ApiKeys(api), readiness, Metrics(chat, readiness, storage_type(config)))
+    readiness = Readiness(chat, lambda: service.state, service.siblings)
+    metrics = Metrics(chat, readiness, storage_type(config), service.siblings)
+    site = make_site(chat, ApiKeys(api), readiness, metrics, service.siblings)
     return AddressFilter(under_tls(site, certificate), lambda: rules_of(api, api.connections), clock, chat.hub.counts)
 
 
@@ -246,25 +234,31 @@ def make_gotalk(
     return AddressFilter(under_tls(site, certificate), rules, clock, chat.hub.counts)
 
 
-def makeService(options: Options) -> IService:
-    """The node that `twistd mercury` runs. Wrong settings end the process with one line."""
+def make_node(options: Options) -> IService:
+    """The node that mercury/start.py has twistd run. Wrong settings end the process with one line."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
     prepare_process(reactor)
     config = options.config
     try:
-        chat = make_chat(reactor, make_store(config), config, make_bus(reactor, config))
+        node = secrets.token_hex(6)  # its name among the others
+        chat = make_chat(reactor, make_store(config, node=node), config, make_bus(reactor, config, node))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
     warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
-    service = MercuryService(reactor, chat, config, warnings, options.parent, options.read_again)
+    place = place_of()
+    siblings = Siblings(reactor, place)
+    service = MercuryService(reactor, chat, config, warnings, options.parent, options.read_again, siblings)
     try:
         passed = sockets(os.environ)
         service.listenings = list(make_listenings(reactor, chat, config, service, passed))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
-    warnings += [*warnings_of_sockets(passed, service.listenings), *warnings_of_files(config, most_files())]
+    if place is not None:
+        service.listenings = [one._replace(passed=place.sockets[one.section]) for one in service.listenings]
+    warnings += warnings_of_sockets(passed, {listening.endpoint for listening in service.listenings})
+    warnings += warnings_of_files(config, most_files())
     return service
 
 
@@ -288,15 +282,6 @@ def make_listenings(
         door = make_gotalk(reactor, chat, config, service.passwords, certificate)
         wanted = partial(endpoint_of, gotalk, passed)
         yield Listening("gotalk", wanted(), door, certificate, wanted)
-
-
-def warnings_of_sockets(passed: Mapping[int, str], listenings: Sequence[Listening]) -> list[str]:
-    """Which of the sockets that systemd passes nobody takes: who connects there waits for ever."""
-    taken = {listening.endpoint for listening in listenings}
-    if any("systemd:" in endpoint for endpoint in taken - set(passed.values())):
-        return []  # some are taken by name or number
-    left = [port for port, endpoint in passed.items() if endpoint not in taken]
-    return [f"nothing listens on port {port}, for which systemd passes a socket (ListenStream=)" for port in left]
 
 
 def most_files() -> int:

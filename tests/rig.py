@@ -38,6 +38,7 @@ from mercury.transports.api_keys import ApiKeys
 from mercury.transports.metrics import Metrics
 from mercury.transports.readiness import Readiness, State
 from mercury.transports.rest import make_site
+from mercury.transports.siblings import Siblings
 from mercury.transports.web import Site
 
 reactor: Any = installed
@@ -75,12 +76,14 @@ class Node:
 
     def site(self) -> Site:
         """REST's factory."""
-        readiness = Readiness(self.chat, lambda: self.state)
+        alone = Siblings(self.chat.clock)
+        readiness = Readiness(self.chat, lambda: self.state, alone)
         return make_site(
             self.chat,
             ApiKeys(Api(keys=self.keys)),
             readiness,
-            Metrics(self.chat, readiness, "memory"),
+            Metrics(self.chat, readiness, "memory", alone),
+            alone,
         )
 
     async def __aenter__(self) -> Node:

@@ -181,7 +181,7 @@ def test_a_value_means_the_same_in_every_source(tmp_path_factory: pytest.TempPat
     nested = value
     for name in reversed(path.split(".")):
         nested = {name: nested}
-    (folder / "x.toml").write_text(f"[{section}]\n{key} = {as_toml(value)}\n", encoding="utf-8")
+    (folder / "x.toml").write_text(f"{f'[{section}]' if section else ''}\n{key} = {as_toml(value)}\n", encoding="utf-8")
     (folder / "x.json").write_text(json.dumps(nested), encoding="utf-8")
     (folder / "x.yaml").write_text(yaml.safe_dump(nested), encoding="utf-8")
 

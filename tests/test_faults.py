@@ -1,4 +1,5 @@
-"""Two rounds of every fault that concerns stores, bus and nodes: I1 to I4 hold. `make faults` plays twenty of each.
+"""Two rounds of every fault that concerns stores, bus and nodes, one of a worker's: I1 to I4 hold. `make faults` plays
+twenty of each, and more of workers.
 
 What is measured (I5, I6) is printed there and judged by people.
 """
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from promises import crowd, cuts
 from promises.checker import summary
-from promises.faults import FAULTS
+from promises.faults import FAULTS, WORKERS
 from promises.play import play
 from pytest_twisted import ensureDeferred
 
@@ -19,6 +20,8 @@ def together() -> list[tuple[str, list[str]]]:
     """The faults that can be done to one cluster, with the store that it is on: starting one takes long."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, fault in FAULTS.items():
+        if fault.rig is WORKERS:
+            continue
         for kind in fault.kinds:
             groups.setdefault((kind, str(dict(fault.rig))), []).append(name)
     return [(kind, names) for (kind, _), names in groups.items()]
@@ -32,6 +35,13 @@ async def test_every_promise_is_kept_through(kind: str, names: list[str], tmp_pa
     found, figures = await play(tmp_path, names, kind, rounds=2, seed=1)
     assert not found, summary(found)
     assert figures["asked"] > 50  # there was something to see
+
+
+@ensureDeferred
+async def test_every_promise_is_kept_while_workers_are_killed(tmp_path: Path) -> None:
+    found, figures = await play(tmp_path, ["worker-killed"], "redis", rounds=1, seed=1)
+    assert not found, summary(found)
+    assert figures["asked"] > 50
 
 
 @ensureDeferred

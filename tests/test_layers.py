@@ -21,11 +21,18 @@ LAYERS = (
     {
         "mercury.__main__",
         "mercury.manual",
+        "mercury.start",
+        "mercury.workers",
+        "mercury.worker",
+        "mercury.binding",
         "mercury.tap",
         "mercury.service",
         "mercury.epoll",
         "mercury.garbage",
         "mercury.listening",
+        "mercury.process",
+        "mercury.banner",
+        "mercury.endpoints",
         "mercury.reloading",
         "mercury.systemd",
         "mercury.options",
@@ -41,7 +48,7 @@ LAYERS = (
     {"mercury.commands", "mercury.events", "mercury.signals"},
     {"mercury.model"},
     {"mercury.config", "mercury.config_limits", "mercury.config_stores", "mercury.config_types"},
-    {"mercury.errors", "mercury.marked", "mercury.serving"},
+    {"mercury.errors", "mercury.marked", "mercury.serving", "mercury.line"},
     {"mercury"},  # the version
 )
 
@@ -82,7 +89,7 @@ KEPT_TO = {
 }
 
 #: May import the reactor, and only within a function: all others are given it.
-REACTOR = {"mercury.tap", "mercury.client"}
+REACTOR = {"mercury.start", "mercury.tap", "mercury.client"}
 
 
 def package(name: str) -> str:

@@ -11,6 +11,7 @@ from rig import Node
 from twisted.internet.defer import Deferred
 
 from mercury.transports.readiness import REMEMBERED, STORE_SECONDS, Readiness, State
+from mercury.transports.siblings import Siblings
 
 
 class Probe:
@@ -20,7 +21,7 @@ class Probe:
         self.node = Clockwork()
         self.state: State = "serving"
         self.told: list[Any] = []
-        self._readiness = Readiness(self.node.chat, lambda: self.state)
+        self._readiness = Readiness(self.node.chat, lambda: self.state, Siblings(self.node.clock))
 
     def ask(self) -> Any:
         """Ask; the last answer that there is, as (node, store, bus, why)."""

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from promises.clients import until
 from promises.clockwork import Clockwork
-from promises.unit import Unit
+from promises.unit import BACKLOG, Unit, waiting_room
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel, capturedLogs
@@ -25,10 +24,9 @@ from mercury import commands, tap
 from mercury.config import Config, Gotalk, Ws
 from mercury.config_limits import Limits
 from mercury.config_types import ConfigError
-from mercury.listening import Listening
+from mercury.endpoints import endpoint_of, warnings_of_sockets
 from mercury.service import MercuryService
 from mercury.systemd import PATIENCE_SECONDS, Systemd, sockets
-from mercury.transports.filtering import AddressFilter, Rules
 
 
 class Ear:
@@ -178,16 +176,13 @@ def test_without_systemd_nothing_is_said_and_one_that_is_gone_is_no_error(ear: E
 def test_a_listener_takes_the_socket_for_its_port_and_one_that_nobody_takes_is_warned_of() -> None:
     passed = {6010: "systemd:domain=INET6:index=0", 7009: "systemd:domain=INET:index=1"}
     server = Config().server
-    taken = tap.endpoint_of(server.ws, passed)
+    taken = endpoint_of(server.ws, passed)
     assert taken == "systemd:domain=INET6:index=0"
-    assert tap.endpoint_of(server.api, passed).startswith("tcp:6009:")
-    assert tap.endpoint_of(Ws(endpoint="tcp:1"), passed) == "tcp:1"
-    door = AddressFilter(Factory(), lambda: Rules(()), Clock())
-    listening = [Listening("server.ws", taken, door, None, str)]
-    (line,) = tap.warnings_of_sockets(passed, listening)
+    assert endpoint_of(server.api, passed).startswith("tcp:6009:")
+    assert endpoint_of(Ws(endpoint="tcp:1"), passed) == "tcp:1"
+    (line,) = warnings_of_sockets(passed, {taken})
     assert "nothing listens on port 7009" in line
-    by_name = Listening("server.api", "haproxy:systemd:domain=INET:name=api", door, None, str)
-    assert tap.warnings_of_sockets(passed, [*listening, by_name]) == []
+    assert warnings_of_sockets(passed, {taken, "haproxy:systemd:domain=INET:name=api"}) == []
 
 
 def test_sockets_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -234,6 +229,7 @@ async def test_who_comes_while_mercury_is_away_waits_and_is_answered(tmp_path: P
     try:
         await unit.start()
         assert (await unit.call("GET", "/readyz"))[0] == 200
+        assert [waiting_room(one) for one in unit.sockets] == [BACKLOG] * 2, "as systemd made them"
         await unit.hears("WATCHDOG=1", unit.listen().count("WATCHDOG=1") + 2)
         await unit.reload()
         await unit.stop()

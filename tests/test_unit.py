@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from mercury.config import Config
 from mercury.keys import main as mercury_keys
-from mercury.service import STOP_SECONDS
+from mercury.process import STOP_SECONDS
 from mercury.tap import warnings_of_files
 
 DEBIAN = ROOT / "debian"

@@ -19,6 +19,7 @@ from pytest_twisted import ensureDeferred
 from mercury.core.chat import Chat
 from mercury.transports.metrics import Metrics
 from mercury.transports.readiness import Readiness
+from mercury.transports.siblings import Siblings
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -65,7 +66,8 @@ class Watch:
     """Looks at a node's metrics, and notes which have changed since the last look."""
 
     def __init__(self, chat: Chat) -> None:
-        self.metrics = Metrics(chat, Readiness(chat, lambda: "serving"), "memory")
+        alone = Siblings(chat.clock)
+        self.metrics = Metrics(chat, Readiness(chat, lambda: "serving", alone), "memory", alone)
         self._before: dict[Sample, float] = {}
 
     async def look(self) -> Numbers:

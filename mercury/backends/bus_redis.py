@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.backends.bus_arrivals import Arrivals
 from mercury.backends.redis_link import Link, RedisServer
 from mercury.backends.redis_subscriber import Subscriber
 from mercury.backends.sealing import NO_KEYS, Keys
@@ -58,7 +59,7 @@ class Beat(Struct, tag="beat"):
 
 
 class Envelope(Struct, array_like=True):
-    """What is published. `node` is empty when the store's own script did it, as lua/append.lua says."""
+    """What is published, by a node or, as lua/append.lua says, by the script with which it stores."""
 
     node: str
     entries: list[Entry] = []
@@ -76,17 +77,22 @@ def room_channels(server: RedisServer) -> str:
 
 @implementer(IBus)
 class RedisBus:
-    """`store_publishes`: entries are told by the store's script already, so that publish() has nothing to do.
-
-    `keys`: what texts are sealed with, here as in the store.
+    """`store_publishes`: entries are told by the store's script already, so that publish() has nothing to do. `node`:
+    what the node is called, drawn if it is not given. `keys`: what texts are sealed with. Both here as in the store.
     """
 
     is_up = False
 
     def __init__(
-        self, reactor: Any, server: RedisServer, *, store_publishes: bool = False, keys: Keys = NO_KEYS
+        self,
+        reactor: Any,
+        server: RedisServer,
+        *,
+        store_publishes: bool = False,
+        node: str = "",
+        keys: Keys = NO_KEYS,
     ) -> None:
-        self.node = secrets.token_hex(6)
+        self.node = node or secrets.token_hex(6)
         self.lags = Histogram(SECONDS)
         self._reactor = reactor
         self._store_publishes = store_publishes
@@ -101,6 +107,9 @@ class RedisBus:
         self._waiting: dict[str, Deferred[None]] = {}  # channel -> subscribe() in progress
         self._late: set[str] = set()  # channels whose subscribe() fired before their confirmation
         self._proved = 0.0  # when a beat of our own came back
+        self._arrivals = Arrivals(reactor, lambda entries: self._hand_over(lambda ear: ear.entries_came(entries)))
+        name = msgspec.msgpack.encode(self.node)
+        self._own = (b"\x92" + name, b"\x93" + name)  # what our own messages begin with, the script's and the others
         self._others: dict[str, float] = {}  # node -> when it was heard of
         self._unsent = 0
         self._together: list[str | bytes] = []  # channels and what to publish there, at the turn's end
@@ -229,6 +238,8 @@ class RedisBus:
     # Hearing
 
     def _heard(self, channel: str, payload: bytes) -> None:
+        if payload.startswith(self._own) and channel != self._nodes:
+            return  # which nobody has to unpack
         try:
             envelope = _decode(payload)
         except msgspec.DecodeError:
@@ -249,7 +260,7 @@ class RedisBus:
             return
         elif envelope.entries:
             entries = [self._keys.opened(entry) for entry in envelope.entries]
-            self._tell(lambda listener: listener.entries_came(entries))
+            self._arrivals.add(entries, len(payload))
         elif isinstance(signal, Doubt):
             self._doubt(signal.rids)
         elif signal is not None:
@@ -261,6 +272,10 @@ class RedisBus:
         self._tell(lambda listener: listener.doubt(here))
 
     def _tell(self, what: Callable[[IBusListener], None]) -> None:
+        self._arrivals.flush()
+        self._hand_over(what)
+
+    def _hand_over(self, what: Callable[[IBusListener], None]) -> None:
         if self._listener is None:
             return
         try:

@@ -63,7 +63,8 @@ class RedisStore(RedisAccounts):
 
     `rooms_per_member`: how many rooms a member may be in; `keep`: how many entries of a room are kept, and a few more;
     both 0 for any number. `channel`: a room's new entries are published by the script that stores them, on the channel
-    of that name and the room's; bus_redis.py listens there. None: nobody is told. `keys`: what texts are sealed with.
+    of that name and the room's, in the name of the bus's `node`; bus_redis.py listens there. None: nobody is told.
+    `keys`: what texts are sealed with.
 
     Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
     """
@@ -79,6 +80,7 @@ class RedisStore(RedisAccounts):
         *,
         keep: int = 0,
         channel: str | None = None,
+        node: str = "",
         keys: Keys = NO_KEYS,
     ) -> None:
         self.keys = keys
@@ -87,6 +89,7 @@ class RedisStore(RedisAccounts):
         self.rooms_per_member = rooms_per_member
         self._keep = keep
         self._channel = channel
+        self._node = node
         self._link: Link | None = None
         self._appender = Appender(reactor, self._send)
 
@@ -157,8 +160,9 @@ class RedisStore(RedisAccounts):
         )
 
     def _send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[Answer]]]:
-        options = {"limit": self.rooms_per_member, "keep": self._keep, "channel": self._channel, "chunk": PUBLISHED}
-        return self._call(_answers, "append", drafts=drafts, ctime=ctime, **options)
+        telling = {"channel": self._channel, "node": self._node, "chunk": PUBLISHED}
+        limits = {"limit": self.rooms_per_member, "keep": self._keep}
+        return self._call(_answers, "append", drafts=drafts, ctime=ctime, **limits, **telling)
 
     def _outcome(self, draft: Draft, ctime: int, a: Answer) -> Outcome | MercuryError:
         if a.error is not None:

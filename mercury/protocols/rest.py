@@ -76,11 +76,15 @@ class PlainText(bytes):
 
 
 class Parts(Result):
-    """How the node's parts are: itself, its store, and the bus on which it hears the others."""
+    """How the node's parts are: itself, its store, and the bus on which it hears the others.
+
+    Where it has several `workers`, how each of them is (`away`: it does not answer), and of the parts the worst.
+    """
 
     node: Literal["starting", "serving", "stopping"]
     store: Literal["up", "down"]
     bus: Literal["up", "down"]
+    workers: dict[str, Literal["starting", "serving", "stopping", "away"]] | UnsetType = UNSET
 
 
 class NotReadyError(MercuryError):
@@ -254,13 +258,14 @@ class Device(Query):
 
 
 class Connection(Struct):
-    """One connection to this node."""
+    """One connection to this node. Where it has several workers, to which: each counts its connections by itself."""
 
     id: int
     device: str
     protocol: str
     peer: str
     since: Time
+    worker: int | UnsetType = UNSET
 
 
 class ConnectionList(Result):

@@ -12,7 +12,7 @@ from autobahn.websocket.types import ConnectionRequest
 from twisted.logger import Logger
 
 from mercury import commands
-from mercury.config import Config
+from mercury.config import WS_PATH, Config
 from mercury.core.chat import Chat
 from mercury.core.session import Session
 from mercury.errors import MercuryError
@@ -26,8 +26,6 @@ from mercury.transports.frames import DeflatedWire, Wire
 from mercury.transports.wamp import WampSession
 from mercury.transports.wamp_wires import WampWires
 from mercury.transports.websocket import WebSocketConnection
-
-PATH = "/ws/connect"
 
 _log = Logger()
 
@@ -111,8 +109,8 @@ class ChatDoor:
 
     async def admit(self, request: ConnectionRequest) -> str | None:
         self._chat.rooms.journal.check_open()
-        if request.path.rstrip("/") != PATH:
-            raise MercuryError("not_found", f"there is nothing at this path; WebSockets connect at {PATH}")
+        if request.path.rstrip("/") != WS_PATH:
+            raise MercuryError("not_found", f"there is nothing at this path; WebSockets connect at {WS_PATH}")
         name = self._protocols.choose(request.protocols)
         device = check_text_of("device", _param(request, "device") or "", NAME_BYTES)
         secret, member = _param(request, "token"), _param(request, "member")
@@ -125,7 +123,7 @@ class ChatDoor:
             self._chat.rooms.journal.check_open()  # a session that begins now would not be told to come back
             self._admitted = (name, (token, checked, device), agent)
         elif name is None:
-            raise MercuryError("unauthorized", f"connect with {PATH}?token=...&member=...")
+            raise MercuryError("unauthorized", f"connect with {WS_PATH}?token=...&member=...")
         else:
             self._admitted = (name, None, agent)
         return name

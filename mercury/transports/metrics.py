@@ -7,6 +7,7 @@ docs/metrics.md anew; a test holds the file to them. This is the only module tha
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred
 
 from mercury import __version__
 from mercury.core.chat import Chat
@@ -29,6 +31,7 @@ from mercury.protocols import v2, wamp
 from mercury.protocols.rest import Parts, PlainText
 from mercury.protocols.seed import Seed
 from mercury.transports.readiness import Readiness
+from mercury.transports.siblings import Siblings
 
 PAGE: Final = Path("docs/metrics.md")
 BEGIN: Final = "<!-- made from mercury/transports/metrics.py by `python -m mercury.transports.metrics` -->\n"
@@ -117,7 +120,7 @@ METRICS: Final = (
         "mercury_store_info", "gauge", "Always 1: the kind of store, sqlite, mysql, redis or memory.",
         lambda seen: {seen.store: 1}, "kind",
     ),
-    Metric(
+    UP := Metric(
         "mercury_up", "gauge", "1 for a part of the node that works, as /readyz has it: node, store, bus.",
         lambda seen: {
             "node": int(seen.parts.node == "serving"),
@@ -231,9 +234,11 @@ METRICS: Final = (
 
 
 class Metrics(Collector):
-    """The metrics of one node. `store`: the kind that it has."""
+    """The metrics of one node. `store`: the kind that it has. `siblings`: the other workers."""
 
-    def __init__(self, chat: Chat, readiness: Readiness, store: str) -> None:
+    def __init__(self, chat: Chat, readiness: Readiness, store: str, siblings: Siblings) -> None:
+        siblings.answering["metrics"] = self._text
+        self._siblings = siblings
         self._chat = chat
         self._readiness = readiness
         self._store = store
@@ -242,6 +247,8 @@ class Metrics(Collector):
         self._registry.register(self)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
+        if siblings.number is not None:
+            self._registry = labelled(self._registry, siblings.number)
 
     def collect(self) -> Iterator[Family]:
         """What generate_latest() asks for."""
@@ -249,9 +256,58 @@ class Metrics(Collector):
         return (metric.family(seen) for metric in METRICS)
 
     async def text(self) -> PlainText:
-        """All of them as they are now, in Prometheus' text format 0.0.4."""
+        """All of them as they are now, of all workers, in Prometheus' text format 0.0.4."""
+        if self._siblings.number is None:
+            return PlainText(await self._text())
+        asked = Deferred.fromCoroutine(self._siblings.ask("metrics"))
+        pages = {self._siblings.number: await self._text(), **await asked}
+        return PlainText(merged(page or away(number) for number, page in sorted(pages.items())))
+
+    async def _text(self) -> bytes:
+        """This worker's own."""
         self._parts, _ = await self._readiness.look()
-        return PlainText(generate_latest(self._registry))
+        return generate_latest(self._registry)
+
+
+# Of several workers on one page
+
+
+def labelled(registry: CollectorRegistry, worker: int) -> CollectorRegistry:
+    """A registry of the same, in which each sample says whose it is. A worker that is started again begins at 0, which
+    Prometheus makes up for in each series; in a sum over workers it could not see that."""
+
+    class Labelled(Collector):
+        def collect(self) -> Iterator[Family]:
+            for family in registry.collect():
+                family.samples = [
+                    sample._replace(labels={**sample.labels, "worker": str(worker)}) for sample in family.samples
+                ]
+                yield family
+
+    above = CollectorRegistry(auto_describe=False)
+    above.register(Labelled())
+    return above
+
+
+def away(worker: int) -> bytes:
+    """The page of a worker that does not answer."""
+    up = GaugeMetricFamily(UP.name, UP.meaning, labels=["part", "worker"])
+    up.add_metric(["node", str(worker)], 0)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(type("Away", (Collector,), {"collect": lambda self: [up]})())
+    return generate_latest(registry)
+
+
+def merged(pages: Iterable[bytes]) -> bytes:
+    """One page of several: a metric's samples have to stand together, below its meaning."""
+    samples: dict[bytes, list[bytes]] = {}
+    for page in pages:
+        for block in re.split(rb"(?m)^(?=# HELP )", page):
+            help, _, rest = block.partition(b"\n")
+            kind, _, lines = rest.partition(b"\n")
+            if help:
+                samples.setdefault(help + b"\n" + kind + b"\n", []).append(lines)
+    return b"".join([head + b"".join(lines) for head, lines in samples.items()])
 
 
 # docs/metrics.md

@@ -21,17 +21,18 @@ from mercury.transports.metrics import Metrics
 from mercury.transports.openapi import CALLS, document
 from mercury.transports.readiness import Readiness
 from mercury.transports.rest_calls import Api
+from mercury.transports.siblings import Siblings
 from mercury.transports.web import Request, Site
 
 CALL_SECONDS = 30.0  # for a call's work; the store's own limits are shorter
 
 
-def make_site(chat: Chat, keys: ApiKeys, readiness: Readiness, metrics: Metrics) -> Site:
-    """The REST API's factory. `readiness` and `metrics` answer /readyz and /metrics."""
+def make_site(chat: Chat, keys: ApiKeys, readiness: Readiness, metrics: Metrics, siblings: Siblings) -> Site:
+    """The REST API's factory. `readiness` and `metrics` answer /readyz and /metrics; `siblings`: who else is asked."""
     from klein import Klein
     from werkzeug.exceptions import HTTPException
 
-    api = Api(chat, readiness, metrics, msgspec.json.encode(document()))
+    api = Api(chat, readiness, metrics, siblings, msgspec.json.encode(document()))
     app = Klein()
     for call in CALLS:
         path = call.path.replace("{", "<").replace("}", ">")

@@ -6,7 +6,6 @@ Each method is a call (calls.py) and does no more than ask the core; input has b
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import cast
 
 import msgspec
@@ -22,12 +21,17 @@ from mercury.protocols import rest
 from mercury.transports.calls import call
 from mercury.transports.metrics import Metrics
 from mercury.transports.readiness import Readiness
+from mercury.transports.siblings import Siblings
 
 
 class Api:
-    """`readiness`, `metrics`: what /readyz and /metrics answer. `document`: what /openapi.json does."""
+    """`readiness`, `metrics`: what /readyz and /metrics answer. `siblings`: the other workers, which are asked where
+    each knows its own part only. `document`: what /openapi.json answers."""
 
-    def __init__(self, chat: Chat, readiness: Readiness, metrics: Metrics, document: bytes) -> None:
+    def __init__(self, chat: Chat, readiness: Readiness, metrics: Metrics, siblings: Siblings, document: bytes) -> None:
+        siblings.answering["connections"] = self._connections_here
+        siblings.answering["kick"] = self._kick_here
+        self._siblings = siblings
         self._chat = chat
         self._readiness = readiness
         self._metrics = metrics
@@ -129,7 +133,10 @@ class Api:
     async def member_connections(self, member: str) -> rest.ConnectionList:
         """List a member's connections."""
         await self._chat.rooms.check_member(member)
-        return rest.ConnectionList([self._connection(session) for session in self._sessions(member)])
+        found = self._connections(member)
+        for answer in (await self._siblings.ask("connections", member)).values():
+            found += msgspec.json.decode(answer or b"[]", type=list[rest.Connection])
+        return rest.ConnectionList(sorted(found, key=lambda connection: connection.since))
 
     @call("DELETE", "/api/members/{member}/connections", "not_found")
     async def close_connections(self, member: str, query: rest.Device) -> rest.Closed:
@@ -138,15 +145,28 @@ class Api:
         Their clients are told not to come back by themselves; their tokens stay valid.
         """
         await self._chat.rooms.check_member(member)
-        return rest.Closed(self._chat.nodes.kick(member, None if query.device is UNSET else query.device))
+        device = () if query.device is UNSET else (query.device,)
+        there = await self._siblings.ask("kick", member, *device)  # the bus, which reaches all, does not count them
+        here = self._chat.nodes.kick(member, *device)
+        return rest.Closed(here + sum(int(answer or b"0") for answer in there.values()))
 
-    def _sessions(self, member: str) -> Sequence[Session]:
-        return [session for session in self._chat.hub.sessions.get(member, ()) if isinstance(session, Session)]
+    async def _kick_here(self, member: str, *device: str) -> bytes:
+        return b"%d" % self._chat.hub.kick(member, *device)
+
+    async def _connections_here(self, member: str) -> bytes:
+        return msgspec.json.encode(self._connections(member))
+
+    def _connections(self, member: str) -> list[rest.Connection]:
+        sessions = self._chat.hub.sessions.get(member, ())
+        return [self._connection(session) for session in sessions if isinstance(session, Session)]
 
     def _connection(self, session: Session) -> rest.Connection:
         age = self._chat.clock.seconds() - session.since
         since = rfc3339(int((time.time() - age) * 1_000_000))
-        return rest.Connection(session.number, session.device, session.wire.name, session.connection.peer, since)
+        worker = UNSET if self._siblings.number is None else self._siblings.number
+        return rest.Connection(
+            session.number, session.device, session.wire.name, session.connection.peer, since, worker
+        )
 
     # The node
 
@@ -156,12 +176,12 @@ class Api:
 
     @call("GET", "/readyz", open=True)
     async def readiness(self) -> rest.Parts:
-        """Whether this node can serve, and which part of it cannot.
+        """Whether this node can serve, and which part of it cannot; of a node with several workers, whether all can.
 
         It can if it is not starting or stopping and its store answers. Without its bus other nodes' messages come late,
         which is said and no reason to send clients elsewhere.
         """
-        parts, why = await self._readiness.look()
+        parts, why = await self._readiness.look_at_all()
         if why:
             raise rest.NotReadyError(why, parts)
         return parts

@@ -78,26 +78,28 @@ class Cluster(Talk):
     """One run of one fault.
 
     `ways`: each node's ways to its engines, by the engine's kind; empty unless `proxied`. `disk`: where the engines'
-    data are, if that is to be a disk of `disk_mb` megabytes. `clock`: the first node's, if it is to have its own.
-    `program` starts a node.
+    data are, if that is to be a disk of `disk_mb` megabytes. `clock`: the first node's, if it is to have its own. With
+    `workers` there is one node, of so many. `program` starts a node.
     """
 
     def __init__(
         self, folder: Path, kind: str, seed: int, *, proxied: bool = False, disk_mb: int = 0,
-        own_clock: bool = False, program: Sequence[str] = SERVER,
+        own_clock: bool = False, workers: int = 0, program: Sequence[str] = SERVER,
     ) -> None:  # fmt: skip
         self.disk = Disk(folder / "disk", disk_mb) if disk_mb else None
         self.engines = Engines(folder / "disk" if disk_mb else folder, kind)
         self.ways: list[dict[str, Way]] = []
         self.servers: list[Server] = []
         self.clock = Clock(folder / "clock") if own_clock else None
-        for number in range(NODES):
+        together = [f"--workers={workers}"] if workers else []
+        for number in range(1 if workers else NODES):
             ports = self.engines.ports()
             if proxied:
                 self.ways.append({name: Way(port) for name, port in ports.items()})
                 ports = {name: way.outer for name, way in self.ways[-1].items()}
             started = self.clock.before(program) if self.clock and not number else program
-            self.servers.append(Server(folder, (free_port(), free_port(), free_port()), *flags(ports), program=started))
+            own = (free_port(), free_port(), free_port())
+            self.servers.append(Server(folder, own, *flags(ports), *together, program=started))
         super().__init__(self.servers[0], seed)
         self.up = list(self.servers)
         self._seed = seed
@@ -108,8 +110,9 @@ class Cluster(Talk):
         """Start the nodes, and connect everybody."""
         await gatherResults([Deferred.fromCoroutine(server.start()) for server in self.servers])
         await self._make_rooms("start")
-        devices = [(f"m{n}", "", n % NODES, KINDS[n]) for n in range(MEMBERS)]
-        devices += [(EVERYWHERE, f"d{n}", n % NODES, (V2Client, WampClient)[n % 2]) for n in range(2 * NODES)]
+        nodes = len(self.servers)
+        devices = [(f"m{n}", "", n % nodes, KINDS[n]) for n in range(MEMBERS)]
+        devices += [(EVERYWHERE, f"d{n}", n % nodes, (V2Client, WampClient)[n % 2]) for n in range(2 * NODES)]
         for member, device, node, kind in devices:
             token = await self.server.token(member)
             self.clients.append(kind(self.record, self.servers[node].where, member, token, device))

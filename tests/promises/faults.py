@@ -1,14 +1,18 @@
-"""The faults, each done to a cluster of three nodes while everybody talks. play.py plays them.
+"""The faults, each done to a cluster of three nodes, or to one of three workers, while everybody talks. play.py plays
+them.
 
 A fault returns when it is healed. What must hold while it lasts it notes itself; the rest is the checker's.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -19,14 +23,17 @@ from promises.cluster import EVERYWHERE, Cluster, Strike
 from promises.gotalk_client import GotalkClient
 from promises.recorder import Ask
 from promises.server import Server
+from promises.several import workers_of
 from promises.talk import BACKEND, pause
 
 TRY_LATER: Final = 1013
+RESTART: Final = 1012
 DISK_MB: Final = 400  # for a disk that gets full
 LARGE: Final = 12_000  # characters of a text that helps to fill it
 LARGE_ONES: Final = 10  # such texts on the way
 ABORTING: Final = 1.0  # seconds that an engine takes to end itself
 LAST: Final = 2.0  # seconds at the end of a fault
+KILLS: Final = 4  # of workers, in one round
 NOTICED: Final = 15.0  # seconds within which a bus that has fallen silent has to be noticed
 
 
@@ -70,6 +77,41 @@ async def rolling_restart(cluster: Cluster) -> None:
     # By HTTP: a call that met the closing port, and those on a connection that was kept, to a node that goes.
     known = {(BACKEND, "unanswered"), *((name, "unavailable") for name in people)}
     cluster.note(codes <= known, f"there were errors: {codes}")
+
+
+# Workers of one node
+
+
+async def worker_killed(cluster: Cluster) -> None:
+    """SIGKILL to one after the other, as fast as they come back, while the other ones serve."""
+    for _ in range(KILLS):
+        pids = workers_of(cluster.servers[0].pid)
+        os.kill(cluster.rng.choice(sorted(pids.values())), signal.SIGKILL)
+        await pause(cluster.rng.uniform(0.1, 0.8))
+
+
+async def worker_stopped(cluster: Cluster) -> None:
+    """SIGTERM to each in turn: clients see that their connection ends with 1012, or is answered 503 by the one that
+    stops, and no other error."""
+    supervisor = cluster.servers[0].pid
+    for number in sorted(workers_of(supervisor)):
+        await cluster.all_open()
+        before, pid = cluster.ends(), workers_of(supervisor)[number]
+        os.kill(pid, signal.SIGTERM)
+        await until(lambda n=number, p=pid: workers_of(supervisor).get(n, p) != p, "another process")  # type: ignore[misc]
+        odd = [
+            e for _, _, e in cluster.ends() - before if e[0] != RESTART and not (e[0] == 1006 and "503" in str(e[1]))
+        ]
+        cluster.note(not odd, f"connections ended otherwise than with {RESTART}: {odd}")
+
+
+async def supervisor_killed(cluster: Cluster) -> None:
+    """SIGKILL to the process that supervises the workers, which stop by themselves, and a restart."""
+    (server,) = cluster.servers
+    pids = workers_of(server.pid).values()
+    await server.kill()
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the workers' ends")
+    await server.start()
 
 
 @asynccontextmanager
@@ -269,10 +311,14 @@ class Fault(NamedTuple):
 
 
 PROXIED: Final = {"proxied": True}
+WORKERS: Final = {"workers": 3}
 
 
 FAULTS: Final = {
     "node-killed": Fault(node_killed),
+    "worker-killed": Fault(worker_killed, rig=WORKERS),
+    "worker-stopped": Fault(worker_stopped, rig=WORKERS),
+    "supervisor-killed": Fault(supervisor_killed, rig=WORKERS),
     "mariadb-killed": Fault(mariadb_killed, ("mysql",)),
     "redis-killed": Fault(redis_killed),
     "node-frozen": Fault(node_frozen),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -99,3 +100,8 @@ def _listening(host: str) -> socket.socket:
     listening.bind((host, 0))
     listening.listen(BACKLOG)
     return listening
+
+
+def waiting_room(listening: socket.socket) -> int:
+    """How many connections may wait to be accepted (tcp_info.tcpi_sacked, which is that where a socket listens)."""
+    return int.from_bytes(listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)[28:32], sys.byteorder)

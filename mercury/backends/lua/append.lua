@@ -119,13 +119,14 @@ local function decider(ctime, limit)
 end
 
 -- The new entries go to whoever listens on the room's channel: as bus_redis.py packs them, `chunk` bytes at a time.
-local function publish(channel, packed, chunk)
+-- `node`: who stores them, and needs not be told.
+local function publish(channel, node, packed, chunk)
   local parts, size = {}, 0
   for at, entry in ipairs(packed) do
     table.insert(parts, entry)
     size = size + #entry
     if size >= chunk or at == #packed then
-      redis.call('PUBLISH', channel, array({pack(''), array(parts)}))
+      redis.call('PUBLISH', channel, array({pack(node), array(parts)}))
       parts, size = {}, 0
     end
   end
@@ -145,7 +146,7 @@ local function store_entries(room, a)
     table.insert(packed, text)
   end
   if #packed == 0 then return end
-  if a.channel then publish(a.channel .. room.rid, packed, a.chunk) end
+  if a.channel then publish(a.channel .. room.rid, a.node, packed, a.chunk) end
   if a.keep > 0 then
     local surplus = redis.call('XLEN', log) - a.keep
     if surplus > SLACK then forget_first(log, math.min(surplus, FORGOTTEN + #room.entries), cids) end
@@ -153,7 +154,7 @@ local function store_entries(room, a)
 end
 
 -- a: drafts, ctime, limit (rooms of a member, 0 for any number), keep (entries of a room, 0 for all),
--- channel (what a room's channel begins with; nil: nobody is told), chunk (bytes). [whether it is stored, answers]
+-- channel (what a room's channel begins with; nil: nobody is told), node (who asks), chunk (bytes). [whether it is stored, answers]
 function calls.append(a)
   local batch, answers = decider(a.ctime, a.limit), {}
   for at, draft in ipairs(a.drafts) do answers[at] = batch.decide(draft) end

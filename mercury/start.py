@@ -1,0 +1,36 @@
+"""What `twistd mercury` runs: a node (mercury/tap.py), or with `--workers` one that supervises some (workers.py).
+
+Each imports its parts when it is chosen: who supervises needs hardly any.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from twisted.application.service import IService
+
+from mercury.config_types import ConfigError
+from mercury.line import place_of
+from mercury.options import Options as Options  # twistd looks for it here
+
+
+def makeService(options: Options) -> IService:
+    """What the options ask for. Wrong settings end the process with one line."""
+    if options.config.workers == 1 or place_of() is not None:
+        from mercury.tap import make_node
+
+        return make_node(options)
+    from twisted.internet import reactor as installed
+
+    from mercury.systemd import sockets
+    from mercury.workers import Workers
+
+    reactor: Any = installed
+    reactor.seconds = time.monotonic
+    try:
+        return Workers(reactor, options, sockets(os.environ))
+    except ConfigError as error:
+        sys.exit(f"mercury: {error}")
