@@ -154,7 +154,7 @@ class Sqlite:
         self._steps = 0
 
     def end(self) -> Call:
-        return Call(by_name(self._statements, sqlite_sql, r"\?\d"), self._steps)
+        return Call(by_name(self._statements, sqlite_sql, r"\?\d|%s"), self._steps)
 
     def plan(self, statement: str) -> list[str]:
         with closing(sqlite3.Connection(self._path)) as connection:

@@ -34,8 +34,9 @@ from mercury.backends.sqlite_schema import (
     make_file,
     migrate,
 )
-from mercury.backends.sqlite_sql import entries_in, insert, to_json
+from mercury.backends.sqlite_sql import ask, entries_in, insert, to_json
 from mercury.backends.sqlite_sweep import sweep
+from mercury.backends.together import Together
 from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
@@ -49,6 +50,8 @@ READERS = 2  # threads
 LAST = 2**63 - 1  # no seq is greater
 
 _marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int | None]])
+_places = msgspec.json.Decoder(list[tuple[int, Place]])
+_tokens = msgspec.json.Decoder(list[tuple[int, str, int]])
 
 
 @implementer(IStore, IAccounts)
@@ -72,6 +75,8 @@ class SqliteStore(SqliteAccounts):
         self._claim: int | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None
+        self._tokens: Together[bytes, Token | None] | None = None
+        self._places: Together[tuple[str, str], list[Place]] | None = None
 
     @property
     def load(self) -> list[Load]:
@@ -88,6 +93,7 @@ class SqliteStore(SqliteAccounts):
         reading = connections(self._path, READERS, read_only=True)
         self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE", use="writing")
         self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, use="reading")
+        self._tokens, self._places = Together(self._reader, _find_tokens), Together(self._reader, _find_places)
         try:
             if self._beside:
                 await self._reader.run(check_version)
@@ -192,7 +198,8 @@ class SqliteStore(SqliteAccounts):
         return self._read(_row, sql.IS_MEMBER, mid).addCallback(bool)
 
     def places(self, mid: str, device: str) -> Deferred[list[Place]]:
-        return self._read(_value, list[Place], sql.PLACES, mid, device).addCallback(sorted, key=attrgetter("rid"))
+        places = self._places.ask((mid, device)) if self._places else _not_open()
+        return places.addCallback(sorted, key=attrgetter("rid"))
 
     # Marks
 
@@ -208,7 +215,7 @@ class SqliteStore(SqliteAccounts):
         return self._write(_put_token, token, keep)
 
     def token(self, digest: bytes) -> Deferred[Token | None]:
-        return self._read(_token, sql.TOKEN, digest)
+        return self._tokens.ask(digest) if self._tokens else _not_open()
 
     def tokens(self, mid: str) -> Deferred[list[Token]]:
         return self._read(_rows, sql.TOKENS, mid).addCallback(lambda found: [Token(*row) for row in found])
@@ -303,6 +310,21 @@ def _move_reads(cursor: Any, marks: Sequence[ReadMark]) -> list[int | None]:
             answers[place] = new
     if stand:
         insert(cursor, sql.SET_READS, [(*member, 0, *mark) for member, mark in stand.items()], sql.SET_READS_OF)
+    return answers
+
+
+def _find_places(cursor: Any, devices: Sequence[tuple[str, str]]) -> list[list[Place]]:
+    answers: list[list[Place]] = [[] for _ in devices]
+    rows = [(nth, *device) for nth, device in enumerate(devices)]
+    for nth, place in _places.decode(ask(cursor, sql.PLACES, rows)):
+        answers[nth].append(place)
+    return answers
+
+
+def _find_tokens(cursor: Any, digests: Sequence[bytes]) -> list[Token | None]:
+    answers: list[Token | None] = [None] * len(digests)
+    for nth, mid, expires in _tokens.decode(ask(cursor, sql.TOKEN, list(enumerate(digests)))):
+        answers[nth] = Token(digests[nth], mid, expires)
     return answers
 
 
