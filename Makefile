@@ -124,7 +124,7 @@ bench-packages:
 	@tools/packages $(BENCH_PACKAGES)
 
 # The benchmark's load generator, and the floor that Mercury is compared with.
-build/bench/load: bench/load.c bench/connection.c bench/check.c bench/wamp.c bench/load.h
+build/bench/load: bench/load.c bench/connection.c bench/dialects.c bench/wamp.c bench/check.c bench/measure.c bench/load.h
 build/bench/floor: bench/floor.c
 build/bench/%: | bench-packages
 	@mkdir -p $(@D)

@@ -9,12 +9,14 @@ import argparse
 import os
 import sys
 import time
-from typing import get_args
+from collections.abc import Iterable
 
 from bench import cluster, report, scale, wamp
+from bench.processes import BINARIES, LOAD_CORE, BenchError, pin
 from bench.runs import Figures, Results, Settings, run
-from bench.scenarios import BY_NAME, QUICK, SCENARIOS, Scenario, Store, fewer
-from bench.servers import BINARIES, LOAD_CORE, BenchError, pin
+from bench.scenarios import BY_NAME, NAMES, QUICK, SCENARIOS, Scenario, takes_part
+
+Plan = list[tuple[Scenario, list[str]]]  # scenarios, each with its servers
 
 
 def options() -> argparse.Namespace:
@@ -22,7 +24,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, 3 rounds of 2 s")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"of {', '.join(BY_NAME)}")
-    parser.add_argument("--store", choices=get_args(Store), help="only on this store")
+    parser.add_argument("--store", "--server", metavar="NAME[,NAME]", help=f"only on these, of {', '.join(NAMES)}")
     parser.add_argument("--rounds", type=int, help="runs of each scenario and store (5)")
     parser.add_argument("--seconds", type=float, help="measured seconds of a run (3)")
     parser.add_argument(
@@ -32,13 +34,23 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(names: list[str], store: Store | None) -> list[tuple[Scenario, tuple[Store, ...]]]:
-    """The scenarios to run, in their order, each with its stores. Half of something needs that something first."""
-    for name in names:
-        if name not in BY_NAME:
-            raise BenchError(f"--only: there is no scenario {name}; there are {', '.join(BY_NAME)}")
-    needed = {BY_NAME[name].half_of for name in names} | set(names)
-    return [(s, (store,) if store else s.stores) for s in SCENARIOS if s.name in needed]
+def names(said: str | None, known: Iterable[str], option: str) -> list[str]:
+    """What was said to an option, or all that there is. Raises BenchError for what there is not."""
+    wanted = said.split(",") if said else list(known)
+    if unknown := set(wanted) - set(known):
+        raise BenchError(f"{option}: there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return wanted
+
+
+def chosen(arguments: argparse.Namespace) -> Plan:
+    """The scenarios to run, in their order, each with its servers. Half of something needs that something first."""
+    wanted = names(arguments.only or (",".join(QUICK) if arguments.quick else None), BY_NAME, "--only")
+    servers = names(arguments.store, NAMES, "--store")
+    needed = {BY_NAME[name].half_of for name in wanted} | set(wanted)
+    plan = [(s, [server for server in s.servers if server in servers]) for s in SCENARIOS if s.name in needed]
+    if not (plan := [(scenario, on) for scenario, on in plan if on]):
+        raise BenchError("these scenarios are run on others only: see SCENARIOS in bench/scenarios.py")
+    return plan
 
 
 def progress(label: str, figures: Figures) -> None:
@@ -47,6 +59,7 @@ def progress(label: str, figures: Figures) -> None:
         "messages_per_s": "{:,.0f} messages/s",
         "deliveries_per_s": "{:,.0f} deliveries/s",
         "connections_per_s": "{:,.0f} connections/s",
+        "seconds": "{:.2f} s in all",
         "p50_ms": "p50 {:.2f} ms",
         "p99_ms": "p99 {:.2f} ms",
         "kb_per_connection": "{:.1f} KB a connection",
@@ -58,16 +71,16 @@ def progress(label: str, figures: Figures) -> None:
     print(f"{label}: {said}", file=sys.stderr, flush=True)
 
 
-def measure(plan: list[tuple[Scenario, tuple[Store, ...]]], rounds: int, settings: Settings) -> Results:
+def measure(plan: Plan, rounds: int, settings: Settings) -> Results:
     """Run everything once a round, so that a change of the machine's mood falls on all alike."""
     results = Results()
     for number in range(1, rounds + 1):
-        for scenario, stores in plan:
-            for store in stores:
-                if number <= fewer(rounds) or not (store == "floor" or scenario.kind in ("storm", "idle")):
-                    figures = run(scenario, store, settings, results)
-                    results.add(scenario, store, figures)
-                    progress(f"{number}/{rounds} {scenario.name} {store}", figures)
+        for scenario, servers in plan:
+            for server in servers:
+                if takes_part(scenario, server, number, rounds):
+                    figures = run(scenario, server, settings, results)
+                    results.add(scenario.name, server, figures)
+                    progress(f"{number}/{rounds} {scenario.name} {server}", figures)
     return results
 
 
@@ -82,11 +95,10 @@ def main() -> None:
     if os.getloadavg()[0] > 0.5:
         print(f"Other programs keep this machine busy (load {os.getloadavg()[0]:.1f}): figures suffer", file=sys.stderr)
     pin(LOAD_CORE)
-    names = arguments.only.split(",") if arguments.only else list(QUICK if arguments.quick else BY_NAME)
     rounds = arguments.rounds or (3 if arguments.quick else 5)
     settings = Settings(arguments.seconds or (2 if arguments.quick else 3), 1, arguments.server_profile)
     begun = time.monotonic()
-    results = measure(chosen(names, arguments.store), rounds, settings)
+    results = measure(chosen(arguments), rounds, settings)
     command = "make bench" + (f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else "")
     text = report.full(results, command, rounds)
     print(f"{text}\n{time.monotonic() - begun:.0f} s. Every message came exactly once, in order and unharmed.")

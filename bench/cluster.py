@@ -21,9 +21,10 @@ from typing import Any, Final, Literal
 from unittest import SkipTest
 
 from bench import cluster_report
+from bench.processes import LOAD_CORE, ROOT, SERVER_CORE, BenchError, Process, cpu_seconds, free_ports, pin
 from bench.runs import Figures, load_command, pipes, read_figures
 from bench.scenarios import Scenario
-from bench.servers import LOAD_CORE, ROOT, SERVER_CORE, BenchError, Server, free_ports, pin
+from bench.servers import Floor, Server
 
 sys.path.append(str(ROOT / "tests"))  # where the engines are that tests start as well
 from engine_redis import RedisEngine
@@ -123,7 +124,7 @@ class Cluster:
         self.nodes = [stack.enter_context(self.node(n, folder, profile, flags)) for n in range(case.nodes)]
         self.pids |= {f"node{number}_cpu": node.pid for number, node in enumerate(self.nodes)}
 
-    def node(self, number: int, folder: Path, profile: str, flags: Sequence[str]) -> Server:
+    def node(self, number: int, folder: Path, profile: str, flags: Sequence[str]) -> Process:
         """One more node, for MariaDB a user of its own."""
         name = f"node{number}"
         (folder / name).mkdir()
@@ -132,6 +133,8 @@ class Cluster:
             self.mariadb.query(f"GRANT ALL ON mercury.* TO {name}@'127.0.0.1'")
             flags = [*flags, f"--mysql.user={name}"]
         core = SERVER_CORE if self.case.saturates else None
+        if self.case.engines == "floor":
+            return Floor(folder / name, core)
         return Server(self.case.engines, folder / name, "" if number else profile, flags, core)
 
     def port_of(self, member: int) -> int:
@@ -164,12 +167,6 @@ class Counters:
             self.selects = selects
             figures["reads_per_s"] = self.reads
         return figures
-
-
-def cpu_seconds(stat: Path) -> float:
-    """CPU time of a process or thread, user and system."""
-    fields = stat.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -73,6 +73,10 @@ void connection_start(struct connection *c)
     if (c->fd < 0)
         fail("socket: %s (raise ulimit -n)", strerror(errno));
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (c->hampered) { /* as on a network: over the loopback's segments of 64 KiB, kernels would hold megabytes for it */
+        setsockopt(c->fd, IPPROTO_TCP, TCP_MAXSEG, &(int){1460}, sizeof(int));
+        setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
+    }
     watch(c, EPOLL_CTL_ADD, EPOLLOUT);
     if (connect(c->fd, (struct sockaddr *)&server, sizeof server) && errno != EINPROGRESS)
         connection_close(c, strerror(errno));
@@ -134,16 +138,15 @@ void connection_send_text(struct connection *c, const char *text, size_t size)
         send_frame(c, TEXT, text, size);
 }
 
-static const char *const SUBPROTOCOLS[] = {NULL, "mercury.v2.json", "wamp.2.json", "wamp.2.json"};
-
 static void send_handshake(struct connection *c)
 {
-    const char *offered = SUBPROTOCOLS[protocol];
-    char request[2048];
+    const char *offered = dialect->subprotocol;
+    char path[1024], request[2048];
+    snprintf(path, sizeof path, dialect->path, c->token, c->member);
     int n = snprintf(request, sizeof request,
-                     "GET /ws/connect?token=%s&member=%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
-                     "Connection: Upgrade\r\nSec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
-                     c->token, c->member, c->port, KEY,
+                     "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                     "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
+                     path, c->port, KEY,
                      offered ? "Sec-WebSocket-Protocol: " : "", offered ? offered : "", offered ? "\r\n" : "");
     c->state = HANDSHAKE;
     watch(c, EPOLL_CTL_MOD, EPOLLIN);
@@ -159,15 +162,12 @@ static size_t check_handshake(struct connection *c, char *data, size_t size)
     *end = 0;
     const char *agreed = strcasestr(data, "sec-websocket-protocol: ");
     if (strncmp(data, "HTTP/1.1 101 ", 13) || !strstr(data, ACCEPT)
-        || (protocol != SEED && !(agreed && strstr(agreed, SUBPROTOCOLS[protocol])))) {
+        || (dialect->subprotocol && !(agreed && strstr(agreed, dialect->subprotocol)))) {
         connection_close(c, data);
         return 0;
     }
     c->state = LOGGING_IN;
-    if (protocol == SEED)
-        connection_ready(c); /* it answers a good token with 101, and says no more */
-    else if (protocol != V2)
-        wamp_hello(c);
+    dialect->welcomed(c);
     return (size_t)(end + 4 - data);
 }
 
@@ -177,7 +177,7 @@ static void take_frame(struct connection *c, int first_byte, const char *payload
     tally.frames++;
     switch (first_byte) {
     case 0x80 | TEXT:
-        check_text_frame(c, payload, size, now);
+        dialect->frame(c, payload, size, now);
         break;
     case 0x80 | PING:
         tally.pings++;
@@ -219,10 +219,11 @@ static size_t take_frames(struct connection *c, const char *data, size_t size, u
     return (size_t)((const char *)p - data);
 }
 
-static void receive(struct connection *c)
+/* Take what has come, so much at the most. */
+static void receive(struct connection *c, size_t most)
 {
     size_t kept = c->in.size, done = 0;
-    ssize_t came = recv(c->fd, block + kept, BLOCK - kept, 0);
+    ssize_t came = recv(c->fd, block + kept, most < BLOCK - kept ? most : BLOCK - kept, 0);
     if (came <= 0) {
         if (came == 0 || errno != EAGAIN)
             connection_close(c, came == 0 ? "end of file" : strerror(errno));
@@ -260,5 +261,19 @@ void connection_event(struct connection *c, uint32_t events)
     if (c->state != CLOSED && c->out.size && events & EPOLLOUT)
         drain(c);
     if (c->state != CLOSED && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-        receive(c);
+        receive(c, BLOCK);
+}
+
+/* Take nothing from now on, or all again. */
+void connection_pause(struct connection *c, int paused)
+{
+    if (c->state != CLOSED)
+        watch(c, EPOLL_CTL_MOD, paused ? 0 : EPOLLIN);
+}
+
+/* Take a little, if it is there, of a paused connection. */
+void connection_sip(struct connection *c, size_t most)
+{
+    if (c->state != CLOSED)
+        receive(c, most);
 }

@@ -14,8 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from bench.scenarios import Scenario
-from bench.servers import ROOT, SERVER_CORE, START_SECONDS, BenchError, Server, free_ports
+from bench.processes import ROOT, SERVER_CORE, START_SECONDS, BenchError, Process, free_ports
 
 VERSION: Final = "26.10.1"
 PLACE: Final = ROOT / "build" / "crossbar"
@@ -48,7 +47,7 @@ def settings(port: int) -> dict[str, object]:
     return {"version": 2, "workers": [{"type": "router", "realms": [realm], "transports": [transport]}]}
 
 
-class Crossbar(Server):
+class Crossbar(Process):
     """A Crossbar node. `pid`: its router's, which does all the work once it has started."""
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +71,5 @@ class Crossbar(Server):
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [int(pid) for pid in children]
 
-    def make_members(self, scenario: Scenario, path: Path) -> None:  # type: ignore[override]
-        """Write the lines that bench/load reads; nobody needs a token."""
-        lines = [f"none member{i} {scenario.room(i)} {self.ws_port}\n" for i in range(scenario.connections)]
-        path.write_text("".join(lines))
+    def speaks(self, protocol: str) -> str:
+        return "router"

@@ -4,7 +4,8 @@
  *
  * It stores nothing, checks no token (a token is the name of the room to be in), and forgets everybody who leaves. It
  * numbers a room's messages, forms each frame once, joins all frames of a loop turn and gives them to each connection
- * in one system call. The frames are those of the protocol without a subprotocol, as bench/load reads them.
+ * in one system call. The frames are those of the protocol without a subprotocol, as bench/load reads them; a short
+ * text that is no message goes back to who sent it.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -110,13 +111,19 @@ static void queue(struct connection *c, const char *data, size_t size)
     }
 }
 
-static void message(struct connection *from, const char *p, size_t size)
+static void message(struct connection *from, char *p, size_t size)
 {
     static unsigned long id;
     static char frame[70000];
     char *text = memmem(p, size, "\"text\":\"", 8), *rid = memmem(p, size, "\"rid\":\"", 7);
-    if (!text || !rid)
+    if (!text || !rid) { /* no message for a room: an echo is wanted */
+        char *echo = p - 2; /* where the mask was */
+        echo[0] = (char)0x81;
+        echo[1] = (char)size;
+        if (size < 126)
+            queue(from, echo, size + 2);
         return;
+    }
     text += 8;
     rid += 7;
     struct room *r = room_of(rid, strcspn(rid, "\""));

@@ -12,7 +12,8 @@
  *   idle    connect, report, and stay until standard input ends
  *   storm   connect all, --handshakes at a time, report, and leave
  *
- * --protocol is seed, v2, wamp, or router: WAMP to any router that lets everybody into its realm `mercury`.
+ * --protocol: see dialects.c. --hamper stopped: the last member takes nothing while it is measured, or, with slow, 20 kB
+ * a second. What it takes is not timed then; afterwards it takes all, and nothing may be missing.
  *
  * --rate R instead sends R messages a second in all (fanout: the first member, else all in turn), and counts each
  * delay from the time the message was due: what a server holds up, it cannot hide. After --warm-up seconds, --seconds
@@ -40,16 +41,15 @@
 
 enum scenario { FANOUT, PAIRS, RELAY, ALONE, IDLE, STORM };
 static const char *const SCENARIOS[] = {"fanout", "pairs", "relay", "alone", "idle", "storm"};
-static const char *const PROTOCOLS[] = {"seed", "v2", "wamp", "router"};
-#define PROTOCOL_COUNT (int)(sizeof PROTOCOLS / sizeof *PROTOCOLS)
 #define SCENARIO_COUNT (int)(sizeof SCENARIOS / sizeof *SCENARIOS)
 
-enum protocol protocol;
+const struct dialect *dialect;
 struct tally tally;
 size_t text_bytes = 60;
 
 static enum scenario scenario;
-static int handshakes = 64, server_pid;
+static int handshakes = 64;
+static const char *server_pids = "";
 static uint64_t in_flight = 1;
 static double rate, seconds = 4, warm_up = 1;
 
@@ -57,14 +57,10 @@ static int epoll;
 static struct connection *connections;
 static int count, ready;
 static int replying, measuring;
+static struct connection *hampered; /* if any */
+static int slow, sipping; /* it takes a little; it does so now */
+static uint64_t behind;   /* how many messages it lacked in the end */
 static struct histogram delays, connects;
-
-uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-}
 
 void fail(const char *format, ...)
 {
@@ -85,7 +81,7 @@ void connection_ready(struct connection *c)
 
 void message_came(struct connection *c, int from_other, uint64_t sent_at, uint64_t now)
 {
-    if (measuring && (from_other || scenario == FANOUT || scenario == ALONE))
+    if (measuring && c != hampered && (from_other || scenario == FANOUT || scenario == ALONE))
         histogram_add(&delays, now > sent_at ? now - sent_at : 0);
     if (replying && (scenario == ALONE || (scenario == PAIRS && from_other)))
         say(c, now_ns());
@@ -104,6 +100,17 @@ static void top_up(void)
         say(connections, now_ns());
 }
 
+/* A slow member takes 400 bytes every 20 ms. */
+static void sip(void)
+{
+    static uint64_t next;
+    uint64_t now = sipping ? now_ns() : 0;
+    if (sipping && now >= next) {
+        connection_sip(hampered, 400);
+        next = now + SECOND / 50;
+    }
+}
+
 /* Wait for `ns` at the most, and handle what has come. */
 static int poll_events(uint64_t ns)
 {
@@ -114,6 +121,7 @@ static int poll_events(uint64_t ns)
         connection_event(events[i].data.ptr, events[i].events);
         top_up();
     }
+    sip();
     return n;
 }
 
@@ -157,40 +165,13 @@ static void connect_all(void)
         fail("%llu of %d connections were refused", (unsigned long long)tally.closed, count);
 }
 
-/* CPU seconds that the server has used so far. */
-static double server_cpu(void)
+/* CPU seconds that the server's processes have used so far. */
+static double cpu_of_server(void)
 {
-    char path[64], line[1024] = "";
-    unsigned long user = 0, system = 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", server_pid);
-    FILE *file = fopen(path, "r");
-    if (!file)
-        return 0;
-    char *rest = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
-    fclose(file);
-    if (rest)
-        sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
-    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
-}
-
-static double own_cpu(void)
-{
-    struct rusage r;
-    getrusage(RUSAGE_SELF, &r);
-    return (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) + (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1e6;
-}
-
-/* CPU seconds that everything on this machine has used so far. */
-static double all_cpu(void)
-{
-    unsigned long user = 0, nice = 0, system = 0, irq = 0, softirq = 0;
-    FILE *file = fopen("/proc/stat", "r");
-    if (!file)
-        return 0;
-    if (fscanf(file, "cpu %lu %lu %lu %*u %*u %lu %lu", &user, &nice, &system, &irq, &softirq) != 5)
-        user = 0;
-    fclose(file);
-    return (double)(user + nice + system + irq + softirq) / (double)sysconf(_SC_CLK_TCK);
+    double sum = 0;
+    for (const char *pid = server_pids; *pid; pid += strcspn(pid, ","), pid += *pid == ',')
+        sum += cpu_of(atoi(pid));
+    return sum;
 }
 
 struct moment {
@@ -201,7 +182,7 @@ struct moment {
 
 static struct moment moment_now(void)
 {
-    return (struct moment){now_ns(), server_cpu(), own_cpu(), all_cpu(), tally};
+    return (struct moment){now_ns(), cpu_of_server(), cpu_own(), cpu_all(), tally};
 }
 
 /* Who sends next when messages leave at a rate: all in turn, or all senders. */
@@ -235,7 +216,7 @@ static void load_until(uint64_t end, double *next)
 static uint64_t await_rest(void)
 {
     uint64_t progress = now_ns(), before = 0;
-    while ((tally.deliveries < due() || (protocol != SEED && tally.acknowledged < tally.sent)) && !tally.closed
+    while ((tally.deliveries < due() || (dialect->acknowledges && tally.acknowledged < tally.sent)) && !tally.closed
            && now_ns() - progress < PATIENCE) {
         poll_events(SECOND / 50);
         if (tally.deliveries != before) {
@@ -244,7 +225,7 @@ static uint64_t await_rest(void)
         }
     }
     poll_for(SECOND / 5);
-    if (protocol != SEED && tally.acknowledged != tally.sent)
+    if (dialect->acknowledges && tally.acknowledged != tally.sent)
         tally.refused += 1;
     return due() > tally.deliveries ? due() - tally.deliveries : 0;
 }
@@ -268,14 +249,14 @@ static int report_load(const struct moment *a, const struct moment *b, uint64_t 
     printf("\"messages_per_s\":%.1f,\"deliveries_per_s\":%.1f,\"max_ms\":%.3f,"
            "\"frame_bytes\":%.1f,\"deliveries_per_read\":%.2f,\"server_cpu\":%.3f,\"load_cpu\":%.3f,"
            "\"others_cpu\":%.3f,\"checked\":%llu,\"sent\":%llu,\"lost\":%llu,\"gaps\":%llu,\"duplicates\":%llu,\"damaged\":%llu,"
-           "\"refused\":%llu,\"closed\":%llu,\"pings\":%llu}\n",
+           "\"refused\":%llu,\"closed\":%llu,\"pings\":%llu,\"behind\":%llu}\n",
            messages / window, deliveries / window, (double)delays.highest / 1e6,
            (double)(b->tally.bytes - a->tally.bytes) / (deliveries ? deliveries : 1),
            deliveries / (double)(b->tally.reads - a->tally.reads + 1), server / window, own / window,
            others > 0 ? others / window : 0, (unsigned long long)tally.deliveries, (unsigned long long)tally.sent,
            (unsigned long long)lost, (unsigned long long)tally.gaps, (unsigned long long)tally.duplicates,
            (unsigned long long)tally.damaged, (unsigned long long)tally.refused, (unsigned long long)tally.closed,
-           (unsigned long long)tally.pings);
+           (unsigned long long)tally.pings, (unsigned long long)behind);
     return lost || tally.gaps || tally.duplicates || tally.damaged || tally.refused || tally.closed
            || tally.deliveries != due();
 }
@@ -297,12 +278,21 @@ static int run_load(void)
         for (int i = 0; i < count; i++)
             say(&connections[i], now_ns());
     top_up();
+    if (hampered) {
+        sipping = slow;
+        connection_pause(hampered, 1);
+    }
     load_until(now_ns() + (uint64_t)(warm_up * 1e9), &next);
     struct moment begin = moment_said("begin");
     measuring = 1;
     load_until(begin.time + (uint64_t)(seconds * 1e9), &next);
     measuring = replying = 0;
     struct moment end = moment_said("end");
+    if (hampered) {
+        behind = tally.sent - hampered->others;
+        sipping = 0;
+        connection_pause(hampered, 0);
+    }
     return report_load(&begin, &end, await_rest());
 }
 
@@ -312,9 +302,9 @@ static int run_connections(void)
     connect_all();
     struct moment end = moment_now();
     double took = (double)(end.time - begin.time) / 1e9;
-    printf("{\"connections\":%d,\"connections_per_s\":%.0f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f,"
+    printf("{\"connections\":%d,\"seconds\":%.3f,\"connections_per_s\":%.0f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f,"
            "\"server_cpu\":%.3f,\"load_cpu\":%.3f}\n",
-           count, count / took, histogram_ms(&connects, .5), histogram_ms(&connects, .99), (double)connects.highest / 1e6,
+           count, took, count / took, histogram_ms(&connects, .5), histogram_ms(&connects, .99), (double)connects.highest / 1e6,
            (end.server - begin.server) / took, (end.own - begin.own) / took);
     fflush(stdout);
     if (scenario == IDLE) {
@@ -329,13 +319,14 @@ static int run_connections(void)
 
 static void read_options(int argc, char **argv)
 {
-    enum { SCENARIO, PROTOCOL, MEMBERS, IN_FLIGHT, RATE, SECONDS, WARM_UP, TEXT_BYTES, HANDSHAKES, SERVER_PID };
+    enum { SCENARIO, PROTOCOL, MEMBERS, IN_FLIGHT, RATE, SECONDS, WARM_UP, TEXT_BYTES, HANDSHAKES, SERVER_PID, HAMPER };
     static const struct option options[] = {
         {"scenario", 1, 0, SCENARIO},     {"protocol", 1, 0, PROTOCOL},     {"members", 1, 0, MEMBERS},
         {"in-flight", 1, 0, IN_FLIGHT},   {"rate", 1, 0, RATE},             {"seconds", 1, 0, SECONDS},
         {"warm-up", 1, 0, WARM_UP},       {"text-bytes", 1, 0, TEXT_BYTES}, {"handshakes", 1, 0, HANDSHAKES},
-        {"server-pid", 1, 0, SERVER_PID}, {0, 0, 0, 0}};
-    const char *members = NULL;
+        {"server-pid", 1, 0, SERVER_PID}, {"hamper", 1, 0, HAMPER},       {0, 0, 0, 0}};
+    const char *members = NULL, *hamper = "";
+    dialect = dialect_named("seed");
     scenario = -1;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) >= 0;)
         switch (option) {
@@ -344,11 +335,7 @@ static void read_options(int argc, char **argv)
                 if (!strcmp(optarg, SCENARIOS[i]))
                     scenario = (enum scenario)i;
             break;
-        case PROTOCOL:
-            for (int i = 0; i < PROTOCOL_COUNT; i++)
-                if (!strcmp(optarg, PROTOCOLS[i]))
-                    protocol = (enum protocol)i;
-            break;
+        case PROTOCOL: dialect = dialect_named(optarg); break;
         case MEMBERS: members = optarg; break;
         case IN_FLIGHT: in_flight = strtoull(optarg, NULL, 10); break;
         case RATE: rate = atof(optarg); break;
@@ -356,12 +343,18 @@ static void read_options(int argc, char **argv)
         case WARM_UP: warm_up = atof(optarg); break;
         case TEXT_BYTES: text_bytes = strtoull(optarg, NULL, 10); break;
         case HANDSHAKES: handshakes = atoi(optarg); break;
-        case SERVER_PID: server_pid = atoi(optarg); break;
+        case SERVER_PID: server_pids = optarg; break;
+        case HAMPER: hamper = optarg; break;
         default: fail("see the top of bench/load.c for what can be asked");
         }
-    if ((int)scenario < 0 || (scenario == RELAY && !rate) || !members || text_bytes < 30 || text_bytes > 60000)
-        fail("needs --scenario fanout|pairs|relay|alone|idle|storm, --members FILE, for relay --rate; --text-bytes is 30 to 60000");
+    if ((int)scenario < 0 || (scenario == RELAY && !rate) || (*hamper && !(scenario == FANOUT && rate)) || !members || text_bytes < 30 || text_bytes > 60000)
+        fail("needs --scenario fanout|pairs|relay|alone|idle|storm, --members FILE, for relay and --hamper --rate; --text-bytes is 30 to 60000");
     read_members(members);
+    if (*hamper) {
+        hampered = &connections[count - 1];
+        hampered->hampered = 1;
+        slow = !strcmp(hamper, "slow");
+    }
 }
 
 int main(int argc, char **argv)

@@ -7,12 +7,13 @@ import statistics
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from bench.scenarios import Scenario, Store
-from bench.servers import BINARIES, ROOT, BenchError, Server
+from bench.processes import BINARIES, ROOT, BenchError, Process
+from bench.scenarios import Scenario
+from bench.start import start
 
 Figures = dict[str, float]
 SETTLE_SECONDS = 5.0
@@ -20,24 +21,24 @@ SETTLE_SECONDS = 5.0
 
 @dataclass
 class Results:
-    """The figures of every run so far, by scenario and store, in the order of the rounds."""
+    """The figures of every run so far, by scenario and server, in the order of the rounds."""
 
-    runs: dict[tuple[str, Store], list[Figures]] = field(default_factory=dict)
+    runs: dict[tuple[str, str], list[Figures]] = field(default_factory=dict)
 
-    def add(self, scenario: Scenario, store: Store, figures: Figures) -> None:
+    def add(self, scenario: str, server: str, figures: Figures) -> None:
         """Keep one run's figures."""
-        self.runs.setdefault((scenario.name, store), []).append(figures)
+        self.runs.setdefault((scenario, server), []).append(figures)
 
-    def median(self, name: str, store: Store, figure: str) -> float | None:
+    def median(self, scenario: str, server: str, figure: str) -> float | None:
         """The median over the rounds; None if it was not measured."""
-        values = [run[figure] for run in self.runs.get((name, store), []) if figure in run]
+        values = [run[figure] for run in self.runs.get((scenario, server), []) if figure in run]
         return statistics.median(values) if values else None
 
-    def share(self, name: str, store: Store, of: Store, figure: str) -> float | None:
-        """How much of `of` the store reached: the median over the rounds, each compared within itself."""
-        pairs = zip(self.runs.get((name, store), []), self.runs.get((name, of), []), strict=False)
-        shares = [a[figure] / b[figure] for a, b in pairs if figure in a]
-        return statistics.median(shares) if shares else None
+    def ratio(self, one: tuple[str, str], other: tuple[str, str], figure: str) -> float | None:
+        """The median over the rounds of one's figure divided by the other's, each compared within its round."""
+        pairs = zip(self.runs.get(one, []), self.runs.get(other, []), strict=False)
+        ratios = [a[figure] / b[figure] for a, b in pairs if figure in a and b.get(figure)]
+        return statistics.median(ratios) if ratios else None
 
 
 @dataclass(frozen=True)
@@ -49,44 +50,48 @@ class Settings:
     profile: str = ""
 
 
-def run(scenario: Scenario, store: Store, settings: Settings, results: Results) -> Figures:
-    """Measure a scenario on a store once, with everything fresh. Raises BenchError if a single message went wrong."""
+def run(scenario: Scenario, name: str, settings: Settings, results: Results) -> Figures:
+    """Measure a scenario on a server once, with everything fresh. Raises BenchError if a single message went wrong."""
     scratch = ROOT / "var"
     scratch.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch) as scratch_name:
+        folder = Path(scratch_name)
         members = folder / "members"
         if scenario.kind == "idle":
-            with Server(store, folder) as server:
-                server.make_members(scenario, members)
-            with Server(store, folder, settings.profile) as server:  # fresh again: nothing left over from making them
+            with start(name, scenario, folder) as server:
+                tokens = server.make_tokens(scenario)
+            with start(name, scenario, folder, settings.profile) as server:  # nothing is left over from making them
+                server.write_members(scenario, members, tokens)
                 return idle(scenario, server, members)
-        with Server(store, folder, settings.profile) as server:
+        with start(name, scenario, folder, settings.profile) as server:
             server.make_members(scenario, members)
             command = load_command(scenario, server, members)
             if scenario.kind != "storm":
                 command += [f"--seconds={settings.seconds}", f"--warm-up={settings.warm_up}"]
             if scenario.half_of:
-                command.append(f"--rate={results.runs[scenario.half_of, store][-1]['messages_per_s'] / 2}")
+                scenario = replace(scenario, rate=results.runs[scenario.half_of, name][-1]["messages_per_s"] / 2)
+            if scenario.rate:
+                command.append(f"--rate={scenario.rate}")
             load = subprocess.run(command, stdout=subprocess.PIPE, check=False)
             check_status(scenario, server, load.returncode, load.stdout)
             return read_figures(load.stdout)
 
 
-def load_command(scenario: Scenario, server: Server, members: Path) -> list[str]:
+def load_command(scenario: Scenario, server: Process, members: Path) -> list[str]:
     """bench/load for this scenario."""
     return [
         str(BINARIES / "load"),
         f"--scenario={scenario.kind}",
-        f"--protocol={scenario.protocol}",
+        f"--protocol={server.speaks(scenario.protocol)}",
         f"--members={members}",
         f"--in-flight={scenario.in_flight}",
         f"--handshakes={scenario.handshakes}",
-        f"--server-pid={server.pid}",
+        f"--server-pid={','.join(map(str, server.pids()))}",
+        *([f"--hamper={scenario.hamper}"] if scenario.hamper else []),
     ]
 
 
-def idle(scenario: Scenario, server: Server, members: Path) -> Figures:
+def idle(scenario: Scenario, server: Process, members: Path) -> Figures:
     """What connections that are only there cost: resident memory before and after, and the CPU that they use."""
     time.sleep(1)
     before = server.resident_kb()
@@ -122,7 +127,7 @@ def read_figures(said: bytes) -> Figures:
     return figures
 
 
-def check_status(scenario: Scenario, server: Server, status: int, report: bytes) -> None:
+def check_status(scenario: Scenario, server: Process, status: int, report: bytes) -> None:
     """A run that lost, doubled or spoilt anything is no run."""
     if status:
         where = f"{scenario.name} on {server.store} failed its checks (status {status})"

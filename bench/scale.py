@@ -20,11 +20,12 @@ from typing import Final
 from unittest import SkipTest
 
 from bench import scale_report
+from bench.processes import BINARIES, ROOT, BenchError
 from bench.runs import pipes, read_figures
 from bench.scale_client import MEASURES, measure, subjects
 from bench.scale_fill import CROWD, SIZES, one_of, secret
 from bench.scale_report import Results
-from bench.servers import BINARIES, ROOT, BenchError, Server
+from bench.servers import Server
 
 sys.path.append(str(ROOT / "tests"))  # where the engines are that tests start as well
 from engine_redis import RedisEngine

@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import msgspec
 
+from bench.processes import BenchError
 from bench.runs import Figures
 from bench.scale_fill import CROWD, LOG, ROAMER, Size, author, one_of, room, secret
-from bench.servers import BenchError, Server
+from bench.servers import Server
 
 TRIES: Final = 40
 PAGE: Final = 50  # messages in a page of history

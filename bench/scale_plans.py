@@ -18,10 +18,10 @@ from typing import Any, Final, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from bench.processes import ROOT
 from bench.scale_client import MEASURES, NAMES, PAGE, Subject, subjects
 from bench.scale_databases import Call, Database, MariaDb, Redis, Sqlite
 from bench.scale_fill import SIZES, secret, settings_of
-from bench.servers import ROOT
 from mercury import commands
 from mercury.tap import make_store
 

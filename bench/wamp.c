@@ -22,17 +22,11 @@ void wamp_hello(struct connection *c)
     send_text(c, "[1,\"mercury\",{\"roles\":{\"publisher\":{},\"subscriber\":{}},\"authmethods\":[\"anonymous\"]}]");
 }
 
-/* How a PUBLISH begins, up to the first two bytes of the text; the request's id is the message's number. */
-int wamp_say_start(const struct connection *c, char *frame, size_t room)
+/* How a PUBLISH begins; the request's id is the message's number. */
+int wamp_begin(const struct connection *c, char *frame, size_t room)
 {
-    return snprintf(frame, room, "[16,%u,{\"acknowledge\":true,\"exclude_me\":false},\"" TOPIC "%s\",[\"~T", c->sent,
+    return snprintf(frame, room, "[16,%u,{\"acknowledge\":true,\"exclude_me\":false},\"" TOPIC "%s\",[\"", c->sent,
                     c->room);
-}
-
-static int begins(const char *frame, size_t size, const char *with)
-{
-    size_t length = strlen(with);
-    return size >= length && !memcmp(frame, with, length);
 }
 
 static int has(const char *frame, size_t size, const char *what)
@@ -51,11 +45,9 @@ static void subscribed(struct connection *c, const char *frame, size_t size)
 {
     const char *id = frame + strlen("[33,1,");
     snprintf(c->event, sizeof c->event, "[36,%.*s,", (int)(frame + size - 1 - id), id);
-    if (protocol == ROUTER)
-        connection_ready(c); /* it has no log to catch up with */
 }
 
-static void check_other_event(struct connection *c, const char *frame, size_t size)
+static void other_event(struct connection *c, const char *frame, size_t size)
 {
     tally.other_events++;
     if (has(frame, size, "\"type\":\"joined\"") || has(frame, size, "\"type\":\"left\""))
@@ -64,27 +56,34 @@ static void check_other_event(struct connection *c, const char *frame, size_t si
         c->seq = check_caught_up(frame, size);
         if (c->state == LOGGING_IN)
             connection_ready(c);
-    } else {
-        tally.refused++;
-        check_complain(c, "not expected", frame, size);
-    }
+    } else
+        check_refused(c, "not expected", frame, size);
 }
 
-void check_wamp_frame(struct connection *c, const char *frame, size_t size, uint64_t now)
+void wamp_frame(struct connection *c, const char *frame, size_t size, uint64_t now)
 {
-    if (*c->event && begins(frame, size, c->event)) {
+    if (size < 2 || frame[size - 1] != ']') {
+        check_refused(c, "not a whole JSON text", frame, size);
+    } else if (*c->event && begins_with(frame, size, c->event)) {
         if (check_is_message(frame, size))
             check_message(c, frame, size, now);
         else
-            check_other_event(c, frame, size);
-    } else if (begins(frame, size, "[17,")) {
+            other_event(c, frame, size);
+    } else if (begins_with(frame, size, "[17,")) {
         tally.acknowledged++;
-    } else if (begins(frame, size, "[2,") && c->state == LOGGING_IN) {
+    } else if (begins_with(frame, size, "[2,") && c->state == LOGGING_IN) {
         welcomed(c);
-    } else if (begins(frame, size, "[33,1,") && !*c->event) {
+    } else if (begins_with(frame, size, "[33,1,") && !*c->event) {
         subscribed(c, frame, size);
     } else {
-        tally.refused++; /* an ERROR, an ABORT, an event of another subscription */
-        check_complain(c, "not expected", frame, size);
+        check_refused(c, "not expected", frame, size); /* an ERROR, an ABORT, an event of another subscription */
     }
+}
+
+/* A router has no log to catch up with: who has subscribed is ready. */
+void router_frame(struct connection *c, const char *frame, size_t size, uint64_t now)
+{
+    wamp_frame(c, frame, size, now);
+    if (*c->event && c->state == LOGGING_IN)
+        connection_ready(c);
 }

@@ -21,10 +21,11 @@ from typing import Final, Literal
 
 from bench import report
 from bench.crossbar import VERSION, Crossbar, install
+from bench.processes import LOAD_CORE, ROOT, BenchError, pin
 from bench.report import TRAFFIC, cell, table
 from bench.runs import Figures, check_status, load_command, read_figures
 from bench.scenarios import Scenario
-from bench.servers import LOAD_CORE, ROOT, BenchError, Server, pin
+from bench.servers import Server
 
 Who = Literal["v2", "wamp", "crossbar"]
 Runs = dict[tuple[Who, int], list[Figures]]  # by who it was and how many messages were on the way

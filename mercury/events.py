@@ -30,6 +30,7 @@ def _seconds(whole: int) -> str:
     return (EPOCH_1970 + timedelta(seconds=whole)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+@lru_cache(maxsize=64)  # a batch has one time for all of its messages
 def rfc3339(micros: int) -> str:
     """Microseconds since 1970 as RFC 3339 in UTC with microseconds: 2026-11-22T05:32:54.000001Z."""
     whole, fraction = divmod(micros, 1_000_000)

@@ -30,6 +30,7 @@ from mercury import __version__, closing, events
 from mercury.config import Config, storage_type
 from mercury.core.chat import Chat
 from mercury.core.passwords import Passwords
+from mercury.epoll import quicken
 from mercury.errors import MercuryError
 from mercury.listening import Listening
 from mercury.logs import log_stream, observer
@@ -89,6 +90,7 @@ class MercuryService(Service):
     def startService(self) -> None:
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
+        quicken(self._reactor)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._systemd.reload, self.reload))
         self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 

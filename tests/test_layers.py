@@ -23,6 +23,7 @@ LAYERS = (
         "mercury.manual",
         "mercury.tap",
         "mercury.service",
+        "mercury.epoll",
         "mercury.listening",
         "mercury.reloading",
         "mercury.systemd",

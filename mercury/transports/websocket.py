@@ -33,7 +33,7 @@ from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
 from mercury.transports.tls import is_of_tls
-from mercury.transports.writing import plain, waiting, write_through
+from mercury.transports.writing import plain, through, waiting
 
 HEADER_BYTES = 16384  # of an opening handshake
 RETRY_SECONDS = 1  # until who is refused with 503 should come back
@@ -121,6 +121,8 @@ class WebSocketConnection(WebSocketServerProtocol):
         self.factory.counts.open(self)
         super().connectionMade()
         self._plain = plain(self.transport)
+        if self._plain is not None:
+            self.write = through(self, self._plain)  # type: ignore[method-assign]
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -290,18 +292,17 @@ class WebSocketConnection(WebSocketServerProtocol):
                 timer.cancel()
         if not self._gone:
             self._gone = True
+            self.__dict__.pop("write", None)  # it holds on to the socket
             self.factory.counts.close(self, self.ended_with)
             serving(self._served, self.door.closed)
 
     # IConnection, for the session
 
     def write(self, data: bytes) -> None:
+        """By TLS; else through() has taken its place."""
         if self.state == self.STATE_OPEN:
             self.bytes_out += len(data)
-            if self._plain is not None:
-                write_through(self._plain, data)
-            else:
-                self.transport.write(data)
+            self.transport.write(data)
 
     def ping(self, payload: bytes) -> None:
         self.write(frame(PING, payload))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.tcp import Connection
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
@@ -26,25 +26,35 @@ def plain(transport: Any) -> Any:
     return transport if isinstance(transport, Connection) and not getattr(transport, "TLS", False) else None
 
 
-def write_through(transport: Any, data: bytes) -> None:
-    """Write to a plain() transport."""
-    if (
-        transport.connected
-        and not transport.disconnecting
-        and not transport.dataBuffer
-        and not transport._tempDataBuffer
-    ):
-        try:
-            sent = transport.socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            sent = 0  # the reactor will find the same and close the connection properly
-        if sent == len(data):
+class Write(Protocol):
+    """Takes what is to be written."""
+
+    def __call__(self, data: bytes) -> None: ...
+
+
+def through(connection: Any, transport: Any) -> Write:
+    """What writes to a plain() transport for as long as the WebSocket `connection` is open, and counts the bytes.
+
+    It is called for each delivery, so it is one function that has all at hand and calls but one other.
+    """
+    send, is_open = transport.socket.send, connection.STATE_OPEN
+
+    def write(data: bytes) -> None:
+        if connection.state != is_open:
             return
-        if sent:
+        size = len(data)
+        connection.bytes_out += size
+        if not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting):
+            try:
+                sent = send(data)
+            except OSError:  # full; for anything else the reactor will find the same and close the connection properly
+                sent = 0
+            if sent == size:
+                return
             data = data[sent:]
-    transport.write(data)
+        transport.write(data)
+
+    return write
 
 
 def waiting(transport: Any) -> int:

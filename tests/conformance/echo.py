@@ -73,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="echo", description=__doc__)
     parser.add_argument("--frame-bytes", type=int, default=Config().limits.frame_bytes)
     parser.add_argument("--compression", action="store_true")
+    parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; default: a free one")
     options = parser.parse_args()
     factory = WebSocketFactory(
         EchoDoor,
@@ -80,7 +81,7 @@ def main() -> None:
         limits=Limits(frame_bytes=options.frame_bytes, handshake_seconds=HANDSHAKE_SECONDS),
         ws=Ws(compression=options.compression),
     )
-    address: Any = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost()
+    address: Any = reactor.listenTCP(options.port, factory, interface="127.0.0.1").getHost()
     print(address.port, flush=True)
     stdio.StandardIO(UntilClosed())
     reactor.run()

@@ -1,0 +1,1 @@
+"""Servers that others have made, to be measured beside Mercury."""

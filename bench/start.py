@@ -1,0 +1,62 @@
+"""Which server belongs to which name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from unittest import SkipTest
+
+from bench.processes import ROOT, SERVER_CORE, BenchError, Process, free_ports
+from bench.scenarios import Scenario
+from bench.servers import Floor, Server
+
+sys.path.append(str(ROOT / "tests"))  # where the engines are that tests start as well
+from engines import MariaDb
+
+#: As on a server of one's own: memory for what is in use, and a log that is long enough for checkpoints to be rare.
+MARIADB_OPTIONS = ("--innodb-buffer-pool-size=1G", "--innodb-log-file-size=1G")
+
+
+class Echo(Process):
+    """A WebSocket echo, with no chat: Mercury's protocol class as the conformance suite has it, or plain Autobahn."""
+
+    def __init__(self, module: str, folder: Path) -> None:
+        (self.ws_port,) = free_ports(1)
+        command = [sys.executable, "-m", module, f"--port={self.ws_port}"]
+        self.launch(module, folder, command, os.environ | {"PYTHONPATH": str(ROOT)}, SERVER_CORE)
+
+
+class ServerOnMariaDb(Server):
+    """Mercury with a MariaDB of its own, which syncs each commit and has the load's core."""
+
+    def __init__(self, folder: Path, profile: str = "") -> None:
+        (folder / "mariadb").mkdir(exist_ok=True)
+        try:
+            self.engine = MariaDb(folder / "mariadb", *MARIADB_OPTIONS)
+        except SkipTest as missing:
+            raise BenchError(str(missing)) from None
+        self.engine.start()
+        flags = ["--storage.type=mysql", "--mysql.host=127.0.0.1", f"--mysql.port={self.engine.port}"]
+        super().__init__("mariadb", folder, profile, flags)
+
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            self.engine.kill()
+
+
+def start(name: str, scenario: Scenario, folder: Path, profile: str = "") -> Process:
+    """A fresh server for a scenario. `profile`: where Mercury writes its cProfile figures, or empty."""
+    match name:
+        case "floor":
+            return Floor(folder)
+        case "mariadb":
+            return ServerOnMariaDb(folder, profile)
+        case "echo":
+            return Echo("tests.conformance.echo", folder)
+        case "autobahn":
+            return Echo("bench.rivals.autobahn_echo", folder)
+        case _:
+            return Server(name, folder, profile)
