@@ -234,7 +234,7 @@ class ReadContract(OpenStore):
 
     @pytest_twisted.ensureDeferred
     async def test_of_many_who_ask_at_once_each_is_told_of_their_own(self, store: Any) -> None:
-        """Whatever goes together on the way: names and digests that are alike, or that nobody knows of, are told apart."""
+        """Whatever goes together on the way: names and digests that are alike, or unknown, are told apart."""
         names = ["a", "a'", 'a"', "a\0", "A", "a%", "a\\", "ä", *(f"m{n}" for n in range(150))]
         known = [name for name in names if name != "a\0"]
         await put(store, *(joined(f"of {name}", name) for name in known))
