@@ -77,6 +77,7 @@ class SqliteStore(SqliteAccounts):
         self._reader: Pool | None = None
         self._tokens: Together[bytes, Token | None] | None = None
         self._places: Together[tuple[str, str], list[Place]] | None = None
+        self._slices: Together[tuple[Keys, str, int, int], Slice] | None = None
 
     @property
     def load(self) -> list[Load]:
@@ -94,6 +95,7 @@ class SqliteStore(SqliteAccounts):
         self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE", use="writing")
         self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, use="reading")
         self._tokens, self._places = Together(self._reader, _find_tokens), Together(self._reader, _find_places)
+        self._slices = Together(self._reader, _slices)
         try:
             if self._beside:
                 await self._reader.run(check_version)
@@ -152,7 +154,7 @@ class SqliteStore(SqliteAccounts):
         return self._write(self._appender.append, drafts, ctime, self.rooms_per_member, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
-        return self._read(_slice, self.keys, rid, after, limit)
+        return self._slices.ask((self.keys, rid, after, limit)) if self._slices else _not_open()
 
     def history(
         self, rid: str, before: int | None, after: int | None, limit: int
@@ -261,6 +263,10 @@ def _begin_anew(cursor: Any, now: int) -> tuple[str, int]:
 
 def _reseal(cursor: Any, texts: Sequence[tuple[bytes, int]]) -> None:
     cursor.executemany(sql.RESEAL, texts)
+
+
+def _slices(cursor: Any, asked: Sequence[tuple[Keys, str, int, int]]) -> list[Slice]:
+    return [_slice(cursor, *one) for one in asked]
 
 
 def _slice(cursor: Any, keys: Keys, rid: str, after: int, limit: int) -> Slice:
