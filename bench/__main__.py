@@ -1,6 +1,6 @@
 """Measure Mercury: `make bench`, or `make bench ARGS="--quick"`. The tables are printed as Markdown.
 
-`make bench ARGS="cluster"`, "scale" and "wamp" measure something else: see bench/cluster.py, scale.py and wamp.py.
+`make bench ARGS="check"`, "cluster", "scale" and "wamp" do something else: see the modules of these names.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ import sys
 import time
 from collections.abc import Iterable
 
-from bench import cluster, report, scale, wamp
+from bench import check, cluster, report, scale, side_by_side, wamp
 from bench.processes import BINARIES, LOAD_CORE, BenchError, pin
 from bench.runs import Figures, Results, Settings, run
-from bench.scenarios import BY_NAME, NAMES, QUICK, SCENARIOS, Scenario, takes_part
+from bench.scenarios import BY_NAME, NAMES, QUICK, QUICK_ON, SCENARIOS, Scenario, takes_part
+from bench.start import prepare
 
+WARM_UP = 0.5  # seconds
 Plan = list[tuple[Scenario, list[str]]]  # scenarios, each with its servers
+PARTS = {"check": check.main, "cluster": cluster.main, "scale": scale.main, "wamp": wamp.main}
 
 
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, 3 rounds of 2 s")
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, without rivals, 3 rounds")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"of {', '.join(BY_NAME)}")
     parser.add_argument("--store", "--server", metavar="NAME[,NAME]", help=f"only on these, of {', '.join(NAMES)}")
     parser.add_argument("--rounds", type=int, help="runs of each scenario and store (5)")
-    parser.add_argument("--seconds", type=float, help="measured seconds of a run (3)")
+    parser.add_argument("--seconds", type=float, default=2, help="measured seconds of a run (2)")
     parser.add_argument(
         "--server-profile", default="", metavar="FILE", help="write the server's cProfile figures there"
     )
@@ -45,7 +48,7 @@ def names(said: str | None, known: Iterable[str], option: str) -> list[str]:
 def chosen(arguments: argparse.Namespace) -> Plan:
     """The scenarios to run, in their order, each with its servers. Half of something needs that something first."""
     wanted = names(arguments.only or (",".join(QUICK) if arguments.quick else None), BY_NAME, "--only")
-    servers = names(arguments.store, NAMES, "--store")
+    servers = names(arguments.store or (",".join(QUICK_ON) if arguments.quick else None), NAMES, "--store")
     needed = {BY_NAME[name].half_of for name in wanted} | set(wanted)
     plan = [(s, [server for server in s.servers if server in servers]) for s in SCENARIOS if s.name in needed]
     if not (plan := [(scenario, on) for scenario, on in plan if on]):
@@ -96,19 +99,24 @@ def main() -> None:
         print(f"Other programs keep this machine busy (load {os.getloadavg()[0]:.1f}): figures suffer", file=sys.stderr)
     pin(LOAD_CORE)
     rounds = arguments.rounds or (3 if arguments.quick else 5)
-    settings = Settings(arguments.seconds or (2 if arguments.quick else 3), 1, arguments.server_profile)
+    settings = Settings(arguments.seconds, WARM_UP, arguments.server_profile)
+    plan = chosen(arguments)
+    for server in {server for _, servers in plan for server in servers}:
+        prepare(server)
     begun = time.monotonic()
-    results = measure(chosen(arguments), rounds, settings)
+    results = measure(plan, rounds, settings)
     command = "make bench" + (f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else "")
-    text = report.full(results, command, rounds)
+    text = report.full(results, command, rounds, side_by_side.tables(results))
     print(f"{text}\n{time.monotonic() - begun:.0f} s. Every message came exactly once, in order and unharmed.")
     if arguments.write:
-        report.write(text, report.plots(results))
+        report.write(text, side_by_side.plots(results))
 
 
 if __name__ == "__main__":
     try:
-        part = {"cluster": cluster.main, "scale": scale.main, "wamp": wamp.main}.get("".join(sys.argv[1:2]))
+        part = {"check": check.main, "cluster": cluster.main, "scale": scale.main, "wamp": wamp.main}.get(
+            "".join(sys.argv[1:2])
+        )
         part(sys.argv[2:]) if part else main()
     except BenchError as error:
         sys.exit(f"bench: {error}")

@@ -1,11 +1,12 @@
 /* The floor: the least that a chat server can do, to show what the machine and the load generator can take.
  *
- *   floor PORT
+ *   floor PORT [lose|double|swap|alter|stray|cut]
  *
  * It stores nothing, checks no token (a token is the name of the room to be in), and forgets everybody who leaves. It
  * numbers a room's messages, forms each frame once, joins all frames of a loop turn and gives them to each connection
  * in one system call. The frames are those of the protocol without a subprotocol, as bench/load reads them; a short
- * text that is no message goes back to who sent it.
+ * text that is no message goes back to who sent it. With a fault's name it commits it once, on one member's hundredth
+ * delivery: that is how `make bench ARGS="check"` sees that bench/load notices.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -43,6 +44,7 @@ static struct room *rooms[ROOMS];
 static struct connection **dirty;
 static size_t dirty_count, dirty_room;
 static int epoll;
+static const char *fault; /* to be committed; NULL: none */
 
 /* Room for `wanted` items in a growing array. */
 static void *grown(void *array, size_t *room, size_t wanted, size_t item)
@@ -111,6 +113,42 @@ static void queue(struct connection *c, const char *data, size_t size)
     }
 }
 
+/* Deliver a frame, but for the fault. */
+static void deliver(struct connection *c, char *frame, size_t size)
+{
+    static unsigned deliveries;
+    static struct bytes {
+        char data[1024];
+        size_t size;
+    } held; /* it comes after the next one */
+    static struct connection *unlucky;
+    if (!fault || (unlucky && c != unlucky)) {
+        queue(c, frame, size);
+        return;
+    }
+    unlucky = c;
+    int now = ++deliveries == 100;
+    if (now && !strcmp(fault, "cut"))
+        leave(c);
+    if (now && !strcmp(fault, "swap"))
+        memcpy(held.data, frame, held.size = size < sizeof held.data ? size : sizeof held.data);
+    if (c->fd < 0 || (now && (held.size || !strcmp(fault, "lose"))))
+        return;
+    char *spoilt = !now ? NULL : !strcmp(fault, "alter") ? frame + size - 8
+                 : !strcmp(fault, "stray") ? strchr(memmem(frame, size, "\"rid\":\"", 7), ',') - 2 : NULL;
+    if (spoilt)
+        *spoilt ^= 1;
+    queue(c, frame, size);
+    if (spoilt)
+        *spoilt ^= 1;
+    if (now && !strcmp(fault, "double"))
+        queue(c, frame, size);
+    if (!now && held.size) {
+        queue(c, held.data, held.size);
+        held.size = 0;
+    }
+}
+
 static void message(struct connection *from, char *p, size_t size)
 {
     static unsigned long id;
@@ -121,7 +159,7 @@ static void message(struct connection *from, char *p, size_t size)
         echo[0] = (char)0x81;
         echo[1] = (char)size;
         if (size < 126)
-            queue(from, echo, size + 2);
+            deliver(from, echo, size + 2);
         return;
     }
     text += 8;
@@ -138,7 +176,7 @@ static void message(struct connection *from, char *p, size_t size)
         start[3] = (char)n;
     }
     for (size_t i = 0; i < r->count; i++)
-        queue(r->members[i], start, (size_t)(frame + 4 + n - start));
+        deliver(r->members[i], start, (size_t)(frame + 4 + n - start));
 }
 
 /* GET /ws/connect?token=ROOM&member=NAME */
@@ -208,6 +246,7 @@ int main(int argc, char **argv)
     static struct epoll_event events[512], listening = {.events = EPOLLIN};
     struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(argc > 1 ? (unsigned short)atoi(argv[1]) : 0),
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    fault = argc > 2 ? argv[2] : NULL;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(listener, (struct sockaddr *)&here, sizeof here) || listen(listener, 4096)) {

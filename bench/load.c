@@ -247,12 +247,13 @@ static int report_load(const struct moment *a, const struct moment *b, uint64_t 
     putchar('{');
     report_quantiles();
     printf("\"messages_per_s\":%.1f,\"deliveries_per_s\":%.1f,\"max_ms\":%.3f,"
-           "\"frame_bytes\":%.1f,\"deliveries_per_read\":%.2f,\"server_cpu\":%.3f,\"load_cpu\":%.3f,"
-           "\"others_cpu\":%.3f,\"checked\":%llu,\"sent\":%llu,\"lost\":%llu,\"gaps\":%llu,\"duplicates\":%llu,\"damaged\":%llu,"
+           "\"frame_bytes\":%.1f,\"deliveries_per_read\":%.2f,\"server_cpu\":%.3f,\"server_us_per_delivery\":%.3f,"
+           "\"load_cpu\":%.3f,\"others_cpu\":%.3f,\"checked\":%llu,\"sent\":%llu,\"lost\":%llu,\"gaps\":%llu,\"duplicates\":%llu,\"damaged\":%llu,"
            "\"refused\":%llu,\"closed\":%llu,\"pings\":%llu,\"behind\":%llu}\n",
            messages / window, deliveries / window, (double)delays.highest / 1e6,
            (double)(b->tally.bytes - a->tally.bytes) / (deliveries ? deliveries : 1),
-           deliveries / (double)(b->tally.reads - a->tally.reads + 1), server / window, own / window,
+           deliveries / (double)(b->tally.reads - a->tally.reads + 1), server / window,
+           server / (deliveries ? deliveries : 1) * 1e6, own / window,
            others > 0 ? others / window : 0, (unsigned long long)tally.deliveries, (unsigned long long)tally.sent,
            (unsigned long long)lost, (unsigned long long)tally.gaps, (unsigned long long)tally.duplicates,
            (unsigned long long)tally.damaged, (unsigned long long)tally.refused, (unsigned long long)tally.closed,

@@ -46,9 +46,18 @@ class Process:
     ws_port: int
 
     def launch(
-        self, store: str, folder: Path, command: Sequence[str], environment: Mapping[str, str], core: int | None
+        self,
+        store: str,
+        folder: Path,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        core: int | None,
+        sockets: Sequence[int] = (),
     ) -> None:
-        """Start the process. Its standard input stays open until it is stopped, or until the benchmark has gone."""
+        """Start the process. Its standard input stays open until it is stopped, or until the benchmark has gone.
+
+        `sockets`: file descriptors that it gets as well.
+        """
         self.store = store
         self.log = folder / "server.log"
         with self.log.open("ab") as log:
@@ -60,6 +69,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 preexec_fn=lambda: pin(core),
+                pass_fds=sockets,
             )
         self.pid = self.process.pid
 
@@ -99,6 +109,16 @@ class Process:
         except OSError:
             return False
         return True
+
+    def wait_for_child(self) -> None:
+        """Return when it has started the one process that does the work, and take that one's pid."""
+        end = time.monotonic() + START_SECONDS
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        while not (pids := children.read_text().split()):
+            if time.monotonic() > end:
+                raise BenchError(f"the {self.store} server started no process of its own:\n{self.tail()}")
+            time.sleep(0.05)
+        (self.pid,) = map(int, pids)
 
     def stop(self) -> None:
         """Ask it to end; insist after STOP_SECONDS."""

@@ -11,13 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from bench import svg
 from bench.expected import EXPECTED
 from bench.processes import ROOT, BenchError
 from bench.runs import Results
-from bench.scenarios import BY_NAME, NAMES, SCENARIOS, Kind
+from bench.scenarios import BY_NAME, NAMES, RIVALS, SCENARIOS, Kind, fewer
 
 DOCUMENT = ROOT / "docs" / "performance.md"
+DISTURBED = 0.3  # cores
+ENGINES = ("mariadb", "worker", "workers")  # whose engine counts among the other programs
 PACKAGES = ("Twisted", "autobahn", "klein", "msgspec")
 
 
@@ -43,6 +44,7 @@ TRAFFIC: Final = [
     ("bytes a frame", "frame_bytes", 0),
     ("deliveries a read", "deliveries_per_read", 1),
     ("server CPU", "server_cpu", 2),
+    ("µs of it a delivery", "server_us_per_delivery", 2),
     ("load CPU", "load_cpu", 2),
     ("others' CPU", "others_cpu", 2),
 ]
@@ -75,13 +77,13 @@ def connections(results: Results) -> str:
 
 
 def ordered(results: Results, kinds: tuple[Kind, ...]) -> list[tuple[str, str]]:
-    """What was run, in the order of scenarios.py."""
+    """What was run, in the order of scenarios.py. Rivals stand side by side elsewhere, but for the echo."""
     return [
         (scenario.name, server)
         for scenario in SCENARIOS
         if scenario.kind in kinds
         for server in scenario.servers
-        if (scenario.name, server) in results.runs
+        if (scenario.name, server) in results.runs and (server not in RIVALS or scenario.protocol == "echo")
     ]
 
 
@@ -130,14 +132,15 @@ def file_system(path: Path) -> str:
     return max(inside)[1] if inside else "an unknown file system"
 
 
-def full(results: Results, command: str, rounds: int) -> str:
-    """All tables as Markdown."""
+def full(results: Results, command: str, rounds: int, side_by_side: str) -> str:
+    """All tables as Markdown. `side_by_side`: those with the rivals."""
     how = (
-        f"Server on core 0, load on core 1. Medians of {rounds} interleaved rounds "
-        f"({max(1, rounds - 2)} of the floor and of idle connections)."
+        f"Server on core 0, load on core 1. Medians of {rounds} interleaved rounds ({fewer(rounds)} of the floor, "
+        f"python-socketio and Crossbar; of idle connections {fewer(rounds)} on SQLite, else 1).{disturbed(results)}"
     )
     parts = [
         f"{conditions(command)} {how}\n",
+        side_by_side,
         traffic(results, ("fanout", "pairs", "alone")),
         connections(results),
         expectations(results),
@@ -145,24 +148,11 @@ def full(results: Results, command: str, rounds: int) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def plots(results: Results) -> dict[str, str]:
-    """File name -> SVG, for what was run."""
-    series = ["memory", "sqlite", "floor"]
-    wanted: list[tuple[str, str, Kind, str]] = [
-        ("performance-fanout.svg", "One sender to 1,000 members: deliveries a second", "fanout", "deliveries_per_s"),
-        ("performance-pairs.svg", "Pairs: messages a second", "pairs", "messages_per_s"),
-        ("performance-delay.svg", "99% of deliveries are faster than this: ms", "fanout", "p99_ms"),
-    ]
-    drawn = {}
-    for file, title, kind, figure in wanted:
-        groups = [
-            (scenario.title, [results.median(scenario.name, store, figure) for store in series])
-            for scenario in SCENARIOS
-            if scenario.kind == kind and any((scenario.name, store) in results.runs for store in series)
-        ]
-        if groups:
-            drawn[file] = svg.bars(title, [NAMES[store] for store in series], groups)
-    return drawn
+def disturbed(results: Results) -> str:
+    """A warning, if other programs took much of the machine while this was measured."""
+    alone = [run for run in results.runs if run[1] not in ENGINES]
+    most = max((results.median(*run, "others_cpu") or 0.0 for run in alone), default=0.0)
+    return "" if most < DISTURBED else f" **Other programs took up to {most:.1f} cores meanwhile: measure again.**"
 
 
 def write(text: str, drawn: dict[str, str], name: str = "bench") -> None:

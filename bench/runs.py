@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from bench.processes import BINARIES, ROOT, BenchError, Process
+from bench.processes import BINARIES, LOAD_CORE, ROOT, BenchError, Process, pin
 from bench.scenarios import Scenario
 from bench.start import start
 
@@ -52,6 +52,7 @@ class Settings:
 
 def run(scenario: Scenario, name: str, settings: Settings, results: Results) -> Figures:
     """Measure a scenario on a server once, with everything fresh. Raises BenchError if a single message went wrong."""
+    pin(None if scenario.together else LOAD_CORE)
     scratch = ROOT / "var"
     scratch.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch) as scratch_name:
@@ -67,7 +68,7 @@ def run(scenario: Scenario, name: str, settings: Settings, results: Results) -> 
             server.make_members(scenario, members)
             command = load_command(scenario, server, members)
             if scenario.kind != "storm":
-                command += [f"--seconds={settings.seconds}", f"--warm-up={settings.warm_up}"]
+                command += [f"--seconds={settings.seconds * scenario.longer}", f"--warm-up={settings.warm_up}"]
             if scenario.half_of:
                 scenario = replace(scenario, rate=results.runs[scenario.half_of, name][-1]["messages_per_s"] / 2)
             if scenario.rate:

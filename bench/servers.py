@@ -7,18 +7,23 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.processes import BINARIES, ROOT, SERVER_CORE, BenchError, Process, free_ports
 from bench.scenarios import Scenario
 
+Answer = dict[str, dict[str, object]]
+AT_ONCE = 8  # so that Mercury's commits are shared by several calls
+
 
 class Floor(Process):
-    """bench/floor.c. It speaks the seed protocol, or echoes."""
+    """bench/floor.c. It speaks the seed protocol, or echoes. `fault`: what it does wrong once, or empty."""
 
-    def __init__(self, folder: Path, core: int | None = SERVER_CORE) -> None:
+    def __init__(self, folder: Path, core: int | None = SERVER_CORE, fault: str = "") -> None:
         (self.ws_port,) = free_ports(1)
-        self.launch("floor", folder, [str(BINARIES / "floor"), str(self.ws_port)], os.environ, core)
+        command = [str(BINARIES / "floor"), str(self.ws_port), *([fault] if fault else [])]
+        self.launch("floor", folder, command, os.environ, core)
 
     def speaks(self, protocol: str) -> str:
         return protocol if protocol == "echo" else "seed"
@@ -70,22 +75,36 @@ class Server(Process):
         rooms: dict[str, list[str]] = {}
         for i, member in enumerate(members):
             rooms.setdefault(scenario.room(i), []).append(member)
-        api = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=30)
-        tokens = [str(call(api, "GET", f"/api/token/{member}")["body"]["token"]) for member in members]
-        for room, inside in rooms.items():
-            for start in range(0, len(inside), 100):
-                names = "-".join(inside[start : start + 100])
-                call(api, "POST", f"/api/room/add?room={room}&member={names}")
-        api.close()
-        return tokens
+        made = self.calls("GET", [f"/api/token/{member}" for member in members])
+        adding = [
+            f"/api/room/add?room={room}&member={'-'.join(inside[start : start + 100])}"
+            for room, inside in rooms.items()
+            for start in range(0, len(inside), 100)
+        ]
+        self.calls("POST", adding)
+        return [str(answer["body"]["token"]) for answer in made]
+
+    def calls(self, method: str, paths: Sequence[str]) -> list[Answer]:
+        """Several calls over several connections. The answers, in their order."""
+
+        def some(first: int) -> list[Answer]:
+            api = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=30)
+            try:
+                return [call(api, method, path) for path in paths[first::AT_ONCE]]
+            finally:
+                api.close()
+
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            answers = list(threads.map(some, range(AT_ONCE)))
+        return [answers[i % AT_ONCE][i // AT_ONCE] for i in range(len(paths))]
 
 
-def call(api: http.client.HTTPConnection, method: str, path: str) -> dict[str, dict[str, object]]:
+def call(api: http.client.HTTPConnection, method: str, path: str) -> Answer:
     """One REST call on a connection that stays open."""
     api.request(method, path, headers={"Content-Length": "0"} if method == "POST" else {})
     response = api.getresponse()
     body = response.read()
     if response.status != 200:
         raise BenchError(f"{method} {path}: {response.status} {body.decode(errors='replace')[:300]}")
-    answer: dict[str, dict[str, object]] = json.loads(body)
+    answer: Answer = json.loads(body)
     return answer

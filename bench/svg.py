@@ -1,12 +1,12 @@
-"""Charts as SVG text: groups of bars that start at zero, the value at the end of each bar; and lines."""
+"""Charts as SVG text: groups of bars that start at zero, with the value at the end; and lines."""
 
 from __future__ import annotations
 
 from html import escape
 from math import ceil, floor, log10
 
-WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 780, 280, 60, 18, 14, 62
-COLOURS = ("#2b6cb0", "#dd8a1f", "#9aa5b1")
+WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 780, 150, 60, 18, 20, 46
+OURS, RIVAL, FLOOR = "#2b6cb0", "#dd8a1f", "#cbd5e0"
 LINES = ("#2b6cb0", "#63b3ed", "#c05621", "#f6ad55", "#9aa5b1", "#38a169")
 
 
@@ -28,28 +28,22 @@ def heading(title: str, height: int) -> str:
     )
 
 
-def bars(title: str, series: list[str], groups: list[tuple[str, list[float | None]]]) -> str:
-    """A chart of `groups`, each with one value for each of the `series`; None leaves that bar out."""
-    highest = max(value for _, row in groups for value in row if value is not None)
-    scale = (WIDTH - LEFT - RIGHT) / highest
+def bars(title: str, groups: list[tuple[str, list[tuple[str, float, str]]]]) -> str:
+    """A chart of groups, each with a heading, a scale of its own, and bars: label, value, colour."""
     body: list[str] = []
     y = TOP
     for label, row in groups:
-        present = [(i, value) for i, value in enumerate(row) if value is not None]
-        middle = y + len(present) * BAR / 2
-        body.append(f'<text x="{LEFT - 10}" y="{middle + 3:.0f}" text-anchor="end">{escape(label)}</text>')
-        for i, value in present:
+        scale = (WIDTH - LEFT - RIGHT) / max(value for _, value, _ in row)
+        body.append(f'<text x="16" y="{y + 4}" font-weight="bold">{escape(label)}</text>')
+        y += BAR
+        for name, value, colour in row:
             width = value * scale
-            body.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 3}" fill="{COLOURS[i]}"/>')
+            body.append(f'<text x="{LEFT - 10}" y="{y + 12}" text-anchor="end">{escape(name)}</text>')
+            body.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 3}" fill="{colour}"/>')
             body.append(f'<text x="{LEFT + width + 6:.1f}" y="{y + 12}">{short(value)}</text>')
             y += BAR
         y += GAP
-    legend = [
-        f'<rect x="{LEFT + 120 * i}" y="34" width="12" height="12" fill="{COLOURS[i]}"/>'
-        f'<text x="{LEFT + 120 * i + 18}" y="45">{escape(name)}</text>'
-        for i, name in enumerate(series)
-    ]
-    return "\n".join([heading(title, y), *legend, *body, "</svg>\n"])
+    return "\n".join([heading(title, y), *body, "</svg>\n"])
 
 
 def curves(title: str, places: list[str], lines: list[tuple[str, list[float]]]) -> str:

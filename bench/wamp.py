@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench import report
-from bench.crossbar import VERSION, Crossbar, install
 from bench.processes import LOAD_CORE, ROOT, BenchError, pin
 from bench.report import TRAFFIC, cell, table
+from bench.rivals.crossbar import VERSION, Crossbar, install
 from bench.runs import Figures, check_status, load_command, read_figures
 from bench.scenarios import Scenario
 from bench.servers import Server

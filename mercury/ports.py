@@ -302,13 +302,17 @@ class IWire(Interface):
 
 
 class IConnection(Interface):
-    """One client's connection, as its session sees it. No method raises, whatever has become of the peer."""
+    """One client's connection, as its session sees it. Only deliver() may raise, whatever has become of the peer."""
 
     peer: str = Attribute("The client's address, for operators and logs.")
     number: int = Attribute("Which one it is of all that this process has had, for operators and logs.")
 
     def write(data: bytes) -> None:
         """Send bytes that a wire made. When the peer does not read, Session.slow() follows; it still may be called."""
+
+    def deliver(data: bytes) -> int:
+        """write() for what is told to many at once: how many of the bytes were sent. It may raise OSError, when none
+        were; what is left is for write(), before anything else. May be another function each time it is asked for."""
 
     def ping(payload: bytes) -> None:
         """Ask for proof that all written before has arrived: Session.pong(payload) follows."""

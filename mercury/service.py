@@ -32,6 +32,7 @@ from mercury.core.chat import Chat
 from mercury.core.passwords import Passwords
 from mercury.epoll import quicken
 from mercury.errors import MercuryError
+from mercury.garbage import look_seldom
 from mercury.listening import Listening
 from mercury.logs import log_stream, observer
 from mercury.reloading import reload
@@ -91,6 +92,7 @@ class MercuryService(Service):
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
         quicken(self._reactor)
+        look_seldom()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._systemd.reload, self.reload))
         self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 

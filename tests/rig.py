@@ -244,6 +244,10 @@ class Ear:
     def write(self, data: bytes) -> None:
         self.heard += [json.loads(line) for line in data.splitlines()]
 
+    def deliver(self, data: bytes) -> int:
+        self.write(data)
+        return len(data)
+
     def ping(self, payload: bytes) -> None:
         self.session.pong(payload)
 

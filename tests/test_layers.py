@@ -24,6 +24,7 @@ LAYERS = (
         "mercury.tap",
         "mercury.service",
         "mercury.epoll",
+        "mercury.garbage",
         "mercury.listening",
         "mercury.reloading",
         "mercury.systemd",

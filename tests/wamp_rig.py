@@ -156,6 +156,10 @@ class Client:
         if self.code is None:
             self.heard += [READ[self.name](payload) for payload in payloads(data, self.name != "wamp.2.json")]
 
+    def deliver(self, data: bytes) -> int:
+        self.write(data)
+        return len(data)
+
     def ping(self, payload: bytes) -> None:
         """It stays open without."""
 

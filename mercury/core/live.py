@@ -104,15 +104,13 @@ class Listener(ABC):
     `mid`, `device`: whose it is; mid is empty until it is logged in. `token`: the digest of what it logged in with.
     `out`: frames that the outbox gathers. `rooms`: where it listens, each with the seq up to which delivery is proved.
     `opening`: None, or while the member's places are being read, what changed meanwhile: for a room the seq of the last
-    join or leave, and whether it was a join. `is_slow`: its socket is full, so nothing live is written to it. `deliver`
-    takes what a room's live sessions are told.
+    join or leave, and whether it was a join. `is_slow`: its socket is full, so nothing live is written to it.
     """
 
-    __slots__ = ("connection", "deliver", "device", "is_slow", "mid", "opening", "out", "rooms", "token", "wire")
+    __slots__ = ("connection", "device", "is_slow", "mid", "opening", "out", "rooms", "token", "wire")
 
     def __init__(self, connection: IConnection, wire: IWire) -> None:
         self.connection = connection
-        self.deliver = connection.write
         self.wire = wire
         self.mid = ""
         self.device = ""

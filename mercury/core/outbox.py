@@ -7,7 +7,7 @@ for 1,000 members that halves what there is to do.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from twisted.logger import Logger
 
@@ -16,14 +16,15 @@ from mercury.serving import serving
 
 
 class Outbox:
-    """Gathers frames for sessions. Holds nest."""
+    """Gathers frames for sessions. Holds nest. `delivered_bytes`: how many went straight to sockets, ever."""
 
     log = Logger()
 
     def __init__(self) -> None:
+        self.delivered_bytes = 0
         self._holds = 0
         self._dirty: list[Listener] = []
-        self._spreads: list[tuple[Iterable[Listener], bytes]] = []
+        self._spreads: list[tuple[Sequence[Listener], bytes]] = []
 
     def hold(self) -> None:
         """Gather until the matching release()."""
@@ -46,7 +47,7 @@ class Outbox:
             self._flush()
 
     def spread(self, sessions: Collection[Listener], data: bytes) -> None:
-        """put() for a room: the sessions' own `deliver` is told, and they are not asked to prove anything."""
+        """put() for a room: in one go where that is possible, and the sessions are not asked to prove anything."""
         self._spreads.append((tuple(sessions), data))
         if not self._holds:
             self._flush()
@@ -60,23 +61,42 @@ class Outbox:
     def _flush(self) -> None:
         spreads, self._spreads = self._spreads, []
         for sessions, data in spreads:
-            for session in sessions:
-                if session.out or len(session.rooms) > 1:  # it was told something before, or another room may tell it
-                    self._gather((session,), data)
-                    continue
-                try:
-                    session.deliver(data)
-                except Exception:
-                    self._failed(session)
+            self._deliver(sessions, data, len(spreads) == 1)
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             out = session.out
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
+            self._write(session, data)
+
+    def _deliver(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> None:
+        """Tell all these sessions; `alone` says that no other room is told anything now.
+
+        Nothing else that is done for a message is done for each of its receivers, so this loop has little in it.
+        """
+        size, left = len(data), 0
+        for session in sessions:
+            if session.out or not (alone or len(session.rooms) == 1):  # it is told something before, or perhaps behind
+                self._gather((session,), data)
+                left += size
+                continue
             try:
-                session.write(data)
+                sent = session.connection.deliver(data)
+            except OSError:
+                sent = 0
             except Exception:
                 self._failed(session)
+                continue
+            if sent != size:
+                self._write(session, data[sent:])
+                left += size - sent
+        self.delivered_bytes += size * len(sessions) - left
+
+    def _write(self, session: Listener, data: bytes) -> None:
+        try:
+            session.write(data)
+        except Exception:
+            self._failed(session)
 
     def _failed(self, session: Listener) -> None:
         """One connection that fails must not starve the rest."""

@@ -56,7 +56,9 @@ class Wire:
 
     def event(self, event: Event) -> bytes:
         payloads = self._codec.event(event)
-        if len(payloads) == 1:  # as nearly always
+        if not payloads:
+            return b""
+        if len(payloads) == 1:
             return self.frame(payloads[0])
         return b"".join([self.frame(payload) for payload in payloads])
 

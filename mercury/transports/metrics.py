@@ -147,7 +147,7 @@ METRICS: Final = (
     Metric(
         "mercury_sent_bytes_total", "counter",
         "Bytes of frames given to WebSocket connections, TLS aside; neither handshakes nor close frames.",
-        lambda seen: seen.counts.bytes_out(),
+        lambda seen: seen.counts.bytes_out() + seen.chat.hub.outbox.delivered_bytes,
     ),
     Metric(
         "mercury_sessions", "gauge", "Sessions that have logged in; of goTalk those that poll.", _sessions, "protocol"

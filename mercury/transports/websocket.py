@@ -116,7 +116,7 @@ class WebSocketConnection(Opening):
         super().connectionMade()
         self._plain = plain(self.transport)
         if self._plain is not None:
-            self.write = through(self, self._plain)  # type: ignore[method-assign]
+            self._put = through(self, self._plain)  # type: ignore[assignment, method-assign]
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -131,15 +131,18 @@ class WebSocketConnection(Opening):
             SERVED.reset(token)
 
     def _received(self, data: bytes) -> None:
-        if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
+        if self.state == self.STATE_OPEN:
+            if not (self.data or self.inside_message or self.current_frame is not None):
+                longest, door = self.factory.limits.frame_bytes, self.door
+                taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
+                if taken == len(data):
+                    return
+                data = data[taken:]
+                if are_many:
+                    self._wait_a_turn()
+        elif self.state == self.STATE_CONNECTING and len(self.data) + len(data) > HEADER_BYTES:
             self.failHandshake("the request is too long", 431)
             return
-        if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            longest, door = self.factory.limits.frame_bytes, self.door
-            taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
-            data = data[taken:]
-            if data and are_many:
-                self._wait_a_turn()
         if data or self.current_frame is not None:
             self.data += data
             self.consumeData()
@@ -284,17 +287,30 @@ class WebSocketConnection(Opening):
                 timer.cancel()
         if not self._gone:
             self._gone = True
-            self.__dict__.pop("write", None)  # it holds on to the socket
+            for name in ("_put", "deliver"):  # they hold on to the socket
+                self.__dict__.pop(name, None)
             self.factory.counts.close(self, self.ended_with)
             serving(self._served, self.door.closed)
 
     # IConnection, for the session
 
     def write(self, data: bytes) -> None:
+        if self.state == self.STATE_OPEN:
+            self.bytes_out += self._put(data)
+
+    def deliver(self, data: bytes) -> int:
+        return self._put(data)
+
+    def _put(self, data: bytes) -> int:
         """By TLS; else through() has taken its place."""
         if self.state == self.STATE_OPEN:
-            self.bytes_out += len(data)
             self.transport.write(data)
+        return len(data)
+
+    def sendData(self, data: bytes, *args: Any, **kwargs: Any) -> None:
+        """Autobahn's way out, by which go handshakes, pongs and goodbyes. What follows waits for it."""
+        self.__dict__.pop("deliver", None)
+        super().sendData(data, *args, **kwargs)
 
     def ping(self, payload: bytes) -> None:
         self.write(frame(PING, payload))

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from mercury.config import Config, Ws
 from mercury.config_limits import Limits
+from mercury.epoll import quicken
 from mercury.protocols.seed import Seed
 from mercury.transports.frames import TEXT, DeflatedWire, Wire
 from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
@@ -84,6 +85,7 @@ def main() -> None:
     address: Any = reactor.listenTCP(options.port, factory, interface="127.0.0.1").getHost()
     print(address.port, flush=True)
     stdio.StandardIO(UntilClosed())
+    quicken(reactor)
     reactor.run()
 
 

@@ -161,6 +161,8 @@ class Device:
         self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.writes = 0
+        self.delivered = 0
+        self.begun = b""
         self.pings: list[bytes] = []
         self.code: int | None = None
         self.held = False
@@ -186,10 +188,23 @@ class Device:
 
     # IConnection
 
+    def deliver(self, data: bytes) -> int:
+        """Sockets take all, nothing, or a part."""
+        self.delivered += 1
+        match self.delivered % 4:
+            case 0:
+                raise BlockingIOError("full for now, on purpose")
+            case 1:
+                self.begun += data[:5]
+                return 5
+        self.write(data)
+        return len(data)
+
     def write(self, data: bytes) -> None:
         if self.broken:
             raise OSError("broken on purpose")
         self.writes += 1
+        data, self.begun = self.begun + data, b""
         self.heard += self.read(data)
         if self.full and not self.session.is_slow:
             self.session.slow()

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Final
 
-from bench.processes import ROOT, SERVER_CORE, START_SECONDS, BenchError, Process, free_ports
+from bench.processes import ROOT, SERVER_CORE, Process, free_ports
+from bench.rivals.install import virtualenv
 
 VERSION: Final = "26.10.1"
 PLACE: Final = ROOT / "build" / "crossbar"
@@ -23,15 +21,7 @@ REALM: Final = "mercury"
 
 def install() -> None:
     """Install it, unless that is done. Takes a minute or two."""
-    done = PLACE / f"installed-{VERSION}"
-    if done.exists():
-        return
-    print(f"Installing crossbar {VERSION} into {PLACE.relative_to(ROOT)} ...", file=sys.stderr, flush=True)
-    pip = [str(PLACE / "bin" / "pip"), "--disable-pip-version-check", "-qq", "install", f"crossbar=={VERSION}"]
-    for command in ([sys.executable, "-m", "venv", str(PLACE)], pip):
-        if subprocess.run(command, check=False).returncode:
-            raise BenchError(f"crossbar {VERSION} cannot be installed: {' '.join(command)}")
-    done.touch()
+    virtualenv(PLACE, f"crossbar=={VERSION}")
 
 
 def settings(port: int) -> dict[str, object]:
@@ -60,16 +50,7 @@ class Crossbar(Process):
 
     def wait_until_ready(self) -> None:
         super().wait_until_ready()
-        end = time.monotonic() + START_SECONDS
-        while not (routers := self._routers()):
-            if time.monotonic() > end:
-                raise BenchError(f"crossbar started no router:\n{self.tail()}")
-            time.sleep(0.05)
-        (self.pid,) = routers
-
-    def _routers(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children]
+        self.wait_for_child()
 
     def speaks(self, protocol: str) -> str:
         return "router"
