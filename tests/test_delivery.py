@@ -182,7 +182,7 @@ def test_a_slow_client_reads_the_log_when_it_has_drained(node: Clockwork) -> Non
 
 
 def test_a_client_that_fills_up_while_catching_up_goes_on_later(node: Clockwork) -> None:
-    """Page by page, as its socket takes it; it is told that it has caught up with the last one, or when there is room."""
+    """Page by page, as its socket takes it; it is told that it has caught up with the last, or when there is room."""
     node.post("r", *map(str, range(3 * PAGE)))
     ann = node.device(login=False)
     ann.full = True
