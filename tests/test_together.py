@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ class Reads:
         self.begun: list[tuple[Sequence[str], Deferred[list[str]]]] = []
         self.told: dict[str, str] = {}
         self.served: list[Served | None] = []
+        self.later: list[Callable[[], None]] = []
         pool: Any = self
         self.together = Together[str, str](pool, lambda cursor, keys: [])
 
@@ -32,6 +33,16 @@ class Reads:
         answer: Deferred[list[str]] = Deferred()
         self.begun.append((keys, answer))
         return answer
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """What Pool has."""
+        self.later.append(work)
+
+    def turn(self) -> None:
+        """The reactor comes round."""
+        later, self.later = self.later, []
+        for work in later:
+            work()
 
     def ask(self, *keys: str) -> None:
         """Ask for these, one by one."""
@@ -47,13 +58,15 @@ class Reads:
         self.told[key] = failure.value.code
 
     def answer(self, nth: int) -> None:
-        """Let a read succeed."""
+        """Let a read succeed, and the next begin."""
         keys, answer = self.begun[nth]
         answer.callback([key.upper() for key in keys])
+        self.turn()
 
     def fail(self, nth: int, code: str) -> None:
-        """Let a read fail."""
+        """Let a read fail, and the next begin."""
         self.begun[nth][1].errback(MercuryError(code, "a test says so"))  # type: ignore[arg-type]
+        self.turn()
 
     @property
     def keys(self) -> list[list[str]]:
@@ -76,6 +89,30 @@ def test_a_lone_read_begins_at_once_and_what_is_asked_meanwhile_goes_together() 
     assert reads.told == {"a": "A", "b": "B", "c": "C"}
     reads.ask("d")
     assert reads.keys[2:] == [["d"]]
+
+
+def test_what_comes_right_after_a_read_goes_together_too() -> None:
+    reads = Reads()
+    reads.ask("a")
+    _, answer = reads.begun[0]
+    answer.callback(["A"])
+    reads.ask("b", "c")
+    assert reads.keys == [["a"]]
+    reads.turn()
+    assert reads.keys == [["a"], ["b", "c"]]
+
+
+def test_answers_that_take_long_are_handed_out_some_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "SHARE", -1.0)
+    reads = Reads()
+    reads.ask("a", "b", "c", "d")
+    reads.answer(0)
+    reads.begun[1][1].callback(["B", "C", "D"])
+    assert [*reads.told] == ["a", "b"]
+    reads.turn()
+    assert [*reads.told] == ["a", "b", "c"]
+    reads.turn()
+    assert [*reads.told] == ["a", "b", "c", "d"]
 
 
 def test_a_read_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from mercury.ports import IStore, IWire
 from mercury.serving import begin, serving
 
 PAGE = 64  # entries, and no more than pages.PAGE_BYTES of them
-READERS = 8  # readings at once
+READERS = 32  # readings at once
 RETRY = 1.0  # seconds until the next try when the store is away
 
 
