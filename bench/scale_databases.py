@@ -154,7 +154,7 @@ class Sqlite:
         self._steps = 0
 
     def end(self) -> Call:
-        return Call(by_name(self._statements, r"\?\d", sqlite_sql, sqlite_log), self._steps)
+        return Call(by_name(self._statements, r"\?\d|%s", sqlite_sql, sqlite_log), self._steps)
 
     def plan(self, statement: str) -> list[str]:
         with closing(sqlite3.Connection(self._path)) as connection:

@@ -68,13 +68,15 @@ class Carries(Protocol):
 class Load:
     """The calls of a store through one of its pools of connections, or through its only connection.
 
-    `running`: calls that wait or are being done. `unavailable`: calls that ended so, ever. `waits`: seconds until a
-    connection was free for a call, where calls have to wait for that.
+    `running`: calls that wait or are being done; one may be for many. `waiting`: calls that wait to go together into
+    the next one. `unavailable`: calls that ended so, ever. `waits`: seconds until a connection was free for a call,
+    where calls have to wait for that.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.running = 0
+        self.waiting = 0
         self.unavailable = 0
         self.waits = Histogram(SECONDS)
 

@@ -233,6 +233,21 @@ class ReadContract(OpenStore):
     # Marks
 
     @pytest_twisted.ensureDeferred
+    async def test_of_many_who_ask_at_once_each_is_told_of_their_own(self, store: Any) -> None:
+        """Whatever goes together on the way: names and digests that are alike, or unknown, are told apart."""
+        names = ["a", "a'", 'a"', "a\0", "A", "a%", "a\\", "ä", *(f"m{n}" for n in range(150))]
+        known = [name for name in names if name != "a\0"]
+        await put(store, *(joined(f"of {name}", name) for name in known))
+        for n, name in enumerate(known):
+            await store.put_token(Token(bytes([n] * 32), name, n + 1), 10)
+        await store.move_cursors([Cursor(f"of {name}", name, "phone", 1) for name in known[::2]])
+        places = await gatherResults([store.places(name, "phone") for name in names])
+        expected = {name: [(f"of {name}", 1 if name in known[::2] else None)] for name in known}
+        assert [[(p.rid, p.delivered) for p in found] for found in places] == [expected.get(name, []) for name in names]
+        tokens = await gatherResults([store.token(bytes([n] * 32)) for n in range(200)])
+        assert [token.mid if token else None for token in tokens] == known + [None] * (200 - len(known))
+
+    @pytest_twisted.ensureDeferred
     async def test_a_cursor_never_moves_backwards_nor_past_the_head(self, store: Any) -> None:
         await put(store, joined("r", "a"), *[message("r", "a")] * 4)
         stands = []

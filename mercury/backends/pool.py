@@ -75,6 +75,11 @@ class Pool:
         """
         return self._run(work, *args, **kwargs).addErrback(self._count)
 
+    def soon(self, work: Callable[[], None]) -> None:
+        """Call `work` two turns later: in the first the reactor reads what has come meanwhile."""
+        clock = self._connections._reactor
+        clock.callLater(0, clock.callLater, 0, work)
+
     def _count(self, failure: Failure) -> Failure:
         self.load.unavailable += getattr(failure.value, "code", "") == "unavailable"
         return failure

@@ -35,8 +35,9 @@ from mercury.backends.sqlite_schema import (
     make_file,
     migrate,
 )
-from mercury.backends.sqlite_sql import entries_in, insert, to_json
+from mercury.backends.sqlite_sql import ask, entries_in, insert, to_json
 from mercury.backends.sqlite_sweep import sweep
+from mercury.backends.together import Together
 from mercury.counts import Load
 from mercury.errors import MercuryError
 from mercury.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
@@ -50,6 +51,8 @@ READERS = 2  # threads
 LAST = 2**63 - 1  # no seq is greater
 
 _marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
+_places = msgspec.json.Decoder(list[tuple[int, Place]])
+_tokens = msgspec.json.Decoder(list[tuple[int, str, int]])
 
 
 @implementer(IStore, IAccounts)
@@ -74,6 +77,9 @@ class SqliteStore(SqliteAccounts):
         self._claim: int | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None
+        self._tokens: Together[bytes, Token | None] | None = None
+        self._places: Together[tuple[str, str], list[Place]] | None = None
+        self._slices: Together[tuple[Keys, str, int, int], Slice] | None = None
 
     @property
     def load(self) -> list[Load]:
@@ -90,6 +96,8 @@ class SqliteStore(SqliteAccounts):
         reading = connections(self._path, READERS, read_only=True)
         self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE", use="writing")
         self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, use="reading")
+        self._tokens, self._places = Together(self._reader, _find_tokens), Together(self._reader, _find_places)
+        self._slices = Together(self._reader, _slices)
         try:
             if self._beside:
                 await self._reader.run(check_version)
@@ -148,7 +156,7 @@ class SqliteStore(SqliteAccounts):
         return self._write(self._appender.append, drafts, ctime, self.rooms_per_member, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
-        return self._read(_slice, self.keys, rid, after, limit)
+        return self._slices.ask((self.keys, rid, after, limit)) if self._slices else _not_open()
 
     def history(
         self, rid: str, before: int | None, after: int | None, limit: int
@@ -194,7 +202,8 @@ class SqliteStore(SqliteAccounts):
         return self._read(_row, sql.IS_MEMBER, mid).addCallback(bool)
 
     def places(self, mid: str, device: str) -> Deferred[list[Place]]:
-        return self._read(_value, list[Place], sql.PLACES, mid, device).addCallback(sorted, key=attrgetter("rid"))
+        places = self._places.ask((mid, device)) if self._places else _not_open()
+        return places.addCallback(sorted, key=attrgetter("rid"))
 
     # Marks
 
@@ -210,7 +219,7 @@ class SqliteStore(SqliteAccounts):
         return self._write(_put_token, token, keep)
 
     def token(self, digest: bytes) -> Deferred[Token | None]:
-        return self._read(_token, sql.TOKEN, digest)
+        return self._tokens.ask(digest) if self._tokens else _not_open()
 
     def tokens(self, mid: str) -> Deferred[list[Token]]:
         return self._read(_rows, sql.TOKENS, mid).addCallback(lambda found: [Token(*row) for row in found])
@@ -256,6 +265,10 @@ def _begin_anew(cursor: Any, now: int) -> tuple[str, int]:
 
 def _reseal(cursor: Any, texts: Sequence[tuple[bytes, int]]) -> None:
     cursor.executemany(sql.RESEAL, texts)
+
+
+def _slices(cursor: Any, asked: Sequence[tuple[Keys, str, int, int]]) -> list[Slice]:
+    return [_slice(cursor, *one) for one in asked]
 
 
 def _slice(cursor: Any, keys: Keys, rid: str, after: int, limit: int) -> Slice:
@@ -305,6 +318,21 @@ def _move_reads(cursor: Any, marks: Sequence[ReadMark]) -> list[int | None]:
             answers[place] = new
     if stand:
         insert(cursor, sql.SET_READS, [(*member, 0, *mark) for member, mark in stand.items()], sql.SET_READS_OF)
+    return answers
+
+
+def _find_places(cursor: Any, devices: Sequence[tuple[str, str]]) -> list[list[Place]]:
+    answers: list[list[Place]] = [[] for _ in devices]
+    rows = [(nth, *device) for nth, device in enumerate(devices)]
+    for nth, place in _places.decode(ask(cursor, sql.PLACES, rows)):
+        answers[nth].append(place)
+    return answers
+
+
+def _find_tokens(cursor: Any, digests: Sequence[bytes]) -> list[Token | None]:
+    answers: list[Token | None] = [None] * len(digests)
+    for nth, mid, expires in _tokens.decode(ask(cursor, sql.TOKEN, list(enumerate(digests)))):
+        answers[nth] = Token(digests[nth], mid, expires)
     return answers
 
 

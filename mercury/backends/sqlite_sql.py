@@ -97,12 +97,13 @@ SELECT json_group_array(mid) FROM
 HEADS = """
 SELECT json_group_object(rid, head) FROM room WHERE rid IN (SELECT value FROM json_each(?1)) AND NOT deleted
 """
+#: Of many members' devices, each place with which of them it is of. %s: see ask().
 PLACES = """
-SELECT json_group_array(json_object('rid', r.rid, 'head', r.head, 'joined', m.joined, 'read', m.read,
-    'unread', r.messages - m.read_nth, 'delivered', c.seq))
-  FROM membership AS m CROSS JOIN room AS r ON r.key = m.room
-  LEFT JOIN cursor AS c ON c.mid = m.mid AND c.device = ?2 AND c.room = m.room
-  WHERE m.mid = ?1
+WITH asked (nth, mid, device) AS (VALUES %s)
+SELECT json_group_array(json_array(asked.nth, json_object('rid', r.rid, 'head', r.head, 'joined', m.joined,
+    'read', m.read, 'unread', r.messages - m.read_nth, 'delivered', c.seq)))
+  FROM asked CROSS JOIN membership AS m ON m.mid = asked.mid CROSS JOIN room AS r ON r.key = m.room
+  LEFT JOIN cursor AS c ON c.mid = m.mid AND c.device = asked.device AND c.room = m.room
 """
 IS_MEMBER = "SELECT 1 FROM member WHERE mid = ?1"
 #: The room's key, and whether somebody is in.
@@ -133,7 +134,12 @@ SET_READS_OF = "ON CONFLICT (room, mid) DO UPDATE SET read = excluded.read, read
 
 # Tokens
 
-TOKEN = "SELECT digest, mid, expires FROM token WHERE digest = ?1"
+#: Many tokens, each with which of those asked for it is.
+TOKEN = """
+WITH asked (nth, digest) AS (VALUES %s)
+SELECT json_group_array(json_array(asked.nth, t.mid, t.expires))
+  FROM asked CROSS JOIN token AS t ON t.digest = asked.digest
+"""
 TOKENS = "SELECT digest, mid, expires FROM token WHERE mid = ?1"
 ADD_MEMBER = "INSERT OR IGNORE INTO member VALUES (?1)"
 PUT_TOKEN = "INSERT OR REPLACE INTO token VALUES (?1, ?2, ?3)"
@@ -197,6 +203,24 @@ def insert(cursor: Any, how: str, rows: Sequence[Sequence[object]], conflict: st
         part = rows[start : start + count]
         cursor.execute(_insert(how, len(part[0]), count, conflict), list(chain.from_iterable(part)))
         start += count
+
+
+def ask(cursor: Any, select: str, rows: Sequence[Sequence[object]]) -> str:
+    """The one value that a SELECT with such rows in its VALUES answers with.
+
+    They are bound, not JSON: a name may be any text, and a digest is none. The rows are made up to a power of two by
+    NULLs, which are equal to nothing: SQLite keeps a few plans instead of one for each number.
+    """
+    size = 1 << (len(rows) - 1).bit_length()
+    padding = [None] * (size - len(rows)) * len(rows[0])
+    value: str
+    (value,) = cursor.execute(_asking(select, len(rows[0]), size), [*chain.from_iterable(rows), *padding]).fetchone()
+    return value
+
+
+@cache
+def _asking(select: str, columns: int, rows: int) -> str:
+    return select % ",".join([f"({','.join('?' * columns)})"] * rows)
 
 
 @cache

@@ -8,7 +8,9 @@ do not fall upon the store.
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from collections import deque
+
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -23,7 +25,7 @@ from mercury.ports import IStore, IWire
 from mercury.serving import begin, serving
 
 PAGE = 64  # entries, and no more than pages.PAGE_BYTES of them
-READERS = 8  # readings at once
+READERS = 32  # readings at once
 RETRY = 1.0  # seconds until the next try when the store is away
 
 
@@ -50,22 +52,32 @@ class Reader:
 
     def __init__(self, store: IStore) -> None:
         self._store = store
-        self._turns = DeferredSemaphore(READERS)
-        self._reading: dict[tuple[str, int], list[Deferred[Page]]] = {}
+        self._asked: dict[tuple[str, int], list[Deferred[Page]]] = {}
+        self._waiting: deque[tuple[str, int]] = deque()
+        self._reading = 0
 
     def read(self, rid: str, after: int) -> Deferred[Page]:
         """The entries of a room above `after`, PAGE of them at most."""
         key = (rid, after)
-        waiting = self._reading.setdefault(key, [])
+        asked = self._asked.setdefault(key, [])
         page: Deferred[Page] = Deferred()
-        waiting.append(page)
-        if len(waiting) == 1:
-            self._turns.run(self._store.read, rid, after, PAGE).addBoth(self._done, key)
+        asked.append(page)
+        if len(asked) == 1:
+            self._waiting.append(key)
+            self._next()
         return page
 
+    def _next(self) -> None:
+        while self._waiting and self._reading < READERS:
+            self._reading += 1
+            key = self._waiting.popleft()
+            self._store.read(*key, PAGE).addBoth(self._done, key)
+
     def _done(self, result: object, key: tuple[str, int]) -> None:
+        self._reading -= 1
+        self._next()
         answer = Page(result) if isinstance(result, Slice) else result
-        for waiting in self._reading.pop(key):
+        for waiting in self._asked.pop(key):
             waiting.callback(answer)  # type: ignore[arg-type]
 
 
@@ -163,6 +175,8 @@ class CatchUp:
             elif next_seq <= room.head:  # the log is shorter than we were told: it was deleted
                 next_seq = room.head + 1
             room.behind[session] = next_seq
+            if left is None and room.place(session, next_seq):
+                session.caught_up(room)  # in the same write
         finally:
             self._outbox.release()
 

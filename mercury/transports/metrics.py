@@ -202,7 +202,7 @@ METRICS: Final = (
     ),
     Metric(
         "mercury_store_calls", "gauge", "Calls of the store that wait or are being done, by pool of connections.",
-        _of_pools(lambda load: load.running), "pool",
+        _of_pools(lambda load: load.running + load.waiting), "pool",
     ),
     Metric(
         "mercury_store_wait_seconds", "histogram", "Time that calls waited for a connection of their pool.",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.error import ConnectionLost
@@ -32,6 +32,7 @@ from mercury.ports import IConnection
 from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
+from mercury.transports.opening import Opening, shared
 from mercury.transports.tls import is_of_tls
 from mercury.transports.writing import plain, through, waiting
 
@@ -42,13 +43,6 @@ NO_GOODBYE = 1006  # the code of a connection that ended without one (RFC 6455, 
 FRAMES = 256  # of one connection that are taken in one turn of the reactor: then the others have theirs
 CLOSE_SECONDS = 0.8  # for the peer's half of the closing handshake: who is revoked is gone within a second
 LINGER_SECONDS = 2.0  # for the peer to take what was written before, and by TLS to say goodbye
-
-#: What Autobahn keeps of an opening handshake.
-HANDSHAKE = (
-    "_wskey", "http_headers", "http_request_data", "http_request_host", "http_request_params", "http_request_path",
-    "http_request_uri", "http_response_data", "http_status_line", "websocket_extensions", "websocket_origin",
-    "websocket_protocols",
-)  # fmt: skip
 
 _log = Logger()
 _numbers = itertools.count(1)
@@ -93,7 +87,7 @@ class _Quiet:
 
 
 @implementer(IConnection, IPushProducer)
-class WebSocketConnection(WebSocketServerProtocol):
+class WebSocketConnection(Opening):
     """Mercury's protocol class: one WebSocket connection (RFC 6455)."""
 
     log = _Quiet()
@@ -250,8 +244,6 @@ class WebSocketConnection(WebSocketServerProtocol):
         super().onOpenHandshakeTimeout()
 
     def onOpen(self) -> None:
-        for name in HANDSHAKE:  # a kilobyte or two that nobody looks at again
-            setattr(self, name, None)
         self.door.opened(self._perMessageCompress is not None)
 
     def onMessageFrameBegin(self, length: int) -> None:
@@ -401,7 +393,7 @@ class WebSocketFactory(WebSocketServerFactory):
         limits = self.limits
         options["maxFramePayloadSize"] = options["maxMessagePayloadSize"] = property(lambda _: limits.frame_bytes)
         options["openHandshakeTimeout"] = property(lambda _: _in_whole_seconds(limits.handshake_seconds))
-        return type("WebSocketConnection", (WebSocketConnection,), {**options, "CONFIG_ATTRS": ()})
+        return type("WebSocketConnection", (WebSocketConnection,), {**shared(self), **options, "CONFIG_ATTRS": ()})
 
     def welcomes(self, origin: str | None) -> bool:
         """Whether a script from this origin (RFC 6454, 6.1) may connect. Programs name none."""
