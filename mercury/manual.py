@@ -25,8 +25,8 @@ Mercury is a chat service that an application runs beside itself. The applicatio
 clients of its users speak WebSocket. It keeps the rooms, the messages and everyone's place in them.
 
 `mercury` runs one node in the foreground, and logs to its standard output. It is the same as
-`twistd --nodaemon --pidfile= mercury`, which takes flags of twistd's own as well. With `--workers` it supervises so many
-processes, each of them a node, which serve on the same ports as one.
+`twistd --nodaemon --pidfile= mercury`, which takes flags of twistd's own as well. With `--workers` it supervises so
+many processes, each of them a node, which serve on the same ports as one.
 """
 
 SIGNALS: Final = {
