@@ -95,7 +95,6 @@ class Ports:
         with socket.socket(family) as first:
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             first.bind((interface, port))
-            first.listen()
             port = first.getsockname()[1]
         for _ in range(self._count):
             one = socket.socket(family)

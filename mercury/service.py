@@ -76,6 +76,7 @@ class MercuryService(Service):
         self._systemd = Systemd(reactor, self.is_well, line=self.siblings.tell if is_worker else None)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] = succeed(None)
+        self._leaving = False
         self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = reactor
 
@@ -99,6 +100,7 @@ class MercuryService(Service):
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._obey, "reload"))
         if self.siblings.number is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which tells us
+            self._reactor.callWhenRunning(self._heed_sigterm)
             self.siblings.open(self._obey)
         self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 
@@ -106,8 +108,13 @@ class MercuryService(Service):
         """Reload or stop, as a signal or the supervisor says."""
         if what == "reload":
             self._systemd.reload(self.reload)
-        elif self.state != "stopping":
+        elif not self._leaving:
+            self._leaving = True
             self._reactor.callWhenRunning(self._reactor.stop)
+
+    def _heed_sigterm(self) -> None:
+        """In place of Twisted's way, which fails if it comes twice: a worker hears from systemd and its supervisor."""
+        signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._obey, "stop"))
 
     def _bind(self, listening: Listening) -> IListeningPort:
         """Its listening port."""
@@ -187,8 +194,6 @@ class MercuryService(Service):
 
     async def _stop(self) -> None:
         self.state = "stopping"
-        if self.siblings.number is not None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # that of the supervisor comes as well
         self._starting.cancel()
         chat = self._chat
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])

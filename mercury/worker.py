@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from signal import Signals
+from signal import SIGTERM, Signals
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -111,7 +111,9 @@ class Worker(ProcessProtocol):
         self.has_reloaded()
         status: Any = reason.value
         how = ""
-        if status.signal is not None:
+        if status.signal == SIGTERM:
+            pass  # somebody told it to end, before it could heed that, or when it was done
+        elif status.signal is not None:
             how = f"by signal {status.signal}"
         elif status.exitCode:
             how = f"with exit code {status.exitCode}"

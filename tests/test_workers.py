@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from promises.clients import V2Client, until
 from promises.cluster import flags
 from promises.recorder import Record
 from promises.several import Several, workers_of
+from promises.talk import pause
 from promises.unit import Unit
 from pytest_twisted import ensureDeferred
 from test_start import refused
@@ -231,10 +232,15 @@ async def test_under_systemd_all_share_its_sockets(tmp_path: Path, redis: RedisE
         while (await unit.call("GET", "/readyz"))[0] != 200:
             pass
         await unit.reload()
-        for pid in workers_of(unit.pid).values():
-            os.kill(pid, signal.SIGTERM)
-        await unit.stop()
-        assert unit.processes[-1].ended.result == 0
+        pids, process = workers_of(unit.pid).values(), unit.processes[-1]
+        process.signal("TERM")
+        while not process.ended.called:
+            for pid in filter(is_alive, pids):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            await pause(0.02)
+        assert process.ended.result == 0
+        assert b"Can't stop reactor" not in unit.written()
         assert [line for line in unit.listen() if line == "STOPPING=1"] == ["STOPPING=1"]
     finally:
         for pid in workers_of(unit.pid).values() if not unit.processes[-1].ended.called else ():
