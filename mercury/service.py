@@ -96,6 +96,10 @@ class MercuryService(Service):
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
         quicken(self._reactor)
+        from mercury.transports.ring import Sender, open_ring
+        import os
+        r = open_ring() if not os.environ.get("NORING") else None
+        self._chat.hub.outbox.many = r and Sender(r)
         look_seldom()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._obey, "reload"))
         if self.siblings.number is not None:

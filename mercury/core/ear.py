@@ -53,6 +53,7 @@ class Nowhere:
 
     peer = "a long poll"
     number = 0
+    request = None
 
     def __init__(self, told: Callable[[], None]) -> None:
         self._told = told

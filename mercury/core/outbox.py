@@ -22,6 +22,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self.delivered_bytes = 0
+        self.many = None
         self._holds = 0
         self._dirty: list[Listener] = []
         self._spreads: list[tuple[Sequence[Listener], bytes]] = []
@@ -60,14 +61,29 @@ class Outbox:
 
     def _flush(self) -> None:
         spreads, self._spreads = self._spreads, []
-        for sessions, data in spreads:
-            self._deliver(sessions, data, len(spreads) == 1)
+        if self.many is not None and spreads:
+            for session, rest in self.many(self._straight(spreads)):
+                self._write(session, rest)
+        else:
+            for sessions, data in spreads:
+                self._deliver(sessions, data, len(spreads) == 1)
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             out = session.out
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._write(session, data)
+
+    def _straight(self, spreads):
+        alone = len(spreads) == 1
+        parcels = []
+        for sessions, data in spreads:
+            ready = [s for s in sessions if not s.out and (alone or len(s.rooms) == 1)]
+            if len(ready) < len(sessions):
+                self._gather([s for s in sessions if s.out or not (alone or len(s.rooms) == 1)], data)
+            parcels.append((ready, data))
+            self.delivered_bytes += len(data) * len(ready)
+        return parcels
 
     def _deliver(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> None:
         """Tell all these sessions; `alone` says that no other room is told anything now.

@@ -103,6 +103,7 @@ class WebSocketConnection(Opening):
     _plain: Any = None
     _resumed = 0
     _ended: int | None = None  # the code with which we ended it: HTTP's, or WebSocket's
+    request: bytes | None = None
     bytes_in = 0
     bytes_out = 0
 
@@ -287,7 +288,7 @@ class WebSocketConnection(Opening):
                 timer.cancel()
         if not self._gone:
             self._gone = True
-            for name in ("_put", "deliver"):  # they hold on to the socket
+            for name in ("_put", "deliver", "request"):  # they hold on to the socket
                 self.__dict__.pop(name, None)
             self.factory.counts.close(self, self.ended_with)
             serving(self._served, self.door.closed)
@@ -310,6 +311,7 @@ class WebSocketConnection(Opening):
     def sendData(self, data: bytes, *args: Any, **kwargs: Any) -> None:
         """Autobahn's way out, by which go handshakes, pongs and goodbyes. What follows waits for it."""
         self.__dict__.pop("deliver", None)
+        self.request = None
         super().sendData(data, *args, **kwargs)
 
     def ping(self, payload: bytes) -> None:

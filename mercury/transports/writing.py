@@ -16,6 +16,8 @@ from typing import Any
 from twisted.internet.tcp import Connection
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 
+from mercury.transports.ring import request
+
 
 def plain(transport: Any) -> Any:
     """The TCP or UNIX connection of Twisted's own to which bytes go as they are; None if there is none, as with TLS.
@@ -35,6 +37,7 @@ def through(connection: Any, transport: Any) -> Callable[[bytes], int]:
     times a batch: 0.1 us around each system call in place of 0.5.
     """
     send, is_open = transport.socket.send, connection.STATE_OPEN
+    ready = request(transport.socket.fileno())
 
     def put(data: bytes) -> int:
         size = len(data)
@@ -47,10 +50,10 @@ def through(connection: Any, transport: Any) -> Callable[[bytes], int]:
             except OSError:  # full; for anything else the reactor will find the same and close the connection properly
                 sent = 0
             if sent == size:
-                connection.deliver = send
+                connection.deliver, connection.request = send, ready
                 return size
             rest = data[sent:]
-        connection.deliver = put
+        connection.deliver, connection.request = put, None
         transport.write(rest)
         return size
 
