@@ -161,6 +161,7 @@ class ChatDoor:
                 "the session of {peer} has ended with {code}", peer=self._connection.peer, member=session.mid,
                 protocol=session.wire.name, code=self._connection.ended_with, session=session.number,
             )  # fmt: skip
+        del self._connection  # which knows this door: without that circle both go at once
 
 
 def _param(request: ConnectionRequest, name: str) -> str | None:

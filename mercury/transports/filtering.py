@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, NamedTuple
 
@@ -232,9 +233,15 @@ class HangUp:
 
 def ip_of(addr: Any) -> IPv4Address | IPv6Address | None:
     """A peer's IP address, None if it has none. IPv4 through an IPv6 socket is IPv4 (RFC 4291, 2.5.5.2)."""
+    host = getattr(addr, "host", None)
+    return None if host is None else _ip(host)
+
+
+@lru_cache(maxsize=1024)
+def _ip(host: str) -> IPv4Address | IPv6Address | None:
     try:
-        ip = ip_address(addr.host)
-    except (AttributeError, ValueError):
+        ip = ip_address(host)
+    except ValueError:
         return None
     return getattr(ip, "ipv4_mapped", None) or ip
 

@@ -308,6 +308,10 @@ class WampSession(Session):
 
     # The end
 
+    def closed(self) -> None:
+        super().closed()
+        self._stage = _over  # a method of its own would be a circle, which only gc would find
+
     def _say(self, message: wamp.Message) -> None:
         self._chat.hub.outbox.put((self,), self._wires.message(message))
 
@@ -347,3 +351,7 @@ class WampSession(Session):
         if why == closing.BAD_CONNECT:
             return wamp.Abort(VIOLATION, "HELLO or AUTHENTICATE did not come")
         return wamp.Abort(DENIED, why.reason)
+
+
+def _over(message: wamp.Message, raw: list[Any]) -> None:
+    """What comes after the end counts for nothing."""

@@ -32,7 +32,7 @@ from mercury.ports import IConnection
 from mercury.serving import SERVED, Served, begin, serving
 from mercury.transports.frames import PING, frame
 from mercury.transports.inbound import short_road
-from mercury.transports.opening import Opening, shared
+from mercury.transports.opening import Opening, prime, shared
 from mercury.transports.tls import is_of_tls
 from mercury.transports.writing import plain, through, waiting
 
@@ -395,7 +395,9 @@ class WebSocketFactory(WebSocketServerFactory):
         limits = self.limits
         options["maxFramePayloadSize"] = options["maxMessagePayloadSize"] = property(lambda _: limits.frame_bytes)
         options["openHandshakeTimeout"] = property(lambda _: _in_whole_seconds(limits.handshake_seconds))
-        return type("WebSocketConnection", (WebSocketConnection,), {**shared(self), **options, "CONFIG_ATTRS": ()})
+        return prime(
+            type("WebSocketConnection", (WebSocketConnection,), {**shared(self), **options, "CONFIG_ATTRS": ()})
+        )
 
     def welcomes(self, origin: str | None) -> bool:
         """Whether a script from this origin (RFC 6454, 6.1) may connect. Programs name none."""
