@@ -308,6 +308,7 @@ class IConnection(Interface):
 
     peer: str = Attribute("The client's address, for operators and logs.")
     number: int = Attribute("Which one it is of all that this process has had, for operators and logs.")
+    request: bytes | None = Attribute("What asks io_uring to send to it; None when something waits to be written.")
 
     def write(data: bytes) -> None:
         """Send bytes that a wire made. When the peer does not read, Session.slow() follows; it still may be called."""

@@ -35,6 +35,7 @@ from mercury.process import STOP_SECONDS, end_with_failure, ended_well, is_in_fo
 from mercury.reloading import reload
 from mercury.systemd import Systemd
 from mercury.transports.readiness import State
+from mercury.transports.ring import many_at_once
 from mercury.transports.siblings import Siblings
 
 COHORT_SECONDS = 0.1  # between closing some connections and some more
@@ -96,10 +97,7 @@ class MercuryService(Service):
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
         quicken(self._reactor)
-        from mercury.transports.ring import Sender, open_ring
-        import os
-        r = open_ring() if not os.environ.get("NORING") else None
-        self._chat.hub.outbox.many = r and Sender(r)
+        self._chat.hub.outbox.many = many_at_once()
         look_seldom()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._obey, "reload"))
         if self.siblings.number is not None:

@@ -225,6 +225,7 @@ class Ear:
     """A member's connected device without a socket. `heard`: the events that it was told, as dicts."""
 
     peer = "192.0.2.7:4711"
+    request: bytes | None = None
 
     def __init__(self, chat: Chat, device: str = "") -> None:
         self.number = next(_numbers)

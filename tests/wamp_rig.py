@@ -109,6 +109,7 @@ class Client:
     """One WAMP client. `heard`: all messages that it was sent, as they came. `code`: what it was closed with."""
 
     peer = "192.0.2.7:4711"
+    request: bytes | None = None
     number = 1
 
     def __init__(

@@ -53,7 +53,7 @@ class Nowhere:
 
     peer = "a long poll"
     number = 0
-    request = None
+    request: bytes | None = None
 
     def __init__(self, told: Callable[[], None]) -> None:
         self._told = told

@@ -7,22 +7,28 @@ for 1,000 members that halves what there is to do.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from twisted.logger import Logger
 
 from mercury.core.live import Listener
 from mercury.serving import serving
 
+MANY = 16  # sessions, from which on `many` is the shorter way
+
+#: Sends the same bytes to sessions, each once among them: who did not take all of them, and how many they took.
+Many = Callable[[Sequence[Listener], bytes], Iterable[tuple[Listener, int]]]
+
 
 class Outbox:
-    """Gathers frames for sessions. Holds nest. `delivered_bytes`: how many went straight to sockets, ever."""
+    """Gathers frames for sessions. Holds nest. `delivered_bytes`: how many went straight to sockets, ever. `many`: what
+    sends to many sessions at once, where something can."""
 
     log = Logger()
 
     def __init__(self) -> None:
         self.delivered_bytes = 0
-        self.many = None
+        self.many: Many | None = None
         self._holds = 0
         self._dirty: list[Listener] = []
         self._spreads: list[tuple[Sequence[Listener], bytes]] = []
@@ -61,12 +67,8 @@ class Outbox:
 
     def _flush(self) -> None:
         spreads, self._spreads = self._spreads, []
-        if self.many is not None and spreads:
-            for session, rest in self.many(self._straight(spreads)):
-                self._write(session, rest)
-        else:
-            for sessions, data in spreads:
-                self._deliver(sessions, data, len(spreads) == 1)
+        for sessions, data in spreads:
+            self._deliver(sessions, data, len(spreads) == 1)
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             out = session.out
@@ -74,28 +76,22 @@ class Outbox:
             out.clear()
             self._write(session, data)
 
-    def _straight(self, spreads):
-        alone = len(spreads) == 1
-        parcels = []
-        for sessions, data in spreads:
-            ready = [s for s in sessions if not s.out and (alone or len(s.rooms) == 1)]
-            if len(ready) < len(sessions):
-                self._gather([s for s in sessions if s.out or not (alone or len(s.rooms) == 1)], data)
-            parcels.append((ready, data))
-            self.delivered_bytes += len(data) * len(ready)
-        return parcels
-
     def _deliver(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> None:
-        """Tell all these sessions; `alone` says that no other room is told anything now.
+        """Tell all these sessions; `alone` says that no other room is told anything now."""
+        ready = [session for session in sessions if not session.out and (alone or len(session.rooms) == 1)]
+        if len(ready) < len(sessions):  # they were told something before, or perhaps will be
+            straight = set(ready)
+            self._gather([session for session in sessions if session not in straight], data)
+        self.delivered_bytes += len(data) * len(ready)
+        send = self.many if self.many is not None and len(ready) >= MANY else self._one_by_one
+        for session, sent in send(ready, data):
+            self.delivered_bytes -= len(data) - sent
+            self._write(session, data[sent:])
 
-        Nothing else that is done for a message is done for each of its receivers, so this loop has little in it.
-        """
-        size, left = len(data), 0
+    def _one_by_one(self, sessions: Sequence[Listener], data: bytes) -> Iterator[tuple[Listener, int]]:
+        """Nothing else that is done for a message is done for each of its receivers, so this loop has little in it."""
+        size = len(data)
         for session in sessions:
-            if session.out or not (alone or len(session.rooms) == 1):  # it is told something before, or perhaps behind
-                self._gather((session,), data)
-                left += size
-                continue
             try:
                 sent = session.connection.deliver(data)
             except OSError:
@@ -104,9 +100,7 @@ class Outbox:
                 self._failed(session)
                 continue
             if sent != size:
-                self._write(session, data[sent:])
-                left += size - sent
-        self.delivered_bytes += size * len(sessions) - left
+                yield session, sent
 
     def _write(self, session: Listener, data: bytes) -> None:
         try:

@@ -53,7 +53,10 @@ def through(connection: Any, transport: Any) -> Callable[[bytes], int]:
                 connection.deliver, connection.request = send, ready
                 return size
             rest = data[sent:]
-        connection.deliver, connection.request = connection._put, None  # its own _put: no circle that only gc would find
+        connection.deliver, connection.request = (
+            connection._put,
+            None,
+        )  # its own _put: no circle that only gc would find
         transport.write(rest)
         return size
 

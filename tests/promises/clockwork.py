@@ -153,6 +153,8 @@ class Device:
     """A connection in a test's hands. `heard`: what it was told. `full`: its socket takes nothing, from the next write
     on. `pings`: those not answered yet."""
 
+    request: bytes | None = None
+
     def __init__(self, node: Clockwork, member: str, name: str) -> None:
         self.node = node
         self.member = member
