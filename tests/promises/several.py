@@ -51,9 +51,13 @@ class Several(Server):
 
 
 def workers_of(pid: int) -> dict[int, int]:
-    """The process numbers of the workers that a process supervises, by the workers' numbers."""
+    """The process numbers of the workers that a process supervises, by the workers' numbers; none if it is gone."""
     found = {}
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return {}
+    for child in children:
         if (number := _number(int(child))) is not None:
             found[number] = int(child)
     return found
