@@ -124,7 +124,7 @@ async def test_all_connections_of_a_store_are_encrypted(tls: Any) -> None:
             clients = tls.engine.ask("CLIENT", "LIST", "TYPE", "normal").decode()
             assert re.findall(r" laddr=(\S+) .* cmd=(?!client)", clients) == [f"{HERE}:{tls.port}"]
         else:
-            for pool in (store._appender, store._writer, store._reader):
+            for pool in (store._appending, store._writer, store._reader):
                 ((_, version),) = await pool.run(rows, "SHOW STATUS LIKE 'Ssl_version'")
                 assert version in ("TLSv1.2", "TLSv1.3")
 

@@ -1,8 +1,8 @@
 """The store for when one machine is not enough: MySQL 8 or MariaDB 10.6 and later, for any number of nodes.
 
-Every decision is made by the database under its own locks; a node remembers nothing of what is stored. One connection
-appends, so that a node's batches are stored in the order in which they were asked for; others write marks and tokens,
-and others read. Each has its thread, in which the functions below run.
+Every decision is made by the database under its own locks; what a node remembers of its rooms is a guess, which the
+database checks (mysql_known.py). One connection appends, so that a node's batches are stored in the order in which they
+were asked for; others write marks and tokens, and others read. Each has its thread, in which the functions below run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zope.interface import implementer
 from mercury.backends import mysql_sql as sql
 from mercury.backends.batch import occupied
 from mercury.backends.mysql_accounts import MysqlAccounts
-from mercury.backends.mysql_append import append, entry_of
+from mercury.backends.mysql_append import Appender, entry_of
 from mercury.backends.mysql_marks import move_cursors, move_reads
 from mercury.backends.mysql_schema import begin_anew, prepare
 from mercury.backends.mysql_server import ENGINE_ERRORS, Server, mend
@@ -58,13 +58,14 @@ class MysqlStore(MysqlAccounts):
         self._connections = connections
         self.rooms_per_member = rooms_per_member
         self._packet = 0
-        self._appender: Pool | None = None
+        self._appender = Appender()
+        self._appending: Pool | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None
 
     @property
     def load(self) -> list[Load]:
-        return [pool.load for pool in (self._appender, self._writer, self._reader) if pool]
+        return [pool.load for pool in (self._appending, self._writer, self._reader) if pool]
 
     def open(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._open())
@@ -72,7 +73,7 @@ class MysqlStore(MysqlAccounts):
     async def _open(self) -> None:
         name = str(self._server)
         self.epoch, self._packet = await self._once(prepare, self._server)
-        self._appender = self._pool(name, "appending", 1, autocommit=True)
+        self._appending = self._pool(name, "appending", 1, autocommit=True)
         self._writer = self._pool(name, "writing", WRITERS)
         self._reader = self._pool(name, "reading", self._connections - WRITERS - 1, autocommit=True)
 
@@ -104,7 +105,7 @@ class MysqlStore(MysqlAccounts):
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        for pool in (self._reader, self._writer, self._appender):
+        for pool in (self._reader, self._writer, self._appending):
             if pool:
                 await pool.close()
 
@@ -122,9 +123,9 @@ class MysqlStore(MysqlAccounts):
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
-        if self._appender is None:
+        if self._appending is None:
             return _not_open()
-        return self._appender.run(append, drafts, ctime, self.rooms_per_member, self._packet, self.keys)
+        return self._appending.run(self._appender.append, drafts, ctime, self.rooms_per_member, self._packet, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
         return self._read(_slice, self.keys, rid, after, limit)

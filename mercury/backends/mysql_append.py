@@ -1,9 +1,10 @@
 """IStore.append on MySQL: lock the rooms, load what the drafts concern, let a Batch decide, store what has changed.
 
-Two round trips for a batch: one that locks and loads, one that stores and commits. After each the thread has to wait
-until the reactor lets go of Python's lock, so they cost more than most statements in them. The rooms are locked in the
-order of their names, so batches of any number of nodes that share rooms wait for each other and do not deadlock; and
-what a batch adds to a room becomes visible before the next batch can add to it.
+Two round trips for a batch, one that locks and loads, one that stores and commits; or a single one, if the rooms are
+as this node has left them (mysql_known.py). After each the thread has to wait until the reactor lets go of Python's
+lock, so they cost more than most statements in them. The rooms are locked in the order of their names, so batches of
+any number of nodes that share rooms wait for each other and do not deadlock; and what a batch adds to a room becomes
+visible before the next batch can add to it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+import pymysql
 from msgspec import json
 from msgspec.structs import replace
+from pymysql.constants import ER
 
 from mercury.backends import mysql_sql as sql
 from mercury.backends.batch import Batch, Membership, RoomState
+from mercury.backends.mysql_known import KnownRooms
 from mercury.backends.mysql_server import uncertain
 from mercury.backends.mysql_sql import Statement, insert, insertion, numbers, parts, pieces, rows, to_json, together
 from mercury.backends.sealing import OVERHEAD, Keys
@@ -25,6 +29,8 @@ from mercury.model import Draft, Entry, Outcome
 INSIDE: Final = Membership(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know
 PROVISIONAL: Final = -(2**62)  # ids below 0 are a Batch's own, until the database gives the entries theirs
 TEXT: Final = 6  # the place of the text in a row of entries
+
+Rows = Sequence[Sequence[Any]]
 
 
 class Found(NamedTuple):
@@ -52,18 +58,69 @@ def entry_of(keys: Keys, rid: str, row: Sequence[Any]) -> Entry:
     )  # fmt: skip
 
 
-def append(
-    cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys
-) -> list[Outcome | MercuryError]:
-    """Decide and store a batch in a transaction, on a connection that has none and commits by itself. `limit`: rooms a
-    member may be in, 0 for any number. `packet`: bytes in a statement. Raises Uncertain, and what the driver raises."""
-    refused = [_too_long(draft, packet) for draft in drafts]
-    fitting = [draft for draft, error in zip(drafts, refused, strict=True) if error is None]
-    batch, found = _load(cursor, fitting, ctime, limit, packet, keys)
-    decided = batch.decide(fitting)
-    ids = _save(cursor, batch, found, packet, keys)
-    answers = iter(_with_ids(decided, ids))
-    return [error or next(answers) for error in refused]
+class Appender:
+    """Appends batches on the one connection that does; remembers how they left their rooms."""
+
+    def __init__(self) -> None:
+        self._known = KnownRooms()
+
+    def append(
+        self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys
+    ) -> list[Outcome | MercuryError]:
+        """Decide and store a batch in a transaction, on a connection that has none and commits by itself. `limit`:
+        rooms a member may be in, 0 for any number. `packet`: bytes in a statement. Raises Uncertain, and what the
+        driver raises."""
+        refused = [_too_long(draft, packet) for draft in drafts]
+        fitting = [draft for draft, error in zip(drafts, refused, strict=True) if error is None]
+        try:
+            decided = self._guessed(cursor, fitting, ctime, packet, keys)
+            if decided is None:
+                decided = self._asked(cursor, fitting, ctime, limit, packet, keys)
+        except BaseException:
+            self._known.forget()
+            raise
+        answers = iter(decided)
+        return [error or next(answers) for error in refused]
+
+    def _guessed(
+        self, cursor: Any, drafts: Sequence[Draft], ctime: int, packet: int, keys: Keys
+    ) -> list[Outcome | MercuryError] | None:
+        """Store a batch in one round trip; None, and nothing is stored, if not all is as this node thinks."""
+        guess = self._known.guess(drafts)
+        if guess is None:
+            return None
+        batch = Batch({rid: replace(known.room, firsts={}) for rid, known in guess.items()}, PROVISIONAL, ctime, 0, {})
+        decided = batch.decide(drafts)
+        numbers = {rid: known.nr for rid, known in guess.items()}
+        grown = [
+            (known.nr, known.room.head, room.head - known.room.head, room.messages - known.room.messages)
+            for rid, known in sorted(guess.items())
+            for room in (batch.rooms[rid],)
+        ]
+        cut, entries = _entries(batch, numbers, packet, keys)
+        check = (sql.CHECK_GUESS, (len(grown),))
+        try:
+            with uncertain():
+                _, _, (checked, _), *done = together(
+                    cursor, packet, sql.BEGIN, (sql.GUESS_ROOMS, (to_json(grown),)), check, *entries, sql.COMMIT
+                )
+        except pymysql.Error as error:
+            if error.args[0] not in (sql.NOT_SO, ER.DUP_ENTRY):  # or a cid that was used before
+                raise
+            cursor.execute("ROLLBACK")
+            return None
+        self._known.remember((numbers[rid], room) for rid, room in batch.rooms.items())
+        return _with_ids(decided, _ids(cut, done, checked[0][1]))
+
+    def _asked(
+        self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys
+    ) -> list[Outcome | MercuryError]:
+        """Lock the rooms, ask for all that the batch concerns, store it."""
+        batch, found = _load(cursor, drafts, ctime, limit, packet, keys, self._known)
+        decided = batch.decide(drafts)
+        ids = _save(cursor, batch, found, packet, keys)
+        self._known.remember((found[rid].nr, room) for rid, room in batch.rooms.items())
+        return _with_ids(decided, ids)
 
 
 def _too_long(draft: Draft, packet: int) -> MercuryError | None:
@@ -74,7 +131,7 @@ def _too_long(draft: Draft, packet: int) -> MercuryError | None:
 
 
 def _load(
-    cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys
+    cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys, known: KnownRooms
 ) -> tuple[Batch, dict[str, Found]]:
     """What the drafts concern, and the rows of its rooms."""
     asked: dict[str, set[str]] = {draft.rid: set() for draft in drafts}
@@ -97,7 +154,9 @@ def _load(
         questions.append((sql.FIND_FIRSTS, (to_json(list(cids)),)))
     found, answers = _lock_rooms(cursor, sorted(asked), made, packet, questions)
     rooms = {
-        rid: RoomState(rid, row.head, row.floor, row.messages, row.ctime, bool(row.deleted))
+        rid: RoomState(
+            rid, row.head, row.floor, row.messages, row.ctime, bool(row.deleted), known.members(rid, row.nr, row.head)
+        )
         for rid, row in found.items()
     }
     for part, places in zip(pairs, answers, strict=False):
@@ -144,15 +203,24 @@ def _save(cursor: Any, batch: Batch, found: dict[str, Found], packet: int, keys:
     One INSERT whose number of rows is known gets ids at equal distances, whatever innodb_autoinc_lock_mode is. Each is
     above all that were given out before, so under the room's lock they grow with its seqs.
     """
-    ids: list[int] = []
     step = next((row.step for row in found.values()), 1)  # the same for all rooms
-    new = [_row(found[entry.rid].nr, entry, nth, keys) for _, entry, nth in batch.entries]
-    cut = list(parts(new, TEXT, packet))
-    entries = [insertion(sql.ADD_ENTRIES, part) for part in cut]
+    cut, entries = _entries(batch, {rid: row.nr for rid, row in found.items()}, packet, keys)
     with uncertain():
         done = together(
             cursor, packet, *entries, *_growth(batch, found), *_gone(batch, found), *_come(batch, found), sql.COMMIT
         )
+    return _ids(cut, done, step)
+
+
+def _entries(batch: Batch, numbers: dict[str, int], packet: int, keys: Keys) -> tuple[list[Rows], list[Statement]]:
+    """The batch's entries, cut into what goes into one statement each, and these statements."""
+    cut = list(parts([_row(numbers[entry.rid], entry, nth, keys) for _, entry, nth in batch.entries], TEXT, packet))
+    return cut, [insertion(sql.ADD_ENTRIES, part) for part in cut]
+
+
+def _ids(cut: Sequence[Rows], done: Sequence[tuple[Sequence[Any], int]], step: int) -> list[int]:
+    """The ids that these statements gave out, when this came of them, and of more that follow."""
+    ids: list[int] = []
     for part, (_, first) in zip(cut, done, strict=False):
         ids.extend(range(first, first + step * len(part), step))
     return ids

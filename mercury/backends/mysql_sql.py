@@ -17,11 +17,11 @@ T = TypeVar("T")
 Statement = tuple[str, Sequence[object]]  # with what is bound to its %s
 
 _NAME = "VARCHAR(190) CHARACTER SET utf8mb4"
-_KINDS = {"rid": _NAME, "mid": _NAME, "cid": "VARCHAR(512) CHARACTER SET utf8mb4", "room": "BIGINT", "seq": "BIGINT"}
+_KINDS = {"rid": _NAME, "mid": _NAME, "cid": "VARCHAR(512) CHARACTER SET utf8mb4"}  # all others are numbers
 
 
 def _asked(*columns: str) -> str:
-    shape = ", ".join(f"{name} {_KINDS[name]} PATH '$[{place}]'" for place, name in enumerate(columns))
+    shape = ", ".join(f"{name} {_KINDS.get(name, 'BIGINT')} PATH '$[{place}]'" for place, name in enumerate(columns))
     return f"JSON_TABLE(%s, '$[*]' COLUMNS (place FOR ORDINALITY, {shape})) AS asked"
 
 
@@ -69,6 +69,15 @@ COUNT_PLACES = f"""
 SELECT m.mid, COUNT(*) FROM {_asked("mid")} STRAIGHT_JOIN membership AS m FORCE INDEX (mid) ON m.mid = asked.mid
   GROUP BY m.mid
 """
+#: What rooms get if they have the numbers and heads that they are thought to have, in the order of their names.
+GUESS_ROOMS = f"""
+UPDATE {_asked("room", "head", "entries", "messages")}
+    STRAIGHT_JOIN room AS r FORCE INDEX (PRIMARY) ON r.nr = asked.room AND r.head = asked.head AND NOT r.deleted
+  SET r.head = r.head + asked.entries, r.messages = r.messages + asked.messages
+"""
+#: Fails with NOT_SO if that was not %s rooms, so that nothing that follows is done. Else: by how much ids grow.
+CHECK_GUESS = "SELECT 9223372036854775807 + (ROW_COUNT() <> %s), @@auto_increment_increment"
+NOT_SO: Final = 1690  # a number out of range
 #: Rooms that grow alike are changed together, which is a third of the work of giving each its own head.
 GROW_ROOMS = "UPDATE room FORCE INDEX (PRIMARY) SET head = head + %s, messages = messages + %s WHERE nr IN %s"
 BEGIN_ROOM = "UPDATE room SET head = %s, floor = %s, messages = %s, ctime = %s, deleted = 0 WHERE nr = %s"
