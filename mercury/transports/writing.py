@@ -53,10 +53,8 @@ def through(connection: Any, transport: Any) -> Callable[[bytes], int]:
                 connection.deliver, connection.request = send, ready
                 return size
             rest = data[sent:]
-        connection.deliver, connection.request = (
-            connection._put,
-            None,
-        )  # its own _put: no circle that only gc would find
+        connection.request = None
+        connection.deliver = connection._put  # this function, without a circle that only gc would find
         transport.write(rest)
         return size
 
