@@ -134,6 +134,14 @@ def test_a_members_tokens_are_found_by_an_index(watched: Watched) -> None:
     assert watched.engine.database.complaints(statement.replace("mid =", "expires + 0 ="))  # no index is for that
 
 
+@on("mysql")
+def test_rooms_that_are_guessed_at_are_found_by_their_numbers(watched: Watched) -> None:
+    """No call above comes so far: it takes a node that has written to a room twice."""
+    statement = mysql_sql.GUESS_ROOMS % "'[[1, 2, 1, 1]]'"
+    assert watched.engine.database.complaints(statement) == []
+    assert watched.engine.database.complaints(statement.replace("r.nr = asked.room", "r.nr + 0 = asked.room"))
+
+
 @on("mysql", "sqlite", "redis")
 @pytest.mark.parametrize("subject", ["rooms", "members", "messages"])
 def test_what_a_call_reads_does_not_grow_with_messages_and_members(watched: Watched, subject: str) -> None:
