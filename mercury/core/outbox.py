@@ -67,21 +67,25 @@ class Outbox:
 
     def _flush(self) -> None:
         spreads, self._spreads = self._spreads, []
-        for sessions, data in spreads:
-            self._deliver(sessions, data, len(spreads) == 1)
+        parcels = [(self._ready(sessions, data, len(spreads) == 1), data) for sessions, data in spreads]
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             out = session.out
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._write(session, data)
+        for ready, data in parcels:
+            self._deliver(ready, data)
 
-    def _deliver(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> None:
-        """Tell all these sessions; `alone` says that no other room is told anything now."""
+    def _ready(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> list[Listener]:
+        """Those who are told nothing else; for the others the data are gathered. `alone`: no other room is told now."""
         ready = [session for session in sessions if not session.out and (alone or len(session.rooms) == 1)]
         if len(ready) < len(sessions):  # they were told something before, or perhaps will be
             straight = set(ready)
             self._gather([session for session in sessions if session not in straight], data)
+        return ready
+
+    def _deliver(self, ready: Sequence[Listener], data: bytes) -> None:
         self.delivered_bytes += len(data) * len(ready)
         send = self.many if self.many is not None and len(ready) >= MANY else self._one_by_one
         for session, sent in send(ready, data):
