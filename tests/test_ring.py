@@ -207,3 +207,12 @@ def test_where_there_is_no_io_uring_the_log_says_so(monkeypatch: pytest.MonkeyPa
 
 def test_a_ring_that_was_seen_to_work(ring: Ring) -> None:
     assert many_at_once() is not None
+
+
+def test_a_ring_that_does_nothing_holds_nobody(ring: Ring, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the start nor later."""
+    monkeypatch.setattr(rings, "_libc", SimpleNamespace(syscall=lambda *args: 0))
+    with pytest.raises(OSError, match="does not complete"):
+        ring.send([request(pairs[0][0].fileno())], b"x")
+    monkeypatch.setattr(rings, "Ring", lambda: ring)
+    assert many_at_once() is None
