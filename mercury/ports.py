@@ -295,6 +295,7 @@ class IWire(Interface):
     """
 
     name: str = Attribute("The protocol's name, for operators.")
+    acknowledges: bool = Attribute("Whether it has frames for a SendOk. Else nobody need make one.")
 
     def entries(entries: Sequence[Entry]) -> bytes:
         """The frames of these log entries, joined; empty when the protocol has no frame for any of them."""

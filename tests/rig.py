@@ -209,6 +209,7 @@ class EarWire:
     """Says entries and events in lines of JSON, as mercury.v2.json has them."""
 
     name = "ear"
+    acknowledges = True
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
         return b"".join(self.event(events.of_entry(entry)) for entry in entries)

@@ -35,6 +35,7 @@ class Rustle:
     """A wire that says no more than that there was something, in one of the conversations of two."""
 
     name = "poll"
+    acknowledges = False
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
         heard = any(entry.kind == "message" and entry.rid.startswith(PREFIX) for entry in entries)

@@ -219,7 +219,7 @@ class Session(Listener):
             return
         if isinstance(outcome, MercuryError):
             self._refuse(ref, outcome)
-        elif outcome.entry is not None:
+        elif outcome.entry is not None and self.wire.acknowledges:
             self._tell(events.SendOk(ref=ref, id=outcome.entry.id, seq=outcome.entry.seq, duplicate=outcome.duplicate))
         if self._inbox or self._held:
             self._go_on()

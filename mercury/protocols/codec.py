@@ -17,9 +17,11 @@ from mercury.model import Entry
 
 
 class Encoder(Protocol):
-    """Payloads (without framing) for what a session says. `name`: the protocol, as operators know it."""
+    """Payloads (without framing) for what a session says. `name`: the protocol, as operators know it. `acknowledges`:
+    whether it has one for a SendOk."""
 
     name: str
+    acknowledges: bool
 
     def entry(self, entry: Entry) -> bytes:
         """The payload for a log entry; empty if the protocol has none."""

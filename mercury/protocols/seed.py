@@ -49,6 +49,7 @@ class Seed:
     """The codec of the first Mercury's protocol."""
 
     name = "seed"
+    acknowledges = False
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -21,6 +21,7 @@ class V2:
     """The codec of mercury.v2.json."""
 
     name = NAME
+    acknowledges = True
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -264,6 +264,8 @@ def _as_text(value: object) -> object:
 class Answers:
     """The codec of what a session tells its own client."""
 
+    acknowledges = True
+
     def __init__(self, packer: Packer) -> None:
         self.name = packer.name
         self.pack = packer.pack
@@ -302,6 +304,8 @@ def publication() -> int:
 class Log:
     """The codec of the EVENTs that carry a room's log, to its topic or, with `inbox`, to the inbox."""
 
+    acknowledges = False
+
     def __init__(self, packer: Packer, inbox: bool) -> None:
         self.name = packer.name
         self._pack = packer.pack
@@ -326,6 +330,8 @@ class Log:
 
 class Signals:
     """The codec of the EVENTs to one of a room's other topics."""
+
+    acknowledges = False
 
     def __init__(self, packer: Packer, kind: str) -> None:
         self.name = packer.name

@@ -31,6 +31,15 @@ def frame(first: int, payload: bytes) -> bytes:
     return _head(first, len(payload)) + payload
 
 
+def deflated(first: int, payload: bytes) -> bytes:
+    """The same, compressed if that is worthwhile."""
+    if len(payload) < WORTHWHILE:
+        return frame(first, payload)
+    deflate = zlib.compressobj(6, zlib.DEFLATED, WINDOW)
+    data = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    return frame(first | DEFLATED, data[:-4])  # RFC 7692, 7.2.1: the tail 00 00 ff ff is left out
+
+
 @lru_cache(maxsize=4096)
 def _head(first: int, size: int) -> bytes:
     """A frame's first bytes. Sizes repeat, and remembering is four times as fast as making them."""
@@ -45,14 +54,17 @@ def _head(first: int, size: int) -> bytes:
 class Wire:
     """A codec's payloads in plain frames, `first` being their first byte."""
 
+    framed = staticmethod(frame)
+
     def __init__(self, codec: Encoder, first: int = TEXT) -> None:
         self.name = codec.name
+        self.acknowledges = codec.acknowledges
         self._codec = codec
         self._first = first
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
-        encode, pack = self._codec.entry, self.frame
-        return b"".join([pack(payload) for entry in entries if (payload := encode(entry))])
+        encode, pack, first = self._codec.entry, self.framed, self._first
+        return b"".join([pack(first, payload) for entry in entries if (payload := encode(entry))])
 
     def event(self, event: Event) -> bytes:
         payloads = self._codec.event(event)
@@ -64,23 +76,20 @@ class Wire:
 
     def frame(self, payload: bytes) -> bytes:
         """A payload as it goes to the peer."""
-        return frame(self._first, payload)
+        return self.framed(self._first, payload)
 
 
 class DeflatedWire(Wire):
     """The same for peers that agreed on permessage-deflate."""
 
-    def frame(self, payload: bytes) -> bytes:
-        if len(payload) < WORTHWHILE:
-            return frame(self._first, payload)
-        deflate = zlib.compressobj(6, zlib.DEFLATED, WINDOW)
-        data = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
-        return frame(self._first | DEFLATED, data[:-4])  # RFC 7692, 7.2.1: the tail 00 00 ff ff is left out
+    framed = staticmethod(deflated)
 
 
 @implementer(IWire)
 class Several:
-    """What several wires say, one after the other; nothing without any."""
+    """What several wires say of a room, one after the other; nothing without any."""
+
+    acknowledges = False
 
     def __init__(self, name: str, wires: Sequence[Wire]) -> None:
         self.name = name
