@@ -1,26 +1,34 @@
-"""When a batch is written, and in which order the items of several are settled, with and without being ahead."""
+"""When a batch is written, and in which order the items of several are settled, in halves and all at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 from turns import Turns
 from twisted.internet.defer import Deferred, succeed
 
-from mercury.core.batches import Batches
+from mercury.config_limits import Limits
+from mercury.core.batches import HALVED, Batches
+from mercury.core.hub import Hub
+from mercury.core.journal import Journal
 from mercury.errors import MercuryError
+from mercury.model import Draft
+from mercury.ports import IStore
 
 
 class Desk:
     """Batches on a store that answers when it is told to; `told` has what was begun (+) and settled (a number)."""
 
-    def __init__(self, *, ahead: bool, most: int = 100) -> None:
+    def __init__(self, *, apart: bool, most: int = 100) -> None:
         self.clock = Turns()
         self.told: list[str | int] = []
         self.writing: list[tuple[Sequence[int], Deferred[list[int | MercuryError]]]] = []
         self.at_once = False
-        self.batches: Batches[int, int] = Batches(self.clock, self.write, most=most, waiting=100, ahead=ahead)
+        self.batches: Batches[int, int] = Batches(
+            self.clock, self.write, most=most, waiting=100, apart=lambda items: apart
+        )
 
     def write(self, items: Sequence[int]) -> Deferred[list[int | MercuryError]]:
         self.told.append(f"+{len(items)}")
@@ -47,7 +55,7 @@ class Desk:
 
 
 def test_what_waits_is_written_while_the_last_batch_is_settled() -> None:
-    desk = Desk(ahead=True)
+    desk = Desk(apart=True)
     desk.add(1, 2, 3)
     desk.turns(1)
     desk.add(4)
@@ -62,10 +70,10 @@ def test_what_waits_is_written_while_the_last_batch_is_settled() -> None:
     assert desk.batches.idle().called
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_else_the_next_batch_is_begun_two_turns_later(*, ahead: bool) -> None:
-    """Also if it may be ahead, but little waits yet."""
-    desk = Desk(ahead=ahead)
+@pytest.mark.parametrize("apart", [False, True])
+def test_else_the_next_batch_is_begun_two_turns_later(*, apart: bool) -> None:
+    """Also if items are apart, but little waits yet."""
+    desk = Desk(apart=apart)
     desk.add(1, 2, 3, 4)
     desk.turns(1)
     desk.add(5)
@@ -78,9 +86,9 @@ def test_else_the_next_batch_is_begun_two_turns_later(*, ahead: bool) -> None:
     assert desk.told[5:] == ["+2"]
 
 
-def test_a_store_in_this_process_is_given_nothing_meanwhile() -> None:
+def test_what_is_not_apart_waits_until_the_last_batch_is_settled() -> None:
     """However much waits."""
-    desk = Desk(ahead=False)
+    desk = Desk(apart=False)
     desk.add(1)
     desk.turns(1)
     desk.add(2, 3)
@@ -90,8 +98,27 @@ def test_a_store_in_this_process_is_given_nothing_meanwhile() -> None:
     assert desk.told[2:] == ["+2"]
 
 
+def test_many_that_are_apart_are_written_in_halves() -> None:
+    desk = Desk(apart=True)
+    desk.add(*range(HALVED + 1))
+    desk.turns(1)
+    desk.answer()
+    assert desk.told == [f"+{HALVED // 2 + 1}", f"+{HALVED // 2}", *range(HALVED // 2 + 1)]
+    desk.add(*range(100, 100 + HALVED))  # the other half is all that waits: it is one batch
+    desk.answer()
+    assert desk.told[-HALVED // 2 - 1 :] == [f"+{HALVED}", *range(HALVED // 2 + 1, HALVED + 1)]
+
+
+@pytest.mark.parametrize(("apart", "count"), [(True, HALVED - 1), (False, HALVED)])
+def test_few_and_what_is_not_apart_are_one_batch(*, apart: bool, count: int) -> None:
+    desk = Desk(apart=apart)
+    desk.add(*range(count))
+    desk.turns(1)
+    assert desk.told == [f"+{count}"]
+
+
 def test_a_store_that_fails_is_not_given_more_before_that_is_told() -> None:
-    desk = Desk(ahead=True)
+    desk = Desk(apart=True)
     desk.add(1)
     desk.turns(1)
     desk.add(2, 3)
@@ -102,7 +129,7 @@ def test_a_store_that_fails_is_not_given_more_before_that_is_told() -> None:
 
 
 def test_the_order_is_kept_when_the_next_batch_is_written_at_once() -> None:
-    desk = Desk(ahead=True, most=2)
+    desk = Desk(apart=True, most=2)
     desk.add(1, 2, 3, 4, 5)
     desk.turns(1)
     desk.at_once = True
@@ -110,3 +137,30 @@ def test_the_order_is_kept_when_the_next_batch_is_written_at_once() -> None:
     assert [told for told in desk.told if isinstance(told, int)] == [1, 2, 3, 4, 5]
     desk.turns(2)
     assert desk.batches.idle().called
+
+
+class Ledger:
+    """A store that only notes how many drafts it is given at once."""
+
+    def __init__(self, *, elsewhere: bool) -> None:
+        self.elsewhere = elsewhere
+        self.given: list[int] = []
+
+    def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[object]:
+        self.given.append(len(drafts))
+        return Deferred()
+
+
+@pytest.mark.parametrize(
+    ("rooms", "elsewhere", "given"), [(HALVED, True, HALVED // 2), (1, True, HALVED), (HALVED, False, HALVED)]
+)
+def test_messages_of_many_rooms_are_stored_in_halves_by_another_process(
+    rooms: int, given: int, *, elsewhere: bool
+) -> None:
+    """What goes into one room is stored together, so that it goes out together."""
+    clock, store = Turns(), Ledger(elsewhere=elsewhere)
+    journal = Journal(clock, cast(IStore, store), Hub(clock, cast(IStore, store), Limits()))
+    for number in range(HALVED):
+        journal.append(Draft(rid=f"room{number % rooms}", mid="1", text="hello"))
+    clock.turn()
+    assert store.given == [given]

@@ -24,6 +24,18 @@ WAITING = 16384  # drafts that may wait for it
 WAITING_BYTES = 64 << 20  # and the text in them
 
 
+def _of_many_rooms(drafts: Sequence[Draft]) -> bool:
+    """Of one room those that are stored together also go out together, in one write a member: twice the deliveries. Of
+    many rooms one half is stored by another process while this one tells the members of the other half: 100 pairs on
+    MariaDB get 10% more."""
+    return 2 * len({draft.rid for draft in drafts}) >= len(drafts)
+
+
+def _as_one(drafts: Sequence[Draft]) -> bool:
+    """SQLite's thread would take turns with the reactor at Python's lock: 31k messages/s in place of 35k."""
+    return False
+
+
 class Journal:
     """Appends to logs and hands what was committed to the hub. `is_open`: until close(). `sizes`, `seconds`: how many
     drafts went into the batches, and how long the store took for these.
@@ -40,7 +52,7 @@ class Journal:
             self._write,
             most=BATCH,
             waiting=WAITING,
-            ahead=store.elsewhere,
+            apart=_of_many_rooms if store.elsewhere else _as_one,
             before=hub.outbox.hold,
             after=self._committed,
         )
