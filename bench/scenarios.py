@@ -73,7 +73,7 @@ def half(name: str, how: str, hamper: Literal["slow", "stopped"] | None = None) 
 
 SCENARIOS: Final = (
     fanout("1000-1", "1 in flight", ("sqlite", *FAST, *SLOW, "floor")),
-    fanout("1000-16", "16 in flight", ("memory", "sqlite", *OTHERS), 16),
+    fanout("1000-16", "16 in flight", ("memory", "sqlite", "mariadb", *OTHERS), 16),
     fanout("1000-64", "64 in flight", ("sqlite", *FAST, "floor"), 64),
     fanout("5000-16", "16 in flight", ("sqlite", *FAST, "floor"), 16, members=5000),
     replace(fanout("1000-16-v2", "16 in flight, in v2", SQLITE, 16), protocol="v2"),
