@@ -77,10 +77,8 @@ class Outbox:
         for ready, data in parcels:
             self._deliver(ready, data)
 
-    def _ready(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> Sequence[Listener]:
+    def _ready(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> list[Listener]:
         """Those who are told nothing else; for the others the data are gathered. `alone`: no other room is told now."""
-        if alone and not self._dirty:
-            return sessions
         ready = [session for session in sessions if not session.out and (alone or len(session.rooms) == 1)]
         if len(ready) < len(sessions):  # they were told something before, or perhaps will be
             straight = set(ready)
