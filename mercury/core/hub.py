@@ -218,6 +218,9 @@ class Hub:
         """
         if run[0].seq == room.head + 1 and run[-1].seq == room.head + len(run) and not room.early:
             return run  # as nearly always
+        for entry in run:
+            if entry.seq <= room.head and entry.kind == "joined":  # a look at the heads was quicker than its telling
+                self.admit(entry.rid, entry.seq, entry.members)
         come = {entry.seq: entry for entry in (*room.early, *run) if entry.seq > room.head}
         room.early = []
         if room.cold:  # nobody is live: all will be read
