@@ -7,10 +7,10 @@ from promises.clockwork import Clockwork, Device
 from twisted.internet.defer import Deferred
 
 from mercury import closing, commands
-from mercury.core import hub
 from mercury.core.barrier import Barrier
 from mercury.core.catchup import PAGE
-from mercury.core.hub import HOLE, RETRY
+from mercury.core.hub import HOLE
+from mercury.core.looks import RETRY
 from mercury.core.marks import FLUSH
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome, Place
@@ -394,6 +394,7 @@ def test_a_doubt_that_comes_while_places_are_read_is_not_lost(node: Clockwork, m
     read = node.store.store.places
     monkeypatch.setattr(node.store.store, "places", lambda mid, device: next(answers, None) or read(mid, device))
     node.chat.hub.look_again((), None)
+    node.settle()
     stored(node, Draft(rid="another", kind="joined", members=("ann",)))
     node.chat.hub.look_again((), None)
     old.callback([])
@@ -404,7 +405,7 @@ def test_a_doubt_that_comes_while_places_are_read_is_not_lost(node: Clockwork, m
 
 def test_heads_of_many_rooms_are_looked_up_some_at_a_time(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store answers within its timeout only what is not too much."""
-    monkeypatch.setattr(hub, "HEADS", 2)
+    monkeypatch.setattr(node.chat.hub._heads, "_most", 2)
     rids = [f"room {number}" for number in range(5)]
     for rid in rids:
         node.now(node.chat.rooms.join(rid, ["ann"]))

@@ -7,28 +7,26 @@ something, is cold: its head is looked up in the store, and whoever is behind it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from mercury import closing, events
 from mercury.config_limits import Limits
 from mercury.core.barrier import Barrier
 from mercury.core.live import Listener, LiveRoom
+from mercury.core.looks import Looks
 from mercury.core.outbox import MANY, Outbox
 from mercury.counts import Cause, Counts
 from mercury.errors import MercuryError
-from mercury.model import Draft, Entry
+from mercury.model import Draft, Entry, Place
 from mercury.ports import IStore
 
 HOLE = 0.02  # seconds that entries wait for others which should come before them
 EARLY = 1000  # entries of a room that wait so
-HEADS = 5000  # rooms whose heads are looked up at once, so that the store answers in time however many there are
-RETRY = 1.0  # seconds until the heads are looked up again when the store was away
+HEADS = 5000  # rooms whose heads are looked up at once
 AWAY = 1.0  # seconds without a connection after which a member is told to be offline: who reconnects was never away
 REMEMBERED = 60.0  # seconds that a revocation is remembered, for connections that were just logging in
 
@@ -60,8 +58,6 @@ class Hub:
 
     others: Others
 
-    log = Logger()
-
     def __init__(self, clock: IReactorTime, store: IStore, limits: Limits) -> None:
         self.counts = Counts()
         self.outbox = Outbox()
@@ -72,12 +68,10 @@ class Hub:
         self._clock = clock
         self._store = store
         self._limits = limits
-        self._cold: set[str] = set()
-        self._warming = False
+        self._heads = Looks(clock, self._look_at_heads, HEADS)
+        self._places = Looks(clock, self._look_at_places, 1)
         self._revoked: dict[tuple[str, bytes | None], float] = {}
         self._leaving: dict[str, IDelayedCall] = {}
-        self._unsure: set[str] = set()
-        self._placing = False
 
     # Sessions
 
@@ -218,30 +212,40 @@ class Hub:
         """
         if run[0].seq == room.head + 1 and run[-1].seq == room.head + len(run) and not room.early:
             return run  # as nearly always
-        for entry in run:
-            if entry.seq <= room.head and entry.kind == "joined":  # a look at the heads was quicker than its telling
-                self.admit(entry.rid, entry.seq, entry.members)
-        come = {entry.seq: entry for entry in (*room.early, *run) if entry.seq > room.head}
-        room.early = []
+        known, room.early = (*room.early, *run), []
+        come = {entry.seq: entry for entry in known if entry.seq > room.head}
+        self._pass_over([entry for entry in known if entry.seq <= room.head])
         if room.cold:  # nobody is live: all will be read
             return [come[seq] for seq in sorted(come)]
         ready: list[Entry] = []
         while (entry := come.pop(room.head + 1 + len(ready), None)) is not None:
             ready.append(entry)
         if come:
-            room.early = [come[seq] for seq in sorted(come)][:EARLY]
+            waiting = [come[seq] for seq in sorted(come)]
+            room.early = waiting[:EARLY]
+            self._pass_over(waiting[EARLY:])
             self._clock.callLater(HOLE, self._fill_hole, room, room.early[0].seq)
         return ready
 
     def _fill_hole(self, room: LiveRoom, seq: int) -> None:
-        if room.early and room.early[0].seq == seq and not room.cold:
+        if room.early and room.early[0].seq == seq:
             early, room.early = room.early, []
             self.counts.holes += 1
             room.chill("hole")
-            for entry in early:
-                if entry.kind == "joined":
-                    self.admit(entry.rid, entry.seq, entry.members)
+            self._pass_over(early)
             self.warm((room.rid,))
+
+    def _pass_over(self, entries: Iterable[Entry]) -> None:
+        """Nothing is told of these: a look at the store was quicker than they, or something before them was lost, so
+        who hears the room reads them in its log. Who comes in by them, or does not hear the room and is out, would not.
+        """
+        for entry in entries:
+            if entry.kind == "joined":
+                self.admit(entry.rid, entry.seq, entry.members)
+            elif entry.kind == "left":
+                for session, room in self._put_out_by(entry):
+                    if session in room.paused:
+                        self.unlisten(session, room)
 
     def _change(self, entry: Entry) -> None:
         if entry.kind == "joined":
@@ -254,23 +258,31 @@ class Hub:
     def admit(self, rid: str, seq: int, members: Collection[str]) -> None:
         """These members were put into the room by the entry `seq`: their sessions here listen to it from there on."""
         for session in self._of_members(members):
-            if session.opening is not None:
-                _note(session, rid, seq, True)
-            elif (room := self.rooms.get(rid)) is None or room not in session.rooms:
-                self.listen(session, rid, seq)
-                if room is not None and not room.cold and session in room.behind:  # this comes late: the log has more
-                    session.catch_up("joined")
+            self._admit(session, rid, seq)
+
+    def _admit(self, session: Listener, rid: str, seq: int) -> None:
+        if session.opening is not None:
+            _note(session, rid, seq, True)
+        elif (room := self.rooms.get(rid)) is None or room not in session.rooms:
+            self.listen(session, rid, seq)
+            if room is not None and not room.cold and session in room.behind:  # this comes late: the log has more
+                session.catch_up("joined")
 
     def _expel(self, entry: Entry) -> None:
         self.forget(entry.rid, entry.members)
+        for session, room in self._put_out_by(entry):
+            last = session.wire_in(entry.rid).entries((entry,))
+            if last and room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
+                self.outbox.put((session,), last)
+            self.unlisten(session, room)
+
+    def _put_out_by(self, entry: Entry) -> Iterator[tuple[Listener, LiveRoom]]:
+        """The sessions that this leave puts out of its room: not those who are there by a later joining."""
         for session in self._of_members(entry.members):
             if session.opening is not None:
                 _note(session, entry.rid, entry.seq, False)
-            elif (room := self.rooms.get(entry.rid)) is not None and room in session.rooms:
-                last = session.wire_in(entry.rid).entries((entry,))
-                if last and room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
-                    self.outbox.put((session,), last)
-                self.unlisten(session, room)
+            elif (room := self.rooms.get(entry.rid)) is not None and session.rooms.get(room, entry.seq) < entry.seq:
+                yield session, room
 
     def _of_members(self, members: Collection[str]) -> list[Listener]:
         return [session for mid in members for session in self.sessions.get(mid, ())]
@@ -303,7 +315,7 @@ class Hub:
             elif next_seq <= room.head:
                 session.catch_up(cause)
 
-    # Cold rooms
+    # What may have been missed
 
     def doubt(self, drafts: Sequence[Draft]) -> None:
         """These may have been stored though nobody here was told."""
@@ -319,58 +331,44 @@ class Hub:
         for rid in known:
             self.rooms[rid].chill("doubt")
         self.warm(known)
-        self._unsure.update(self.sessions if members is None else members)
-        if self._unsure and not self._placing:
-            self._placing = True
-            Deferred.fromCoroutine(self._place_again()).addErrback(self._place_failed)
+        self._places.at(self.sessions if members is None else members)
 
-    def _place_failed(self, failure: Failure) -> None:
-        self.log.failure("reading places again failed", failure)
-        self._placing = False
+    async def _look_at_places(self, members: Sequence[str]) -> None:
+        for mid in members:
+            before = {s: {room.rid: room.paused.get(s) for room in s.rooms} for s in self.sessions.get(mid, ())}
+            if before:
+                self._compare(await self._store.places(mid, ""), before)
 
-    async def _place_again(self) -> None:
-        while self._unsure:
-            mid = self._unsure.pop()  # before it is read, so that a doubt which comes meanwhile counts
-            try:
-                places = await self._store.places(mid, "") if mid in self.sessions else []
-            except MercuryError:
-                self._unsure.add(mid)
-                break
+    def _compare(self, places: Sequence[Place], before: Mapping[Listener, Mapping[str, int | None]]) -> None:
+        """Who has a place comes in, and who pauses without one is out; whoever hears a room reads that in its log.
+
+        `before`: where the member's sessions were when the reading began, and where they would go on if they paused.
+        What has changed since was told, and is newer than what was read.
+        """
+        held = {place.rid for place in places}
+        for session, was in before.items():
+            if session not in self.sessions.get(session.mid, ()):
+                continue
             for place in places:
-                self.admit(place.rid, place.joined, (mid,))
-        self._placing = False
-        if self._unsure:
-            self._clock.callLater(RETRY, self.look_again, (), ())
+                if place.rid not in was:
+                    self._admit(session, place.rid, place.joined)
+            for room in [room for room in session.rooms if room.rid not in held and session in room.paused]:
+                if was.get(room.rid) == room.paused[session]:
+                    self.unlisten(session, room)
 
     def warm(self, rids: Iterable[str]) -> None:
         """Look up the heads of these rooms; then whoever stands at the head is live and others catch up."""
-        self._cold.update(rids)
-        if self._cold and not self._warming:
-            self._warming = True
-            self._clock.callLater(0, lambda: Deferred.fromCoroutine(self._warm()).addErrback(self._failed))
+        self._heads.at(rids)
 
-    def _failed(self, failure: Failure) -> None:
-        self.log.failure("looking up heads failed", failure)
-        self._warming = False
-
-    async def _warm(self) -> None:
-        while self._cold:
-            rids = [self._cold.pop() for _ in range(min(HEADS, len(self._cold)))]
-            try:
-                heads = await self._store.heads(rids)
-            except MercuryError:
-                self._cold.update(rids)
-                break
-            self.outbox.hold()
-            try:
-                for rid in rids:
-                    if (room := self.rooms.get(rid)) is not None:
-                        self._warmed(room, heads.get(rid, 0))
-            finally:
-                self.outbox.release()
-        self._warming = False
-        if self._cold:
-            self._clock.callLater(RETRY, self.warm, ())
+    async def _look_at_heads(self, rids: Sequence[str]) -> None:
+        heads = await self._store.heads(rids)
+        self.outbox.hold()
+        try:
+            for rid in rids:
+                if (room := self.rooms.get(rid)) is not None:
+                    self._warmed(room, heads.get(rid, 0))
+        finally:
+            self.outbox.release()
 
     def _warmed(self, room: LiveRoom, head: int) -> None:
         if head > room.head:  # a second look, and somebody may be live already: between lies what they were not told
