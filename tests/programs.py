@@ -76,6 +76,10 @@ class Program(ProcessProtocol):
         """Close its standard input."""
         self._process.closeStdin()
 
+    def hang_up(self) -> None:
+        """Close its terminal's other end."""
+        self._process.loseConnection()
+
     def screen(self) -> list[str]:
         """The lines of its terminal that are not empty, without what is empty at their ends."""
         assert self.terminal

@@ -190,6 +190,19 @@ async def test_it_ends_cleanly(end: str, server: FakeServer, start: Callable[...
 
 
 @pytest_twisted.ensureDeferred
+async def test_it_ends_when_its_terminal_is_gone(server: FakeServer, start: Callable[..., Program]) -> None:
+    """Also where nobody tells it by a SIGHUP; the server knows what was received."""
+    command = shlex.join(client(server.api_port, server.ws_port))
+    program = start(["/bin/sh", "-c", f"trap '' HUP; exec {command}"], TERMINAL)
+    await sees(program, "-- connected")
+    server.say(ROOM, "2", "hello")
+    await sees(program, "<2> hello")
+    program.hang_up()
+    assert await program.ended == 0
+    assert server.sent("ack") == [{"type": "ack", "ref": None, "rid": ROOM, "seq": 1}]
+
+
+@pytest_twisted.ensureDeferred
 async def test_two_terminals_chat_on_through_a_killed_server(
     start: Callable[..., Program], free_port: Callable[[], int], tmp_path: Path
 ) -> None:

@@ -345,8 +345,8 @@ class Promises(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "clients"):
-            wait(self._end())
-            self.folder.cleanup()
+            with self.folder:
+                wait(self._end())
 
     async def _end(self) -> None:
         try:

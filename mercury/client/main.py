@@ -143,8 +143,10 @@ async def _run(reactor: Any, options: argparse.Namespace) -> None:
 
     reactor.addSystemEventTrigger("before", "shutdown", interrupted)
     living = Deferred.fromCoroutine(live())
-    code = await face.run()
-    await client.stop()
-    await living
-    done.callback(None)
+    try:
+        code = await face.run()
+    finally:
+        await client.stop()
+        await living
+        done.callback(None)  # whatever came of it: the reactor waits for this
     raise SystemExit(code)

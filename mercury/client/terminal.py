@@ -58,7 +58,7 @@ class Terminal:
             self._typing.cancel()
 
     async def run(self) -> int:
-        """Chat until Ctrl-D, Ctrl-C or end(); returns the exit code."""
+        """Chat until Ctrl-D, Ctrl-C, end() or the terminal's own end; returns the exit code."""
         self._typing = asyncio.ensure_future(self._type())
         await Deferred.fromFuture(self._typing)
         if self._refusal is not None:
@@ -76,7 +76,7 @@ class Terminal:
             erase_when_done=True,
             refresh_interval=SLOW_SECONDS,
         )
-        with patch_stdout(raw=True):
+        with suppress(OSError), patch_stdout(raw=True):  # the terminal may be gone
             while True:
                 try:
                     text = await session.prompt_async()
