@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 from contract_store_tools import logged
-from promises.clockwork import Clockwork, Device
+from promises.clockwork import Clockwork, Device, WampDevice
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -46,13 +48,22 @@ def said(text: str) -> Draft:
     return Draft(rid="r", mid="bob", text=text)
 
 
-def deaf(node: Clockwork, *, login: bool = True) -> Device:
+def deaf(node: Clockwork) -> Device:
     """Ann's device that subscribes to nothing."""
-    ann: Any = node.device("ann", "deaf", login=False)
+    ann = node.device("ann", "deaf", login=False)
+    assert isinstance(ann, WampDevice)
     ann.topics = ()
-    if login:
-        ann.connect(node.token("ann"))
-    return ann  # type: ignore[no-any-return]
+    ann.connect(node.token("ann"))
+    return ann
+
+
+@contextmanager
+def places_read(node: Clockwork) -> Iterator[Callable[[], None]]:
+    """Ann's places are read in this block, and come as they stood at its beginning when what it gives is called."""
+    places, answer = node.now(node.store.store.places("ann", "")), Deferred[Any]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node.store.store, "places", lambda mid, device: answer)
+        yield partial(answer.callback, places)
 
 
 def rooms(device: Device) -> set[str]:
@@ -105,17 +116,12 @@ def test_a_leave_told_late_while_somebody_logs_in_holds(node: Clockwork) -> None
     """What their places said was true when it was read."""
     node.join("r", "ann")
     node.device("bob")
-    places = node.now(node.store.store.places("ann", "deaf"))
-    entries = stored(node, left("ann"))
-    node.chat.hub.warm(["r"])
-    node.settle()
-    answer: Deferred[Any] = Deferred()
-    read = node.store.store.places
-    node.store.store.places = lambda mid, device: answer  # type: ignore[method-assign]
-    ann = deaf(node)
+    with places_read(node) as answer:
+        entries = stored(node, left("ann"))
+        node.chat.hub.warm(["r"])
+        ann = deaf(node)
     node.chat.hub.deliver(entries)
-    node.store.store.places = read  # type: ignore[method-assign]
-    answer.callback(places)
+    answer()
     node.settle()
     assert rooms(ann) == {"q"}
 
@@ -162,17 +168,13 @@ def test_what_is_told_while_places_are_read_is_newer(node: Clockwork, subscribed
     """Who left meanwhile is not put in again, who came in is not put out, and nothing is told twice."""
     node.join("s", "ann")
     ann = node.device("ann") if subscribed else deaf(node)
-    answer: Deferred[Any] = Deferred()
-    places = node.now(node.store.store.places("ann", ""))
-    read = node.store.store.places
-    node.store.store.places = lambda mid, device: answer  # type: ignore[method-assign]
-    node.chat.hub.look_again((), ("ann",))
-    node.settle()
-    node.store.store.places = read  # type: ignore[method-assign]
+    with places_read(node) as answer:
+        node.chat.hub.look_again((), ("ann",))
+        node.settle()
     node.join("r", "ann")
     node.now(node.chat.rooms.leave("s", ["ann"]))
     before = len(ann.heard)
-    answer.callback(places)
+    answer()
     node.settle()
     assert rooms(ann) == {"q", "r"}
     assert ann.heard[before:] == []

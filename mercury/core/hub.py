@@ -18,7 +18,7 @@ from mercury.config_limits import Limits
 from mercury.core.barrier import Barrier
 from mercury.core.live import Listener, LiveRoom
 from mercury.core.looks import Looks
-from mercury.core.outbox import MANY, Outbox
+from mercury.core.outbox import Outbox
 from mercury.counts import Cause, Counts
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Place
@@ -293,17 +293,12 @@ class Hub:
             return
         for wire, sessions in room.live.items():
             if data := wire.entries(entries):
-                self.outbox.spread(self._authors_first(sessions, entries) if len(sessions) >= MANY else sessions, data)
+                self.outbox.spread(sessions, data)
                 self.barrier.stirred(room)
                 self.counts.delivered[wire.name] += len(sessions) * len(entries)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
             self._meet(room, "again")
-
-    def _authors_first(self, sessions: set[Listener], entries: Sequence[Entry]) -> Collection[Listener]:
-        """What authors say next can be on its way while the others are told, which takes 3 ms for a room of 1,000."""
-        authors = {session for entry in entries for session in self.sessions.get(entry.mid, ()) if session in sessions}
-        return (*authors, *(sessions - authors))
 
     def _meet(self, room: LiveRoom, cause: Cause) -> None:
         """The head has moved: who had read ahead of it may be live now, who is below it reads on."""
