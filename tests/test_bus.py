@@ -384,10 +384,12 @@ async def test_nodes_see_each_other_come_leave_and_die(engine: RedisEngine) -> N
         await until(lambda: ("gone", b.node) in ear.nodes)
         async with node(proxy.own_port) as (c, _):
             await until(lambda: ("came", c.node) in ear.nodes)
+            ear.doubted.clear()
             proxy.swallows_all = True
             c._publisher.drop()
             c._subscriber.drop()
             await until(lambda: ("gone", c.node) in ear.nodes)
+            assert ear.doubted == [None], "who says nothing may have stored what it could not tell"
             proxy.swallows_all = False
             await until(lambda: ear.nodes.count(("came", c.node)) == 2)
 

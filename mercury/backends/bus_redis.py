@@ -307,8 +307,10 @@ class RedisBus:
             self._proved = now  # the next connection has its time, too
             self._down()
             self._subscriber.drop()
-        for node in [node for node, heard in self._others.items() if now - heard > SILENCE]:
-            self._gone(node)
+        if silent := [node for node, heard in self._others.items() if now - heard > SILENCE]:
+            for node in silent:
+                self._gone(node)
+            self._doubt(None)  # it may have stored what it did not live to tell
         if self._publisher.is_up:  # whose bus was down is met anew: who came and went meanwhile was not told
             beats = [Beat(at=now)] if self.is_up else [Beat(leaves=True), Beat(at=now)]
             self._send([(self._nodes, Envelope(self.node, signal=beat)) for beat in beats])
