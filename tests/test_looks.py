@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from contract_store_tools import logged
 from promises.clockwork import Clockwork, Device, WampDevice
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from mercury import commands
-from mercury.core import hub
+from mercury.core import catchup, hub
 from mercury.core.hub import HOLE
 from mercury.core.looks import RETRY, Looks
 from mercury.errors import MercuryError
@@ -48,13 +48,13 @@ def said(text: str) -> Draft:
     return Draft(rid="r", mid="bob", text=text)
 
 
-def deaf(node: Clockwork) -> Device:
-    """Ann's device that subscribes to nothing."""
-    ann = node.device("ann", "deaf", login=False)
-    assert isinstance(ann, WampDevice)
-    ann.topics = ()
-    ann.connect(node.token("ann"))
-    return ann
+def deaf(node: Clockwork, member: str = "ann", name: str = "deaf") -> Device:
+    """A device that subscribes to nothing."""
+    device = node.device(member, name, login=False)
+    assert isinstance(device, WampDevice)
+    device.topics = ()
+    device.connect(node.token(member))
+    return device
 
 
 @contextmanager
@@ -140,12 +140,12 @@ def test_what_waits_for_others_is_not_forgotten_when_the_room_gets_cold(node: Cl
     assert rooms(ann) == {"q", "r"}
 
 
-def test_what_is_too_much_to_wait_is_not_forgotten(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_to_wait_is_read_at_once(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "EARLY", 1)
     bob, ann = node.device("bob"), node.device("ann")
     _, *told = stored(node, said("missed"), said("one"), joined("ann"), said("two"))
     node.chat.hub.deliver(told)
-    node.wait(2 * HOLE)
+    node.settle()
     assert bob.texts() == ["missed", "one", "two"]
     assert ann.texts() == ["two"]
 
@@ -181,6 +181,20 @@ def test_what_is_told_while_places_are_read_is_newer(node: Clockwork, subscribed
 
 
 # How it is looked
+
+
+def test_a_log_is_read_again_after_a_fault(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ours; it is logged."""
+    bob = node.device("bob")
+    read = node.store.store.read
+    faults = [RuntimeError("a fault, on purpose")]
+    monkeypatch.setattr(node.store.store, "read", lambda *args: fail(faults.pop()) if faults else read(*args))
+    stored(node, said("one"))
+    with logged() as events:
+        node.chat.hub.warm(["r"])
+        node.wait(2 * catchup.FAULT)
+    assert bob.texts() == ["one"]
+    assert [event["log_failure"].value.args for event in events] == [("a fault, on purpose",)]
 
 
 def test_what_is_asked_for_twice_is_looked_at_once_and_some_at_a_time() -> None:
@@ -241,3 +255,18 @@ def test_a_look_that_failed_is_made_again(error: Exception) -> None:
     assert looked == []
     clock.advance(RETRY / 2)
     assert looked == ["a"]
+
+
+def test_a_store_that_is_away_is_asked_once_a_second_however_much_waits() -> None:
+    clock = Clock()
+    asked: list[float] = []
+
+    async def look(names: Sequence[str]) -> None:
+        asked.append(clock.seconds())
+        raise MercuryError("unavailable", "the store is away")
+
+    looks = Looks(clock, look, 9)
+    for _ in range(500):
+        looks.at(["a"])
+        clock.advance(0.01)
+    assert [round(at) for at in asked] == [0, 1, 2, 3, 4]

@@ -25,6 +25,7 @@ def wrong_with(said: Sequence[Said], task: dict[str, str], history: Sequence[See
     looked_up = [(message["seq"], message["text"]) for message in saw("history")]
     sent = [(message["seq"], message["text"]) for message in saw("sent")]
     there = [(message.seq, message.text) for message in history]
+    resets = [events[max(0, nr - 3) : nr + 3] for nr, event in enumerate(events) if event["type"] == "reset"]
     own = [(message.seq, message.text) for message in history if message.mid == task["member"]]
     checks = {
         f"{len(saw('session'))} logins, not {sessions}": len(saw("session")) == sessions,
@@ -38,7 +39,7 @@ def wrong_with(said: Sequence[Said], task: dict[str, str], history: Sequence[See
         "a history that is not the server's": looked_up == there[: len(looked_up)],
         "a history without the end": "stop" in [text for _, text in looked_up],
         "not caught up after each login": sum(e["type"] == "caught_up" for e in events) >= sessions,
-        "a reset": not any(event["type"] == "reset" for event in events),
+        f"resets: {resets}": not resets,
         "what it sent is not there, there twice, or in another order": sent == own
         and [text for _, text in own] == [f"{task['member']} {n}" for n in range(len(own))],
     }

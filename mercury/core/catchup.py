@@ -22,11 +22,12 @@ from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import Entry, Slice
 from mercury.ports import IStore, IWire
-from mercury.serving import begin, serving
+from mercury.serving import begin
 
 PAGE = 64  # entries, and no more than pages.PAGE_BYTES of them
 READERS = 32  # readings at once
 RETRY = 1.0  # seconds until the next try when the store is away
+FAULT = 60.0  # the same after a fault of ours, which fills the log for each session
 
 
 class Page:
@@ -103,23 +104,21 @@ class CatchUp:
         """Catch up in all rooms where the session is behind. Harmless when that goes on already."""
         if session not in self._running and not session.is_slow and session.rooms:
             self._running.add(session)
-            begin(session.served, self._run(session, cause)).addErrback(
-                lambda failure: serving(session.served, self.log.failure, "catching up failed", failure)
-            )
+            begin(session.served, self._run(session, cause))
 
     async def _run(self, session: Listener, cause: Cause) -> None:
-        again = False
         try:
             while behind := self._behind(session):
                 for room in behind:
                     await self._read_on(session, room, cause)
         except MercuryError as error:
             self.log.warn("catching up waits for the store: {reason}", reason=error.reason)
-            again = True
+            self._clock.callLater(RETRY, self.start, session, cause)
+        except Exception:
+            self.log.failure("catching up failed")
+            self._clock.callLater(FAULT, self.start, session, cause)
         finally:
             self._running.discard(session)
-        if again:
-            self._clock.callLater(RETRY, self.start, session, cause)
 
     def _behind(self, session: Listener) -> list[LiveRoom]:
         """The rooms that have something to read: not those where the session is ahead of what was told here yet."""
@@ -141,14 +140,16 @@ class CatchUp:
             if not counted:
                 counted = True
                 self._hub.counts.catch_ups[cause] += 1
-            if not _stands_at(session, room, next_seq):
-                continue
             left = next(
                 (entry for entry in page.entries if session.mid in entry.members and entry.kind == "left"), None
             )
+            is_in = left is None or await self._is_in(session, room, left)
+            if not _stands_at(session, room, next_seq):
+                continue
             self._deliver(session, room, next_seq, page, left)
-            if left is not None and not await self._is_in(session, room, left):
-                self._hub.unlisten(session, room)
+            if left is not None and not is_in:
+                self._hub.places.put_out(session, room, left.seq)
+                self._hub.places.ask((session.mid,))  # they may have come back since
 
     async def _is_in(self, session: Listener, room: LiveRoom, left: Entry) -> bool:
         """Whether the member has come back since they left: the log is read faster than joins and leaves are told."""

@@ -93,6 +93,7 @@ class Ear(Listener):
     __slots__ = ("_chat", "_forget", "_leaving", "_polls", "_waiting", "heard", "why")
 
     log = Logger()
+    reads = False
 
     def __init__(self, chat: Chat, token: Token, forget: Callable[[Ear], None]) -> None:
         super().__init__(Nowhere(self._rustle), RUSTLE)
@@ -112,17 +113,16 @@ class Ear(Listener):
         What was said before the ear really hears is not missed: when it does, it says so as if there were something.
         """
         first = self._chat.hub.enter(self, checked)
-        self.opening = {}
         Deferred.fromCoroutine(self._open(first)).addErrback(self._failed, SERVED.get())
 
     async def _open(self, first: bool) -> None:
-        places, joined = self.opened(await self._chat.store.places(self.mid, ""))
+        places, joined = await self._chat.hub.places.open(self)
         if self.why is not None:
             return
         for place in places:
-            self._chat.hub.listen(self, place.rid, place.head + 1)
+            self._chat.hub.listen(self, place.rid, place.head + 1, place.head)
         for rid, seq in joined.items():
-            self._chat.hub.listen(self, rid, seq)
+            self._chat.hub.listen(self, rid, seq, seq)
         if first:
             for room in self.rooms:
                 self._chat.nodes.presence(room.rid, self.mid, True, but=self)

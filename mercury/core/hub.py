@@ -7,11 +7,12 @@ something, is cold: its head is looked up in the store, and whoever is behind it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from mercury import closing, events
 from mercury.config_limits import Limits
@@ -19,22 +20,17 @@ from mercury.core.barrier import Barrier
 from mercury.core.live import Listener, LiveRoom
 from mercury.core.looks import Looks
 from mercury.core.outbox import Outbox
+from mercury.core.places import Places
 from mercury.counts import Cause, Counts
 from mercury.errors import MercuryError
-from mercury.model import Draft, Entry, Place
+from mercury.model import Draft, Entry
 from mercury.ports import IStore
 
 HOLE = 0.02  # seconds that entries wait for others which should come before them
-EARLY = 1000  # entries of a room that wait so
+EARLY = 1000  # entries of a room that wait so; if there are more, nothing is waited for
 HEADS = 5000  # rooms whose heads are looked up at once
 AWAY = 1.0  # seconds without a connection after which a member is told to be offline: who reconnects was never away
 REMEMBERED = 60.0  # seconds that a revocation is remembered, for connections that were just logging in
-
-
-def _note(session: Listener, rid: str, seq: int, is_in: bool) -> None:
-    """Remember for a session whose member's places are being read what happened last in a room."""
-    if session.opening is not None and session.opening.get(rid, (0, False))[0] < seq:
-        session.opening[rid] = (seq, is_in)
 
 
 class Others(Protocol):
@@ -58,18 +54,20 @@ class Hub:
 
     others: Others
 
+    log = Logger()
+
     def __init__(self, clock: IReactorTime, store: IStore, limits: Limits) -> None:
         self.counts = Counts()
         self.outbox = Outbox()
         self.barrier = Barrier(clock)
         self.rooms: dict[str, LiveRoom] = {}
         self.sessions: dict[str, list[Listener]] = {}
+        self.places = Places(clock, store, self.sessions, self._admit, self.unlisten)
         self.forget: Callable[[str, Collection[str]], None] = lambda rid, members: None
         self._clock = clock
         self._store = store
         self._limits = limits
         self._heads = Looks(clock, self._look_at_heads, HEADS)
-        self._places = Looks(clock, self._look_at_places, 1)
         self._revoked: dict[tuple[str, bytes | None], float] = {}
         self._leaving: dict[str, IDelayedCall] = {}
 
@@ -139,17 +137,22 @@ class Hub:
 
     # Rooms
 
-    def listen(self, session: Listener, rid: str, next_seq: int) -> None:
-        """The session is to get the room's log from next_seq on. It is behind until the room is known to be warm."""
+    def listen(self, session: Listener, rid: str, next_seq: int, head: int) -> None:
+        """The session is to get the room's log from next_seq on. It is behind until the room is known to be warm.
+
+        `head`: the room's head when its member was known to be in. What is above it may have put them out.
+        """
         room = self.rooms.get(rid)
         if room is None:
-            room = self.rooms[rid] = LiveRoom(rid)
+            room = self.rooms[rid] = LiveRoom(rid, head)
             self.others.listen(rid).addCallback(lambda _: self.warm((rid,)))
         session.rooms[room] = next_seq - 1
         if session.hears(rid):
             room.place(session, next_seq)
         else:
             room.pause(session, next_seq)
+        if head < room.told_after and not room.is_read_by(session):
+            self.places.ask((session.mid,))
 
     def unlisten(self, session: Listener, room: LiveRoom) -> None:
         """The session gets no more of the room."""
@@ -213,18 +216,19 @@ class Hub:
         if run[0].seq == room.head + 1 and run[-1].seq == room.head + len(run) and not room.early:
             return run  # as nearly always
         known, room.early = (*room.early, *run), []
-        come = {entry.seq: entry for entry in known if entry.seq > room.head}
-        self._pass_over([entry for entry in known if entry.seq <= room.head])
         if room.cold:  # nobody is live: all will be read
-            return [come[seq] for seq in sorted(come)]
+            self._pass_over(known)
+            self._jump(room, max(entry.seq for entry in known))
+            return []
+        self._pass_over([entry for entry in known if entry.seq <= room.head])
+        come = {entry.seq: entry for entry in known if entry.seq > room.head}
         ready: list[Entry] = []
         while (entry := come.pop(room.head + 1 + len(ready), None)) is not None:
             ready.append(entry)
         if come:
-            waiting = [come[seq] for seq in sorted(come)]
-            room.early = waiting[:EARLY]
-            self._pass_over(waiting[EARLY:])
-            self._clock.callLater(HOLE, self._fill_hole, room, room.early[0].seq)
+            room.early = [come[seq] for seq in sorted(come)]
+            wait = HOLE if len(come) <= EARLY else 0
+            self._clock.callLater(wait, self._fill_hole, room, room.early[0].seq)
         return ready
 
     def _fill_hole(self, room: LiveRoom, seq: int) -> None:
@@ -233,21 +237,25 @@ class Hub:
             self.counts.holes += 1
             room.chill("hole")
             self._pass_over(early)
+            self._jump(room, early[-1].seq)
             self.warm((room.rid,))
 
     def _pass_over(self, entries: Iterable[Entry]) -> None:
-        """Nothing is told of these: a look at the store was quicker than they, or something before them was lost, so
-        who hears the room reads them in its log. Who comes in by them, or does not hear the room and is out, would not.
+        """Nothing is told of these: a look at the store was quicker than they, or something before them was lost, or
+        they come twice. Whoever is in the room reads them in its log; of who is in, they say nothing that is certain.
         """
-        for entry in entries:
-            if entry.kind == "joined":
-                self.admit(entry.rid, entry.seq, entry.members)
-            elif entry.kind == "left":
-                for session, room in self._put_out_by(entry):
-                    if session in room.paused:
-                        self.unlisten(session, room)
+        self.places.ask({mid for entry in entries if entry.kind != "message" for mid in entry.members})
+
+    def _jump(self, room: LiveRoom, head: int) -> None:
+        """The head moves over what was not told here; who does not read that may have been put out by it."""
+        if head > room.head:
+            after, room.head, room.told_after = room.head, head, head
+            Deferred.fromCoroutine(self.places.skipped(room, after)).addErrback(
+                lambda failure: self.log.failure("looking for those who have left failed", failure)
+            )
 
     def _change(self, entry: Entry) -> None:
+        self.places.changed(entry.rid, entry.members)
         if entry.kind == "joined":
             self.admit(entry.rid, entry.seq, entry.members)
             self._tell(entry.rid, [entry])
@@ -255,34 +263,36 @@ class Hub:
             self._tell(entry.rid, [entry])
             self._expel(entry)
 
+    def came(self, rid: str, seq: int, members: Collection[str]) -> None:
+        """Another node has put these into the room. Where that is served, its entry says so too, if all is well."""
+        if (room := self.rooms.get(rid)) is None or seq > room.head:
+            self.admit(rid, seq, [mid for mid in members if not self.places.have_left(rid, mid, seq)])
+        else:
+            self.places.ask({session.mid for session in self._of_members(members) if room not in session.rooms})
+
     def admit(self, rid: str, seq: int, members: Collection[str]) -> None:
         """These members were put into the room by the entry `seq`: their sessions here listen to it from there on."""
         for session in self._of_members(members):
-            self._admit(session, rid, seq)
+            self._admit(session, rid, seq, seq)
 
-    def _admit(self, session: Listener, rid: str, seq: int) -> None:
+    def _admit(self, session: Listener, rid: str, seq: int, head: int) -> None:
         if session.opening is not None:
-            _note(session, rid, seq, True)
+            session.opening.note(rid, seq, True)
         elif (room := self.rooms.get(rid)) is None or room not in session.rooms:
-            self.listen(session, rid, seq)
+            self.listen(session, rid, seq, head)
             if room is not None and not room.cold and session in room.behind:  # this comes late: the log has more
                 session.catch_up("joined")
 
     def _expel(self, entry: Entry) -> None:
         self.forget(entry.rid, entry.members)
-        for session, room in self._put_out_by(entry):
-            last = session.wire_in(entry.rid).entries((entry,))
-            if last and room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
-                self.outbox.put((session,), last)
-            self.unlisten(session, room)
-
-    def _put_out_by(self, entry: Entry) -> Iterator[tuple[Listener, LiveRoom]]:
-        """The sessions that this leave puts out of its room: not those who are there by a later joining."""
         for session in self._of_members(entry.members):
             if session.opening is not None:
-                _note(session, entry.rid, entry.seq, False)
+                session.opening.note(entry.rid, entry.seq, False)
             elif (room := self.rooms.get(entry.rid)) is not None and session.rooms.get(room, entry.seq) < entry.seq:
-                yield session, room
+                last = session.wire_in(entry.rid).entries((entry,))  # unless they are there by a later joining
+                if last and room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
+                    self.outbox.put((session,), last)
+                self.places.put_out(session, room, entry.seq)
 
     def _of_members(self, members: Collection[str]) -> list[Listener]:
         return [session for mid in members for session in self.sessions.get(mid, ())]
@@ -322,34 +332,8 @@ class Hub:
         Of these members (None: all who are here) the places are read again too, since nobody who is put into a room
         would hear of it by reading the rooms that they are in.
         """
-        known = list(self.rooms) if rids is None else [rid for rid in rids if rid in self.rooms]
-        for rid in known:
-            self.rooms[rid].chill("doubt")
-        self.warm(known)
-        self._places.at(self.sessions if members is None else members)
-
-    async def _look_at_places(self, members: Sequence[str]) -> None:
-        for mid in members:
-            before = {s: {room.rid: room.paused.get(s) for room in s.rooms} for s in self.sessions.get(mid, ())}
-            if before:
-                self._compare(await self._store.places(mid, ""), before)
-
-    def _compare(self, places: Sequence[Place], before: Mapping[Listener, Mapping[str, int | None]]) -> None:
-        """Who has a place comes in, and who pauses without one is out; whoever hears a room reads that in its log.
-
-        `before`: where the member's sessions were when the reading began, and where they would go on if they paused.
-        What has changed since was told, and is newer than what was read.
-        """
-        held = {place.rid for place in places}
-        for session, was in before.items():
-            if session not in self.sessions.get(session.mid, ()):
-                continue
-            for place in places:
-                if place.rid not in was:
-                    self._admit(session, place.rid, place.joined)
-            for room in [room for room in session.rooms if room.rid not in held and session in room.paused]:
-                if was.get(room.rid) == room.paused[session]:
-                    self.unlisten(session, room)
+        self.warm(self.rooms if rids is None else [rid for rid in rids if rid in self.rooms])
+        self.places.ask(self.sessions if members is None else members)
 
     def warm(self, rids: Iterable[str]) -> None:
         """Look up the heads of these rooms; then whoever stands at the head is live and others catch up."""
@@ -368,7 +352,7 @@ class Hub:
     def _warmed(self, room: LiveRoom, head: int) -> None:
         if head > room.head:  # a second look, and somebody may be live already: between lies what they were not told
             room.chill("doubt")
-            room.head = head
+            self._jump(room, head)
         room.cold = False
         self._meet(room, room.cause)
 

@@ -23,16 +23,17 @@ class LiveRoom:
     """A room with at least one session here.
 
     `early`: entries that came before others which they follow.
-    `head`: the last seq this node knows of. `cold`: the head is not known to be the log's own head yet, so nobody can
-    be live; `cause`: why it became so last. `live`: the sessions whose next_seq is head + 1. `behind`: the others, with
-    their next_seq. `paused`: those who do not hear the log, with the next_seq at which they would go on.
+    `head`: the last seq this node knows of. `told_after`: all above it was told here, each in its turn. `cold`: the
+    head is not known to be the log's own head yet, so nobody can be live; `cause`: why it became so last. `live`: the
+    sessions whose next_seq is head + 1. `behind`: the others, with their next_seq. `paused`: those who do not hear the
+    log, with the next_seq at which they would go on.
     """
 
-    __slots__ = ("behind", "cause", "cold", "early", "head", "live", "paused", "rid")
+    __slots__ = ("behind", "cause", "cold", "early", "head", "live", "paused", "rid", "told_after")
 
-    def __init__(self, rid: str) -> None:
+    def __init__(self, rid: str, head: int) -> None:
         self.rid = rid
-        self.head = 0
+        self.head = self.told_after = head
         self.early: list[Entry] = []
         self.cold = True
         self.cause: Cause = "login"
@@ -73,15 +74,18 @@ class LiveRoom:
             sessions.discard(session)
             self.behind[session] = self.head + 1
 
-    def chill(self, cause: Cause) -> list[Listener]:
-        """Entries may have been missed: everybody is behind until the head is known again. Returns the sessions."""
+    def chill(self, cause: Cause) -> None:
+        """Entries may have been missed: everybody is behind until the head is known again."""
         if not self.cold:
             self.cold, self.cause = True, cause
         for sessions in self.live.values():
             for session in sessions:
                 self.behind[session] = self.head + 1
         self.live.clear()
-        return list(self.behind)
+
+    def is_read_by(self, session: Listener) -> bool:
+        """Whether the session would find in the log what it was not told."""
+        return session.reads and session not in self.paused
 
     def remove(self, session: Listener) -> None:
         """Let a session go."""
@@ -100,14 +104,42 @@ class LiveRoom:
         self.paused[session] = next_seq
 
 
+class Opening:
+    """What comes while a session's places are being read: `told`, for a room the seq of the last join or leave, and
+    whether it was a join; `doubted`, that there may be more, so that the places have to be read again."""
+
+    __slots__ = ("doubted", "told")
+
+    def __init__(self) -> None:
+        self.told: dict[str, tuple[int, bool]] = {}
+        self.doubted = False
+
+    def note(self, rid: str, seq: int, is_in: bool) -> None:
+        """A join or leave was told."""
+        if self.told.get(rid, (0, False))[0] < seq:
+            self.told[rid] = (seq, is_in)
+
+    def over(self, places: Sequence[Place]) -> tuple[list[Place], dict[str, int]]:
+        """The places were read: those that hold, and the rooms that the member was put into since, with the seq of it.
+
+        What was told meanwhile may be older than what was read, so only what comes behind a place's own joining changes
+        it.
+        """
+        joined = {place.rid: place.joined for place in places}
+        newer = {rid: change for rid, change in self.told.items() if change[0] > joined.get(rid, 0)}
+        return [p for p in places if p.rid not in newer], {rid: seq for rid, (seq, is_in) in newer.items() if is_in}
+
+
 class Listener(ABC):
     """What the hub, the rooms and the timers know of a session; the session itself (session.py) builds on it.
 
     `mid`, `device`: whose it is; mid is empty until it is logged in. `token`: the digest of what it logged in with.
     `out`: frames that the outbox gathers. `rooms`: where it listens, each with the seq up to which delivery is proved.
-    `opening`: None, or while the member's places are being read, what changed meanwhile: for a room the seq of the last
-    join or leave, and whether it was a join. `is_slow`: its socket is full, so nothing live is written to it.
+    `opening`: what comes while the member's places are being read; None afterwards. `reads`: whether it reads the log,
+    and so finds in it what was not told here. `is_slow`: its socket is full, so nothing live is written to it.
     """
+
+    reads = True
 
     __slots__ = ("connection", "device", "is_slow", "mid", "opening", "out", "rooms", "token", "wire")
 
@@ -119,25 +151,13 @@ class Listener(ABC):
         self.token = b""
         self.out: list[bytes] = []
         self.rooms: dict[LiveRoom, int] = {}
-        self.opening: dict[str, tuple[int, bool]] | None = None
+        self.opening: Opening | None = None
         self.is_slow = False
 
     @property
     def served(self) -> Served:
         """Whom the log's lines are about that come of serving it."""
         return ("session", self.connection.number)
-
-    def opened(self, places: Sequence[Place]) -> tuple[list[Place], dict[str, int]]:
-        """The member's places were read, and `opening` ends: the places that hold, and the rooms that they were put
-        into since, with the seq of that.
-
-        What was told meanwhile may be older than what was read (after a doubt even places are told again), so only what
-        comes behind a place's own joining changes it.
-        """
-        told, self.opening = self.opening or {}, None
-        joined = {place.rid: place.joined for place in places}
-        newer = {rid: change for rid, change in told.items() if change[0] > joined.get(rid, 0)}
-        return [p for p in places if p.rid not in newer], {rid: seq for rid, (seq, is_in) in newer.items() if is_in}
 
     def hears(self, rid: str) -> bool:
         """Whether it is to get this room's log; else it pauses there."""

@@ -34,6 +34,7 @@ class Looks:
         self._look = look
         self._most = most
         self._waiting: set[str] = set()
+        self._current: list[str] = []
         self._running = False
 
     def at(self, names: Iterable[str]) -> None:
@@ -41,17 +42,25 @@ class Looks:
         self._waiting.update(names)
         if self._waiting and not self._running:
             self._running = True
-            self._clock.callLater(0, lambda: Deferred.fromCoroutine(self._run()))
+            self._start(0)
+
+    def has(self, name: str) -> bool:
+        """Whether a look at it is still to come, or goes on."""
+        return name in self._waiting or name in self._current
 
     async def _run(self) -> None:
         while self._waiting:
-            names = [self._waiting.pop() for _ in range(min(self._most, len(self._waiting)))]
+            names = self._current = [self._waiting.pop() for _ in range(min(self._most, len(self._waiting)))]
             try:
                 await self._look(names)
             except Exception as error:
                 if not isinstance(error, MercuryError):
                     self.log.failure("looking at the store failed")
                 self._waiting.update(names)
-                self._clock.callLater(RETRY, self.at, ())
-                break
+                self._start(RETRY)
+                return
+        self._current = []
         self._running = False
+
+    def _start(self, delay: float) -> None:
+        self._clock.callLater(delay, lambda: Deferred.fromCoroutine(self._run()))

@@ -119,7 +119,8 @@ class Nodes:
     # What the bus brings
 
     def entries_came(self, entries: Sequence[Entry]) -> None:
-        self._hub.deliver(entries)
+        here = self._hub.rooms  # what was under way when a room's last session left is too late to let anybody in
+        self._hub.deliver([entry for entry in entries if entry.rid in here])
 
     def signal_came(self, node: str, signal: signals.Signal) -> None:
         match signal:
@@ -134,7 +135,7 @@ class Nodes:
                 if (room := self._hub.rooms.get(signal.rid)) is not None:
                     self._here(room)
             case signals.Came():
-                self._hub.admit(signal.rid, signal.seq, signal.members)
+                self._hub.came(signal.rid, signal.seq, signal.members)
             case signals.Kick():
                 self._hub.kick(signal.mid, signal.device)
             case signals.Revoke():

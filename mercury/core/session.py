@@ -24,7 +24,7 @@ from mercury.closing import Closing
 from mercury.core.answers import answer
 from mercury.core.batches import as_error
 from mercury.core.chat import Chat
-from mercury.core.live import Listener, LiveRoom
+from mercury.core.live import Listener, LiveRoom, Opening
 from mercury.counts import Cause
 from mercury.errors import MercuryError
 from mercury.model import NAME_BYTES, Outcome, Place, Token, check_text_of
@@ -103,13 +103,13 @@ class Session(Listener):
             return
         self.device = check_text_of("device", device, NAME_BYTES)
         self.mid, self.token, self._expires = token.mid, token.digest, token
-        self.opening = {}
+        self.opening = Opening()  # also if it is not let in: _failed() asks
         first = self._chat.hub.enter(self, checked)
         _log.debug(
             "{member} is connected by {protocol}", peer=self.connection.peer, member=self.mid, device=self.device,
             protocol=self.wire.name,
         )  # fmt: skip
-        places, joined = self.opened(await self._chat.store.places(self.mid, self.device))
+        places, joined = await self._chat.hub.places.open(self)
         if not self._open:
             return
         self._chat.hub.outbox.hold()
@@ -131,11 +131,11 @@ class Session(Listener):
         states = [events.room_state(place) for place in places]
         self._greet(events.Hello(self.mid, self.device, epoch, self._wheel.interval, states))
         for place in places:
-            hub.listen(self, place.rid, self._resume_at(place, resume, epoch))
+            hub.listen(self, place.rid, self._resume_at(place, resume, epoch), place.head)
         for rid, seq in joined.items():
             if resume is not None and rid in resume.rooms:  # left and joined again meanwhile
                 self._tell_of(rid, events.Reset(rid, seq - 1))
-            hub.listen(self, rid, seq)
+            hub.listen(self, rid, seq, seq)
         for room in self.rooms:
             if not room.cold and self not in room.behind and self not in room.paused:
                 self.caught_up(room)

@@ -237,9 +237,15 @@ class WampSession(Session):
 
     async def _start_after(self, room: LiveRoom, after: int) -> int | None:
         """Where to go on for one who says that they have the room up to `after`. If it never came that far, they have
-        another store's numbers: they are told to start afresh from where their device was."""
-        heads = await self._chat.store.heads((room.rid,))
-        if after <= heads.get(room.rid, 0):
+        another store's numbers: they are told to start afresh from where their device was. Raises forbidden for who has
+        been put out of the room, and might go on behind that: it was not told here yet."""
+        head = room.head
+        if after > head or self._chat.hub.places.is_asking(self.mid, room):
+            heads = {place.rid: place.head for place in await self._chat.store.places(self.mid, self.device)}
+            if room.rid not in heads:
+                raise MercuryError("forbidden", "not a member of that room")
+            head = heads[room.rid]
+        if after <= head:
             return after + 1
         self._resets[room.rid] = room.next_seq(self) - 1
         return None
@@ -275,6 +281,8 @@ class WampSession(Session):
             for room, paused, behind, next_seq in stands:
                 if not self.hears(room.rid):
                     room.pause(self, next_seq)
+                    if behind:  # what they did not read may have put them out
+                        hub.places.ask((self.mid,))
                 elif paused or behind:
                     if (floor := self._resets.pop(room.rid, None)) is not None:
                         self._tell_of(room.rid, events.Reset(room.rid, floor))

@@ -74,8 +74,8 @@ async def rolling_restart(cluster: Cluster) -> None:
     cluster.note({code for _, _, (code, _) in ends} == {1012}, f"connections ended otherwise than with 1012: {ends}")
     codes = {(ask.device, ask.code) for ask in cluster.record.asks if ask.code}
     people = {client.name for client in cluster.clients if isinstance(client, GotalkClient)}
-    # By HTTP: a call that met the closing port, and those on a connection that was kept, to a node that goes.
-    known = {(BACKEND, "unanswered"), *((name, "unavailable") for name in people)}
+    # By HTTP: a call that met the closing port, or a node that goes: anew, or on a connection that was kept.
+    known = {(BACKEND, "unanswered"), *((name, "unavailable") for name in (BACKEND, *people))}
     cluster.note(codes <= known, f"there were errors: {codes}")
 
 

@@ -1,0 +1,191 @@
+"""Reading places again: it ends, whatever is told meanwhile, asks about those who are here and no others, and puts up
+with a store that answers some and not all. All on a Clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from promises.clockwork import Clockwork, Device
+from test_looks import deaf, joined, left, rooms, said, stored
+from test_who_is_in import Two
+from twisted.internet.defer import Deferred, fail
+
+from mercury import commands
+from mercury.core.looks import RETRY
+from mercury.core.places import MOST, PAGE
+from mercury.errors import MercuryError
+from mercury.transports.wamp import WampSession
+
+
+class Places:
+    """A node's store takes its time with places: they come as they were when they were asked for, by answer()."""
+
+    def __init__(self, node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: Counter[str] = Counter()
+        self._node = node
+        self._read = node.store.store.places
+        self._answers: list[tuple[Deferred[Any], Any]] = []
+        monkeypatch.setattr(node.store.store, "places", self._places)
+
+    def _places(self, mid: str, device: str) -> Deferred[Any]:
+        self.asked[mid] += 1
+        answer: Deferred[Any] = Deferred()
+        self._answers.append((answer, self._node.now(self._read(mid, device))))
+        return answer
+
+    def answer(self) -> None:
+        """All that were asked for by now."""
+        answers, self._answers = self._answers, []
+        for answer, places in answers:
+            answer.callback(places)
+        self._node.settle()
+
+
+def crowd(node: Clockwork, size: int) -> list[Device]:
+    """Devices of so many members of "r", who hear nothing."""
+    members = [f"m{number}" for number in range(size)]
+    node.join("r", *members)
+    return [deaf(node, member) for member in members]
+
+
+@pytest.mark.parametrize("what", ["joins of another node", "doubts"])
+def test_a_login_ends_whatever_is_told_meanwhile(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = Two()
+    for number in range(9):
+        two.here.join(f"room {number}", "bob")
+    two.there.device("bob")
+    ann, secret = two.there.device("ann", login=False), two.there.token("ann")
+    places = Places(two.there, monkeypatch)
+    ann.connect(secret)
+    for number in range(9):
+        if what == "doubts":
+            two.there.chat.nodes.doubt(["another room"])
+        else:
+            two.here.join(f"room {number}", "ann")
+        places.answer()
+    assert len(ann.of("hello")) == 1
+    places.answer()
+    assert rooms(ann) == {"q"} | ({f"room {number}" for number in range(9)} if what != "doubts" else set())
+
+
+def test_a_look_ends_though_joins_come_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Two().here
+    ann = deaf(node)
+    places = Places(node, monkeypatch)
+    stored(node, joined("ann"))
+    node.chat.hub.look_again((), ("ann",))
+    node.settle()
+    node.join("s", "ann")
+    places.answer()
+    assert rooms(ann) == {"q", "r", "s"}
+    assert places.asked == {"ann": 1}
+
+
+def test_who_stops_to_hear_a_room_before_they_have_read_their_leave_is_out() -> None:
+    node = Two("ann").there
+    node.device("bob")
+    ann: Any = deaf(node)
+    ann.ask(type="subscribe", topic="mercury.room.r")
+    stored(node, left("ann"), said("secret"))
+    node.store.shut = {"read"}
+    node.chat.hub.warm(["r"])
+    node.settle()
+    ann.tell(type="unsubscribe", topic="mercury.room.r")
+    node.store.open_gate()
+    node.settle()
+    assert rooms(ann) == {"q"}
+    assert ann.texts() == []
+
+
+@pytest.mark.parametrize("what", ["join", "leave"])
+def test_ones_own_changes_count_at_once_while_a_rooms_head_is_looked_up(what: str) -> None:
+    """The application has its answer, and the store takes its time with all that follows."""
+    node = Two("ann").here if what == "leave" else Two().here
+    node.device("bob")
+    ann = node.device("ann")
+    node.store.shut = {"heads"}
+    node.chat.hub.rooms["r"].chill("hole")
+    node.chat.hub.warm(["r"])
+    node.settle()
+    node.store.shut = {"heads", "places", "read"}
+    if what == "join":
+        node.join("r", "ann")
+        ann.say("r", "hello")
+        node.settle()
+        assert ann.of("error") == []
+    else:
+        node.now(node.chat.rooms.leave("r", ["ann"]))
+        assert [event["code"] for event in ann.do(commands.History(rid="r", ref="h"))] == ["forbidden"]
+
+
+@pytest.mark.parametrize(("missed", "asked"), [(1, 1), (PAGE + 1, 20)])
+def test_a_hole_has_those_asked_for_whom_it_may_have_put_out(missed: int, asked: int) -> None:
+    """The log says who; if that is a long one, it may be anybody."""
+    two = Two()
+    devices = crowd(two.there, 20)
+    two.there.store.calls.clear()
+    *_, last = stored(two.here, *[said("missed")] * missed, left("m7"), said("told"))
+    two.there.chat.hub.deliver([last])
+    two.there.wait(1)
+    assert two.there.store.calls.count("places") == asked
+    assert [device.member for device in devices if not rooms(device)] == ["m7"]
+
+
+def test_nobody_is_asked_about_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Clockwork(wamp="json")
+    devices = crowd(node, 3 * MOST)
+    places = Places(node, monkeypatch)
+    node.chat.hub.look_again(())
+    node.settle()
+    for device in devices:
+        device.abort()
+    for _ in range(3):
+        places.answer()
+    assert places.asked.total() == MOST
+
+
+def test_one_who_cannot_be_answered_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Clockwork(wamp="json")
+    devices = crowd(node, 3 * MOST)
+    read = node.store.store.places
+    poisoned = MercuryError("internal", "this one cannot be read")
+    monkeypatch.setattr(
+        node.store.store, "places", lambda mid, device: fail(poisoned) if mid == "m0" else read(mid, device)
+    )
+    stored(node, left(*[device.member for device in devices[1:]]))
+    node.chat.hub.look_again(())
+    node.wait(10 * RETRY)
+    assert [device.member for device in devices if rooms(device)] == ["m0"]
+
+
+def test_what_is_not_answered_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection to the store is refused at once, others hang."""
+    node = Clockwork(wamp="json")
+    crowd(node, MOST)
+    open_: list[Deferred[Any]] = []
+
+    def places(mid: str, device: str) -> Deferred[Any]:
+        if mid == "m0":
+            return fail(MercuryError("unavailable", "refused", 1.0))
+        open_.append(Deferred())
+        return open_[-1]
+
+    monkeypatch.setattr(node.store.store, "places", places)
+    node.chat.hub.look_again(())
+    node.wait(10 * RETRY)
+    assert len(open_) == MOST - 1
+
+
+def test_a_session_that_ends_while_its_member_is_put_out_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Two("ann").here
+    devices = [deaf(node, "ann", name) for name in "xyz"]
+    monkeypatch.setattr(
+        WampSession, "let_go", lambda self, rid: devices[0].abort() if self is devices[0].session else None
+    )
+    stored(node, left("ann"))
+    node.chat.hub.look_again(None)
+    node.settle()
+    assert [rooms(device) for device in devices] == [set(), {"q"}, {"q"}]
