@@ -65,6 +65,24 @@ async def test_what_was_stored_is_there_after_opening_it_again(path: str) -> Non
 
 
 @pytest_twisted.ensureDeferred
+async def test_nothing_is_answered_before_the_epoch_is_known(path: str) -> None:
+    """Whoever resumes is asked for it: they would be sent all again."""
+    async with opened(lambda _: SqliteStore(path)) as store:
+        await put(store, joined("r", "a"))
+    again = SqliteStore(path)
+    opening = again.open()
+    for call in (
+        lambda: again.places("a", ""), lambda: again.token(b"d"), lambda: again.read("r", 0, 9), again.ping,
+    ):  # fmt: skip
+        with pytest.raises(MercuryError, match="unavailable"):
+            await call()
+    await opening
+    assert again.epoch
+    assert [place.rid for place in await again.places("a", "")] == ["r"]
+    await again.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_closed_store_can_be_opened_again(path: str) -> None:
     store = SqliteStore(path)
     for seq in (1, 2):

@@ -96,18 +96,18 @@ class SqliteStore(SqliteAccounts):
         reading = connections(self._path, READERS, read_only=True)
         self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE", use="writing")
         self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, use="reading")
-        self._tokens, self._places = Together(self._reader, _find_tokens), Together(self._reader, _find_places)
-        self._slices = Together(self._reader, _slices)
         try:
             if self._beside:
                 await self._reader.run(check_version)
             else:
                 while await self._writer.run(migrate):
                     pass
-            (self.epoch,) = await self._read(_row, sql.EPOCH)
+            (self.epoch,) = await self._reader.run(_row, sql.EPOCH)
         except MercuryError as error:
             await self.close()
             raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
+        self._tokens, self._places = Together(self._reader, _find_tokens), Together(self._reader, _find_places)
+        self._slices = Together(self._reader, _slices)
 
     def _take_file(self, name: str) -> None:
         if self._beside:
@@ -144,11 +144,11 @@ class SqliteStore(SqliteAccounts):
 
     def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call work(cursor, ...), which makes one SELECT: that reads what holds at one moment."""
-        return self._reader.run(work, *args, **kwargs) if self._reader else _not_open()
+        return self._reader.run(work, *args, **kwargs) if self._reader and self.epoch else _not_open()
 
     def _write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call work(cursor, ...) in a transaction of its own."""
-        return self._writer.run(work, *args, **kwargs) if self._writer else _not_open()
+        return self._writer.run(work, *args, **kwargs) if self._writer and self.epoch else _not_open()
 
     # The log
 
