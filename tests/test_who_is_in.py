@@ -365,6 +365,25 @@ def test_a_doubt_during_a_login_is_looked_into_behind_it() -> None:
     assert rooms(ann) == {"q"}
 
 
+def test_who_reads_their_leave_while_places_are_read_is_out() -> None:
+    """The places were read before it."""
+    node = Two().there
+    ann = node.device("ann")
+    [join] = stored(node, joined("ann"))
+    with places_read(node) as answer:
+        node.chat.hub.look_again((), ("ann",))
+        node.settle()
+    stored(node, left("ann"))
+    node.chat.nodes.signal_came("node 0", signals.Came("r", join.seq, join.members))
+    node.settle()
+    assert [event["type"] for event in ann.heard if event.get("rid") == "r" and "seq" in event] == ["joined", "left"]
+    before = len(ann.heard)
+    answer()
+    node.settle()
+    assert ann.heard[before:] == []
+    assert rooms(ann) == {"q"}
+
+
 def test_who_logs_in_during_a_look_goes_by_what_they_read() -> None:
     """Which is newer."""
     node = Two("ann").there

@@ -72,7 +72,7 @@ class Places:
         return room in self._searched or self._looks.has(mid)
 
     def changed(self, rid: str, members: Collection[str]) -> None:
-        """These were let into the room or put out of it by what was told in its turn."""
+        """These were let into the room or put out of it by what they were told."""
         if self._changed is not None:
             self._changed.update((rid, mid) for mid in members)
 
@@ -97,6 +97,7 @@ class Places:
     def put_out(self, session: Listener, room: LiveRoom, seq: int) -> None:
         """The session was told of the entry `seq`, by which its member left the room."""
         self._unlisten(session, room)
+        self.changed(room.rid, (session.mid,))
         self._left.pop((room.rid, session.mid), None)
         self._left[room.rid, session.mid] = seq
         if len(self._left) > LEAVES:
