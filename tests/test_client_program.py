@@ -203,6 +203,16 @@ async def test_it_ends_when_its_terminal_is_gone(server: FakeServer, start: Call
 
 
 @pytest_twisted.ensureDeferred
+async def test_it_ends_after_a_fault_of_its_own(server: FakeServer, start: Callable[..., Program]) -> None:
+    """And says what it was."""
+    broken = "from mercury.client import terminal; terminal.Terminal.run = None; "
+    python, flag, main, *flags = client(server.api_port, server.ws_port)
+    program = start([python, flag, broken + main, *flags], TERMINAL)
+    assert await program.ended == 1
+    assert b"TypeError" in program.out
+
+
+@pytest_twisted.ensureDeferred
 async def test_two_terminals_chat_on_through_a_killed_server(
     start: Callable[..., Program], free_port: Callable[[], int], tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from promises.clockwork import Clockwork, Device
-from test_looks import deaf, joined, left, places_read, rooms, said, stored
+from test_looks import deaf, joined, left, rooms, said, stored
 from test_nodes import Bus, Wire
 from twisted.internet.defer import Deferred, fail
 
@@ -324,101 +324,6 @@ def test_who_subscribes_behind_their_leave_is_refused() -> None:
     node.settle()
     assert ann.texts() == []
     assert rooms(ann) == {"q"}
-
-
-# While places are read
-
-
-@pytest.mark.parametrize("hears", [True, False])
-def test_who_comes_and_goes_while_places_are_read_is_out(monkeypatch: pytest.MonkeyPatch, hears: bool) -> None:
-    """The places say that they are in, since they were read in between."""
-    node = Two().here
-    node.device("bob")
-    ann = node.device("ann") if hears else deaf(node)
-    join = stored(node, joined("ann"))
-    read: Places = node.store.store.places
-    places, answer = node.now(read("ann", "")), Deferred[Any]()
-    answers = iter([answer])
-    monkeypatch.setattr(node.store.store, "places", lambda mid, device: next(answers, None) or read(mid, device))
-    node.chat.hub.look_again((), ("ann",))
-    node.settle()
-    node.chat.hub.deliver(join)
-    node.now(node.chat.rooms.leave("r", ["ann"]))
-    before = len(ann.heard)
-    answer.callback(places)
-    node.settle()
-    assert rooms(ann) == {"q"}
-    assert ann.heard[before:] == []
-
-
-def test_a_doubt_during_a_login_is_looked_into_behind_it() -> None:
-    """What nobody was told may have happened after the places were read."""
-    node = Two("ann").there
-    node.device("bob")
-    with places_read(node) as answer:
-        ann = deaf(node)
-        stored(node, left("ann"))
-    node.chat.hub.look_again((), ("ann",))
-    node.settle()
-    answer()
-    node.settle()
-    assert rooms(ann) == {"q"}
-
-
-def test_who_reads_their_leave_while_places_are_read_is_out() -> None:
-    """The places were read before it."""
-    node = Two().there
-    ann = node.device("ann")
-    [join] = stored(node, joined("ann"))
-    with places_read(node) as answer:
-        node.chat.hub.look_again((), ("ann",))
-        node.settle()
-    stored(node, left("ann"))
-    node.chat.nodes.signal_came("node 0", signals.Came("r", join.seq, join.members))
-    node.settle()
-    assert [event["type"] for event in ann.heard if event.get("rid") == "r" and "seq" in event] == ["joined", "left"]
-    before = len(ann.heard)
-    answer()
-    node.settle()
-    assert ann.heard[before:] == []
-    assert rooms(ann) == {"q"}
-
-
-def test_who_logs_in_during_a_look_goes_by_what_they_read() -> None:
-    """Which is newer."""
-    node = Two("ann").there
-    node.device("bob")
-    secret, ann = node.token("ann"), node.device("ann", login=False)
-    node.device("ann", "another")
-    with places_read(node) as answer:
-        node.chat.hub.look_again((), ("ann",))
-        node.settle()
-    stored(node, left("ann"))
-    node.store.shut = {"places"}
-    ann.connect(secret)
-    node.store.open_gate()
-    node.settle()
-    assert rooms(ann) == {"q"}
-    before = len(ann.heard)
-    answer()
-    node.settle()
-    assert ann.heard[before:] == []
-
-
-def test_who_leaves_and_comes_back_while_places_are_read_stays() -> None:
-    """The places were read in between."""
-    node = Two("ann").there
-    node.device("bob")
-    ann = deaf(node)
-    leave = stored(node, left("ann"))
-    with places_read(node) as answer:
-        node.chat.hub.look_again((), ("ann",))
-        node.settle()
-    node.chat.hub.deliver(leave)
-    node.join("r", "ann")
-    answer()
-    node.settle()
-    assert rooms(ann) == {"q", "r"}
 
 
 def test_who_subscribes_behind_a_leave_that_is_being_looked_for_is_refused() -> None:
