@@ -13,6 +13,7 @@ from mercury.config_limits import Limits
 from mercury.core.batches import HALVED, Batches
 from mercury.core.hub import Hub
 from mercury.core.journal import Journal
+from mercury.core.pages import PAGE_BYTES
 from mercury.errors import MercuryError
 from mercury.model import Draft
 from mercury.ports import IStore
@@ -142,13 +143,29 @@ def test_the_order_is_kept_when_the_next_batch_is_written_at_once() -> None:
 class Ledger:
     """A store that only notes how many drafts it is given at once."""
 
-    def __init__(self, *, elsewhere: bool) -> None:
+    def __init__(self, *, elsewhere: bool, answers: bool = False) -> None:
         self.elsewhere = elsewhere
+        self.answers = answers
         self.given: list[int] = []
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[object]:
         self.given.append(len(drafts))
-        return Deferred()
+        return succeed([MercuryError("forbidden", "not a member")] * len(drafts)) if self.answers else Deferred()
+
+
+def test_a_batch_holds_a_page_of_text_and_no_more() -> None:
+    """It may be one room's, and waits at each of its members' sockets. What is longer goes by itself."""
+    clock, store = Turns(), Ledger(elsewhere=False, answers=True)
+    journal = Journal(clock, cast(IStore, store), Hub(clock, cast(IStore, store), Limits()))
+    third, whole = "x" * (PAGE_BYTES // 3), "x" * (PAGE_BYTES + 1)
+    for text in (third, third, third, third, whole, "x", "x"):
+        journal.append(Draft(rid="r", mid="1", text=text))
+    for _ in range(4):
+        journal.append(Draft(rid="r", kind="joined", members=("m" * 190,) * 1000))
+    for _ in range(30):
+        clock.turn()
+    assert store.given == [3, 1, 1, 3, 1, 1, 1]
+    assert journal.depth == journal._bytes == 0
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,9 @@ class Batches(Generic[T, R]):
 
     `write` answers one result an item, in order, or fails as a whole. `before` and `after` frame the settling of a
     batch: `after` gets the items and their answers when each `done` has been called. At most `waiting` items wait;
-    more are refused with `busy`. `apart`: whether items are better written in two halves, each while the other one is
-    settled. `sizes`, `seconds`: how large the batches were, and how long their writing took.
+    more are refused with `busy`. `fits`: how many of these may be in one batch, one at least. `apart`: whether items
+    are better written in two halves, each while the other one is settled. `sizes`, `seconds`: how large the batches
+    were, and how long their writing took.
     """
 
     log = Logger()
@@ -85,6 +86,7 @@ class Batches(Generic[T, R]):
         *,
         most: int,
         waiting: int,
+        fits: Callable[[Sequence[T]], int] = len,
         apart: Callable[[Sequence[T]], bool] = lambda items: False,
         before: Callable[[], None] = lambda: None,
         after: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
@@ -95,6 +97,7 @@ class Batches(Generic[T, R]):
         self._write = write
         self._most = most
         self._room = waiting
+        self._fits = fits
         self._apart = apart
         self._before = before
         self._after = after
@@ -149,11 +152,11 @@ class Batches(Generic[T, R]):
 
     def _begin(self, count: int) -> tuple[list[Waiting[T, R]], Deferred[Any]]:
         """Write so many of those that wait, if it may be so many; what that is, and its answers to be."""
-        count = min(count, self._most)
-        batch = self._waiting[:count]
+        items = [item for item, _, _ in self._waiting[: min(count, self._most)]]
+        count = self._fits(items)
+        batch, items = self._waiting[:count], items[:count]
         del self._waiting[:count]
         self._since = self._clock.seconds()
-        items = [item for item, _, _ in batch]
         try:
             return batch, serving(batch[0][2] if len(batch) == 1 else None, self._write, items)
         except Exception:

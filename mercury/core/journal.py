@@ -15,13 +15,14 @@ from twisted.internet.interfaces import IReactorTime
 
 from mercury.core.batches import Batches, Done, promised
 from mercury.core.hub import Hub
+from mercury.core.pages import PAGE_BYTES, fit
 from mercury.errors import MercuryError
 from mercury.model import Draft, Entry, Outcome
 from mercury.ports import IStore
 
-BATCH = 1024  # drafts in one transaction at the most
+BATCH = 1024  # drafts in one transaction at the most, and no more than PAGE_BYTES of them
 WAITING = 16384  # drafts that may wait for it
-WAITING_BYTES = 64 << 20  # and the text in them
+WAITING_BYTES = 64 << 20  # and the text in them, in characters
 
 
 class Journal:
@@ -40,6 +41,7 @@ class Journal:
             self._write,
             most=BATCH,
             waiting=WAITING,
+            fits=self._fit,
             apart=self._are_apart,
             before=hub.outbox.hold,
             after=self._committed,
@@ -69,7 +71,7 @@ class Journal:
         if self._bytes > WAITING_BYTES:
             raise MercuryError("busy", "too much text is waiting for the store", 1.0, limit="journal")
         self._batches.add(draft, done)
-        self._bytes += len(draft.text)
+        self._bytes += _size(draft)
 
     def append(self, draft: Draft) -> Deferred[Outcome]:
         """submit() with a Deferred. Cancelling it does not take the draft back."""
@@ -83,6 +85,10 @@ class Journal:
         """For how long the store has had what it was given last, in seconds; 0 if it has nothing of ours."""
         return self._batches.lasts()
 
+    def _fit(self, drafts: Sequence[Draft]) -> int:
+        """A batch may be one room's, and each of its members has it waiting at their socket while they do not read."""
+        return len(drafts) if self._bytes <= PAGE_BYTES else fit(map(_size, drafts))
+
     def _are_apart(self, drafts: Sequence[Draft]) -> bool:
         """Of one room those that are stored together also go out together, in one write a member: twice the deliveries.
         Of many rooms one half is stored by another process while this one tells the members of the other half: 100
@@ -95,7 +101,7 @@ class Journal:
         return self._store.append(drafts, int(self._wall() * 1_000_000))
 
     def _committed(self, drafts: Sequence[Draft], answers: Sequence[Outcome | MercuryError]) -> None:
-        self._bytes = max(0, self._bytes - sum(len(draft.text) for draft in drafts))
+        self._bytes = max(0, self._bytes - sum(map(_size, drafts)))
         entries: list[Entry] = []
         doubtful: list[Draft] = []
         counts = self._hub.counts
@@ -116,3 +122,8 @@ class Journal:
                 self._hub.doubt(doubtful)
         finally:
             self._hub.outbox.release()
+
+
+def _size(draft: Draft) -> int:
+    """In characters. What has a text has no members."""
+    return len(draft.text) or sum(map(len, draft.members))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mercury.model import Entry
@@ -10,11 +10,17 @@ from mercury.model import Entry
 PAGE_BYTES: Final = 256 << 10  # of text, in characters; JSON may make it more
 
 
+def fit(sizes: Iterable[int]) -> int:
+    """How many texts of these sizes, one at least, are PAGE_BYTES together at most, the first ones first."""
+    count = total = 0
+    for size in sizes:
+        total += size
+        if total > PAGE_BYTES and count:
+            break
+        count += 1
+    return count
+
+
 def within(entries: Sequence[Entry]) -> list[Entry]:
-    """The first of these entries, one at least, whose texts are PAGE_BYTES together at most."""
-    size = 0
-    for position, entry in enumerate(entries):
-        size += len(entry.text)
-        if size > PAGE_BYTES and position:
-            return list(entries[:position])
-    return list(entries)
+    """As many of these entries as fit, from the first on."""
+    return list(entries[: fit(len(entry.text) for entry in entries)])
