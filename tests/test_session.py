@@ -8,7 +8,7 @@ from promises.clockwork import Clockwork, Device
 from mercury import closing, commands
 from mercury.config import Config
 from mercury.config_limits import Limits
-from mercury.core import journal, session
+from mercury.core import hub, journal, session
 from mercury.errors import MercuryError
 from mercury.model import Draft
 from mercury.transports.chat import Protocols
@@ -214,6 +214,20 @@ def test_revoking_closes_the_connections_of_that_token_only(node: Clockwork) -> 
     assert (first.code, second.code) == (closing.UNAUTHORIZED.code, None)
     node.now(node.chat.tokens.revoke_all("ann"))
     assert second.code == closing.UNAUTHORIZED.code
+
+
+def test_revocations_are_remembered_for_a_minute_and_so_many(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest ones."""
+    monkeypatch.setattr(hub, "REVOKED", 5)
+    remembered = node.chat.hub._revoked
+    for mid in "abcdefag":
+        node.chat.hub.revoke(mid, None)
+    assert [mid for mid, _ in remembered] == list("defag")
+    node.wait(hub.REMEMBERED / 2)
+    node.chat.hub.revoke("h", b"x")
+    node.wait(hub.REMEMBERED / 2)
+    node.chat.hub.revoke("i", None)
+    assert [mid for mid, _ in remembered] == ["h", "i"]
 
 
 def test_a_kick_closes_one_device_or_all(node: Clockwork) -> None:

@@ -31,6 +31,7 @@ EARLY = 1000  # entries of a room that wait so; if there are more, nothing is wa
 HEADS = 5000  # rooms whose heads are looked up at once
 AWAY = 1.0  # seconds without a connection after which a member is told to be offline: who reconnects was never away
 REMEMBERED = 60.0  # seconds that a revocation is remembered, for connections that were just logging in
+REVOKED = 100_000  # revocations that are remembered
 
 
 class Others(Protocol):
@@ -129,8 +130,10 @@ class Hub:
     def revoke(self, mid: str, token: bytes | None) -> None:
         """Close the connections made with this token, or with any of the member's."""
         now = self._clock.seconds()
-        self._revoked = {key: at for key, at in self._revoked.items() if now - at < REMEMBERED}
-        self._revoked[mid, token] = now
+        self._revoked.pop((mid, token), None)
+        self._revoked[mid, token] = now  # in the order of time
+        while now - self._revoked[first := next(iter(self._revoked))] > REMEMBERED or len(self._revoked) > REVOKED:
+            del self._revoked[first]
         for session in tuple(self.sessions.get(mid, ())):
             if token is None or session.token == token:
                 session.end(closing.UNAUTHORIZED)
@@ -192,7 +195,11 @@ class Hub:
         self.outbox.hold()  # a write may find a socket full, and that must not change who listens halfway
         try:
             for rid, run in by_room.items():
-                self._deliver(rid, run)
+                try:
+                    self._deliver(rid, run)
+                except Exception:  # a fault of ours in one room must not keep the others from hearing
+                    self.log.failure("delivering to the room {room} failed", room=rid)
+                    self.look_again((rid,), {mid for entry in run for mid in entry.members})
         finally:
             self.outbox.release()
 
@@ -301,14 +308,23 @@ class Hub:
         room = self.rooms.get(rid)
         if room is None or not entries:
             return
+        failed: list[Listener] = []
         for wire, sessions in room.live.items():
-            if data := wire.entries(entries):
+            try:
+                data = wire.entries(entries)
+            except Exception:  # who hears by another wire hears once, and at once
+                self.log.failure("what was said in {room} cannot be told by {wire}", room=rid, wire=wire.name)
+                failed += sessions
+                continue
+            if data:
                 self.outbox.spread(sessions, data)
                 self.barrier.stirred(room)
                 self.counts.delivered[wire.name] += len(sessions) * len(entries)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
             self._meet(room, "again")
+        for session in failed:
+            session.connection.abort()
 
     def _meet(self, room: LiveRoom, cause: Cause) -> None:
         """The head has moved: who had read ahead of it may be live now, who is below it reads on."""
