@@ -186,6 +186,19 @@ async def test_whoever_unsubscribes_hears_no_more_and_may_come_back(engine: Redi
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_comes_back_within_a_turn_waits_for_nothing(
+    engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is not asked then, and so does not confirm it."""
+    monkeypatch.setattr(bus_redis, "SUBSCRIBING", 10 * PATIENCE)
+    async with node(engine.port) as (bus, _):
+        await bus.subscribe("r")
+        bus.unsubscribe("r")
+        again = bus.subscribe("r")
+        await until(lambda: again.called, "being subscribed")
+
+
+@pytest_twisted.ensureDeferred
 async def test_many_rooms_are_subscribed_to_at_once(engine: RedisEngine) -> None:
     async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
         waiting = [b.subscribe(f"r{n}") for n in range(3000)]

@@ -100,7 +100,11 @@ class Subscriber:
         changed, self._changed = self._changed, {}
         if self._protocol is None:
             return
-        self._subscribe(channel for channel in changed if channel in self.wanted and channel not in self._asked)
+        wanted = [channel for channel in changed if channel in self.wanted]
+        for channel in wanted:
+            if channel in self._asked and not self._unconfirmed[channel]:
+                self._confirmed(channel)  # forgotten and wanted again within the turn: it was heard all the time
+        self._subscribe(channel for channel in wanted if channel not in self._asked)
         gone = [channel for channel in changed if channel not in self.wanted and channel in self._asked]
         self._asked.difference_update(gone)
         self._send("UNSUBSCRIBE", gone)
