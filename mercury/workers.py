@@ -38,6 +38,7 @@ from mercury.systemd import Systemd
 from mercury.worker import Worker
 
 WATCHDOG: Final = 30.0  # seconds within which a worker has to be heard of, if systemd asks for nothing else
+SILENT: Final = 60.0  # seconds that one may be silent while it starts or stops
 LOOK: Final = 1.0  # seconds between looks whether all were
 ABORTING: Final = 2.0  # seconds for one that hangs to say where
 LONG: Final = 60.0  # seconds: who lived so long and dies is started at once
@@ -191,11 +192,14 @@ class Workers(Service):
         for worker in self._workers.values():
             if stood_still:
                 worker.last = now
-            elif worker.state == "ready" and now - worker.last > self._watchdog:
+            elif worker.state != "hung" and now - worker.last > self._patience(worker):
                 worker.state = "hung"
                 self.log.critical("worker {worker} hangs, and is ended", worker=worker.number)
                 worker.signal(signal.SIGABRT)
                 self._reactor.callLater(ABORTING, worker.signal, signal.SIGKILL)
+
+    def _patience(self, worker: Worker) -> float:
+        return self._watchdog if worker.state == "ready" else max(self._watchdog, SILENT)
 
     def _reload(self) -> Deferred[Any]:
         """Have all workers read the settings anew, if they can be read."""

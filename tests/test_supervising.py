@@ -33,7 +33,7 @@ from mercury.line import FROM_WORKER, LONGEST, Answer, Message, Notice, Order, Q
 from mercury.listening import ADOPTED, Listening
 from mercury.settings import load
 from mercury.transports.filtering import AddressFilter, Rules
-from mercury.workers import PAUSES, WATCHDOG, Workers
+from mercury.workers import PAUSES, SILENT, WATCHDOG, Workers
 
 FLAGS = {"redis.host": "127.0.0.1", "server.api.port": "0", "server.ws.port": "0", "server.ws.address": "127.0.0.1"}
 
@@ -193,6 +193,24 @@ def test_who_hangs_is_ended_and_none_if_it_was_the_supervisor(scene: Scene) -> N
     assert not scene.of(1)[-1].signals
     scene.reactor.pump([1.0] * (round(WATCHDOG) + 1))
     assert scene.of(1)[-1].signals[:1] == [signal.SIGABRT]
+
+
+@pytest.mark.parametrize("state", ["starting", "stopping"])
+def test_who_hangs_while_it_starts_or_stops_is_ended_too(scene: Scene, state: str) -> None:
+    """It may be silent for longer then."""
+    scene.all_ready()
+    scene.of(2)[-1].tells("STOPPING=1")
+    if state == "starting":
+        scene.of(2)[-1].ends()
+        scene.reactor.advance(0)
+    hanging = scene.of(2)[-1]
+    for second in range(round(SILENT) + 5):
+        for one in (1, 3):
+            scene.of(one)[-1].tells("WATCHDOG=1")
+        assert not hanging.signals or second > SILENT
+        scene.reactor.advance(1.0)
+    assert hanging.signals == [signal.SIGABRT, signal.SIGKILL]
+    assert not scene.of(1)[-1].signals
 
 
 def test_questions_and_answers_find_their_ways(scene: Scene) -> None:
