@@ -2,7 +2,8 @@
 
 Each worker has a socket of its own on each port (SO_REUSEPORT, socket(7)): the kernel spreads newcomers over them, by a
 hash of addresses and ports. Since all stay open here, who comes while a worker is started anew waits in its queue, and
-nobody is refused. A socket that systemd passes cannot be multiplied: there all workers accept from one.
+nobody is refused; only for a long pause, or when one stops alone, its queue is closed and who waits there is reset. A
+socket that systemd passes cannot be multiplied: there all workers accept from one.
 """
 
 from __future__ import annotations

@@ -38,7 +38,10 @@ class Limits(Section, frozen=True):
     handshake_seconds: Annotated[
         SecondsOrNone,
         LIVE,
-        Meta(description="How long a client may take to connect by WebSocket and log in, TLS included. 0: no limit."),
+        Meta(
+            description="How long a client may take to connect by WebSocket, TLS included, and as long again to log in "
+            "by its first frame. 0: no limit."
+        ),
     ] = 5.0
     ping_seconds: Annotated[
         SecondsOrNone,

@@ -101,7 +101,9 @@ class Redis(Section, frozen=True):
     tls_ca: TrustedFile = ""
     tls_cert: ShownFile = ""
     tls_key: ShownKeyFile = ""
-    connect_seconds: Annotated[Seconds, Meta(description="How long connecting and logging in may take.")] = 3.0
+    connect_seconds: Annotated[
+        Seconds, Meta(description="How long each step of connecting may take: reaching it, TLS, logging in.")
+    ] = 3.0
     command_seconds: Annotated[
         Seconds,
         Meta(description="How long Redis may take to answer. Then it is unavailable, and connected to anew."),

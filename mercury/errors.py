@@ -78,7 +78,7 @@ LIMITS: Final[dict[Limit, str]] = {
     "logins-per-minute": "a wrong password beyond `--gotalk.logins-per-minute`",
     "registrations-per-minute": "a registration beyond `--gotalk.registrations-per-minute`",
     "passwords": "a login while 64 wait already for their passwords to be checked",
-    "journal": "a send while 16,384 others, or 64 MiB of text, wait for the store",
+    "journal": "a send while 16,384 others, or 64 Mi characters, wait for the store, or a read mark while as many do",
     "store-calls": "a call of the store while 10,000 others wait for it",
 }
 

@@ -25,7 +25,9 @@ class IStore(Interface):
     """Where rooms, logs, members' places and tokens are kept: the truth.
 
     Every Deferred fails with MercuryError only: `unavailable` (with retry_after) when the engine cannot be reached or
-    cannot write; after such a failure of a write, whether it was done is unknown. No call waits without a bound.
+    cannot write; after such a failure of a write, whether it was done is unknown. No call waits without a bound, but
+    for a write to this machine's own disk: that a node does not wait for that for ever is seen to by its watchdog
+    (MercuryService.is_well).
     What a call has returned as stored is durable (G1) and is seen by every later call, from any node.
 
     With keys, the text of messages is stored encrypted. One that cannot be read comes as an Entry with `lost`, and no
@@ -225,7 +227,8 @@ class IBus(Interface):
 
     node: str = Attribute("This node's name among the nodes: drawn anew at each start.")
     is_up: bool = Attribute(
-        "Whether what others publish gets here, as far as is known; a silent loss is noticed within 15 seconds. "
+        "Whether what others publish gets here, as far as is known; a silent loss is noticed within 15 seconds, "
+        "or without a Redis when this node's lease is over. "
         "While it is False, look at the heads of the rooms served here, once a second; doubt(None) follows when it is "
         "True again."
     )

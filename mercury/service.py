@@ -244,7 +244,7 @@ class MercuryService(Service):
 
 
 def _patience(config: Config) -> float:
-    """Seconds that are more than any store takes to answer or to give up, even if it is away."""
+    """Seconds that are more than any store takes that works, or that knows that it does not."""
     mysql, redis = config.mysql, config.redis
     return 60.0 + 4 * (
         mysql.connect_seconds + mysql.write_seconds + mysql.read_seconds + redis.connect_seconds + redis.command_seconds

@@ -54,7 +54,8 @@ class RedisServer:
     """Where Redis is. With `sentinels` (host, port), these say where the master of `service` is, and host is unused.
     `tls` goes for them as well: what they say has to be believed.
 
-    `connect_seconds`: for a connection with its login; `command_seconds`: for one command, with the wait for both.
+    `connect_seconds`: for each step of connecting: to reach a server, to see its certificate, to log in.
+    `command_seconds`: to wait for a connection, and for the answer to a command.
     """
 
     host: str = "127.0.0.1"

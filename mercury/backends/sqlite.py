@@ -48,6 +48,7 @@ T = TypeVar("T")
 Work = Callable[Concatenate[Any, P], T]
 
 READERS = 2  # threads
+READ_SECONDS = 60.0  # that a read may take, the wait for a thread with it
 LAST = 2**63 - 1  # no seq is greater
 
 _marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
@@ -95,7 +96,7 @@ class SqliteStore(SqliteAccounts):
         writing = connections(self._path, 1, read_only=False, seconds=seconds)
         reading = connections(self._path, READERS, read_only=True)
         self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE", use="writing")
-        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, use="reading")
+        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, seconds=READ_SECONDS, use="reading")
         try:
             if self._beside:
                 await self._reader.run(check_version)

@@ -1,7 +1,7 @@
 """How a room's log is found in SQLite without an index of all of it.
 
 An index (room, seq) of every entry has a page for each room, and a batch of messages over 100 rooms changes 100 of
-them: half of what such a batch cost (8.3 µs of CPU and 6 KB to write for a message, and 3.6 µs and 0.3 KB without). So
+them: half of what such a batch cost (8.3 µs of CPU and 6 KB to write for a message, and 3.7 µs and 0.3 KB without). So
 only each 64th entry of a room is in the index; each entry knows the one before it in its room, `prev`, and a room knows
 its `last` one. A part of a log is read from above: from the first indexed entry at or above its end, or from the room's
 last one, back to its beginning. That is at most 64 rows more than are asked for, of which no text is read.

@@ -3,7 +3,7 @@
 Autobahn takes 0.04 ms to read one, most of it for lines of a log that is not kept; this takes a quarter of that. A
 request with anything out of the ordinary in it (a header that comes twice, another version, a fragment, a byte that is
 not printable ASCII, an error of any kind) is none that is read here, but left to Autobahn from its first byte on: so
-what is accepted, and how the rest is refused, stays Autobahn's. tests/test_request.py holds both to the same results.
+what is accepted, and how the rest is refused, stays Autobahn's. tests/test_opening.py holds both to the same results.
 """
 
 from __future__ import annotations
