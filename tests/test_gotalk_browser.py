@@ -12,6 +12,7 @@ from browsing import PASSWORD, GotalkServer, Visitor, play
 from playwright.sync_api import Browser, Error, Page, Route, expect
 
 NO_SERVER = "net::ERR_"  # what Chromium writes of each try while the server is away
+OPENING = "status of 503"  # and while it opens its store
 LOGGED_OUT = "the server responded with a status of 401"
 REFUSED = r"the server responded with a status of 4\d\d"
 IMAGE = '"><img src=x onerror="window.harmed=1">'
@@ -71,7 +72,7 @@ async def test_a_page_comes_back_by_itself_and_what_was_written_meanwhile_is_sen
         for person in (ann, ben):
             person.is_connected()
             person.sees("before", "first", "second")
-            person.check(NO_SERVER)
+            person.check(NO_SERVER, OPENING)
 
     await play(scene, server)
 
