@@ -1,32 +1,43 @@
-"""A fault of ours in delivery harms who it is about, and nobody else."""
+"""A fault of ours in delivery harms who it is about, and nobody else: the others hear all, once, and who has left hears
+nothing. All on a Clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from promises.clockwork import Clockwork
+from promises.clockwork import Clockwork, Device
+from rig import WIRE
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
+from mercury import closing, events
 from mercury.core.looks import RETRY
 from mercury.model import Entry
 from mercury.ports import IWire
 
 
-class Mute:
-    """A wire whose frames nobody needs, and which has none for messages, by a fault."""
+class Broken:
+    """A wire that has no frames for some entries, nor, if `mute`, for having caught up."""
 
-    name = "mute"
+    name = "broken"
     acknowledges = True
 
-    def event(self, event: object) -> bytes:
-        return b""
+    def __init__(self, fails: Callable[[Entry], bool], *, mute: bool = False) -> None:
+        self.fails = fails
+        self.mute = mute
+
+    def event(self, event: events.Event) -> bytes:
+        if self.mute and isinstance(event, events.CaughtUp):
+            raise KeyError("broken on purpose")
+        return WIRE.event(event)
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
-        if any(entry.kind == "message" for entry in entries):
+        if any(map(self.fails, entries)):
             raise KeyError("broken on purpose")
-        return b""
+        return WIRE.entries(entries)
 
 
 @pytest.fixture
@@ -38,21 +49,65 @@ def node() -> Clockwork:
     return node
 
 
-def faults(events: Sequence[Any]) -> list[Any]:
-    return [event for event in events if "log_failure" in event]
+def by(node: Clockwork, wire: Broken, member: str = "ann") -> Device:
+    """A device that hears by this wire."""
+    device = node.device(member, "broken", login=False)
+    device.session.wire = cast(IWire, wire)
+    device.enter(node.token(member))
+    return device
+
+
+def faults(logged: Sequence[Any], key: str) -> list[Any]:
+    return [event.get(key) for event in logged if "log_failure" in event]
+
+
+def says_one(entry: Entry) -> bool:
+    return entry.text == "one"
 
 
 def test_a_wire_that_fails_does_not_starve_who_hears_by_another(node: Clockwork) -> None:
-    """They hear once; its own listeners are cut off."""
-    ann, bob, deaf = node.device("ann"), node.device("bob"), node.device("ann", "deaf", login=False)
-    deaf.session.wire = cast(IWire, Mute())
-    deaf.enter(node.token("ann"))
-    with capturedLogs() as events:
-        node.post("r", "one", "two")
+    """They hear once; its own listeners are cut off, and hear nothing of what comes after what they missed."""
+    ann, bob, cut = node.device("ann"), node.device("bob"), by(node, Broken(says_one))
+    with capturedLogs() as logged:
+        bob.say("r", "one")
+        joining = Deferred.fromCoroutine(node.chat.rooms.join("r", ["cat"]))
+        bob.say("r", "two")  # in the same batch, and told apart from it
+        node.now(joining)
         node.wait(2 * RETRY)
-    assert [device.texts() for device in (ann, bob)] == [["one", "two"]] * 2
-    assert (ann.code, bob.code, deaf.code) == (None, None, 1006)
-    assert [event["wire"] for event in faults(events)] == ["mute"]
+    assert [device.texts() for device in (ann, bob, cut)] == [["one", "two"], ["one", "two"], []]
+    assert (ann.code, bob.code, cut.code) == (None, None, closing.BUSY.code)
+    assert faults(logged, "wire") == ["broken"]
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_who_left_hears_no_more_though_a_wire_fails_on_it(node: Clockwork, is_behind: bool) -> None:
+    """It is the other device's, which is asked first."""
+    cut, ann, bob = by(node, Broken(lambda entry: entry.kind == "left")), node.device("ann"), node.device("bob")
+    if is_behind:
+        node.chat.hub.rooms["r"].fall_behind(cut.session)
+    with capturedLogs():
+        node.now(node.chat.rooms.leave("r", ["ann"]))
+        node.post("r", "secret")
+        node.wait(2 * RETRY)
+    assert [device.texts() for device in (cut, ann, bob)] == [[], [], ["secret"]]
+    assert cut.code == closing.BUSY.code
+
+
+def test_a_fault_about_who_has_caught_up_does_not_spare_whose_wire_failed(node: Clockwork) -> None:
+    node.join("r", "cat")
+    cut, bob, cat = by(node, Broken(says_one)), node.device("bob"), by(node, Broken(says_one), "cat")
+    room = node.chat.hub.rooms["r"]
+    room.fall_behind(cat.session)
+    room.behind[cat.session] = room.head + 2  # read ahead of what is told
+    cat.session.wire = cast(IWire, Broken(says_one, mute=True))
+    with capturedLogs() as logged:
+        node.post("r", "one")
+        node.wait(2 * RETRY)
+        node.post("r", "two")
+        node.wait(2 * RETRY)
+    assert [device.texts() for device in (bob, cut)] == [["one", "two"], []]
+    assert cut.code == closing.BUSY.code
+    assert faults(logged, "room")[:2] == ["r", "r"]
 
 
 def test_a_fault_in_one_room_does_not_starve_the_others(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +127,8 @@ def test_a_fault_in_one_room_does_not_starve_the_others(node: Clockwork, monkeyp
     ann = node.device("ann")
     for rid in "rs":
         ann.say(rid, rid)
-    with capturedLogs() as events:
+    with capturedLogs() as logged:
         node.wait(RETRY)
     assert sorted(bob.texts()) == ["r", "s"]
     assert [len(entries) for entries in told] == [2]
-    assert [event["room"] for event in faults(events)] == ["r"]
+    assert faults(logged, "room") == ["r"]

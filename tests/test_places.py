@@ -142,6 +142,7 @@ def test_nobody_is_asked_about_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> 
     node.settle()
     for device in devices:
         device.abort()
+    node.settle()
     for _ in range(3):
         places.answer()
     assert places.asked.total() == MOST

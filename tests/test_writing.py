@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.internet.tcp import Connection
 
 from mercury.core.live import Listener
@@ -129,4 +131,21 @@ def test_nothing_is_written_when_the_connection_is_no_longer_open() -> None:
     connection.write(b"x")
     assert connection.deliver(b"x") == 1
     assert not transport.socket.took  # type: ignore[attr-defined]
+    assert not transport.queued
+
+
+def test_who_is_cut_off_is_sent_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until Twisted says that the connection is gone, which it does a turn later."""
+    transport = Transport(Socket([]))
+    monkeypatch.setattr(transport, "abortConnection", lambda: None)
+    monkeypatch.setattr(transport, "unregisterProducer", lambda: None)
+    connection = connection_of(transport)
+    connection.wasClean, connection.is_closed = True, cast(Any, Deferred())
+    connection.write(b"before")
+    assert connection.request
+    connection.abort()
+    assert connection.request is None
+    assert connection.deliver(b"after") == 5
+    connection.write(b"after")
+    assert transport.socket.took == b"before"
     assert not transport.queued

@@ -7,6 +7,7 @@ something, is cold: its head is looked up in the store, and whoever is behind it
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
@@ -69,7 +70,7 @@ class Hub:
         self._store = store
         self._limits = limits
         self._heads = Looks(clock, self._look_at_heads, HEADS)
-        self._revoked: dict[tuple[str, bytes | None], float] = {}
+        self._revoked: OrderedDict[tuple[str, bytes | None], float] = OrderedDict()  # which drops the first one quickly
         self._leaving: dict[str, IDelayedCall] = {}
 
     # Sessions
@@ -199,9 +200,21 @@ class Hub:
                     self._deliver(rid, run)
                 except Exception:  # a fault of ours in one room must not keep the others from hearing
                     self.log.failure("delivering to the room {room} failed", room=rid)
-                    self.look_again((rid,), {mid for entry in run for mid in entry.members})
+                    self._begin_anew(rid, run)
         finally:
             self.outbox.release()
+
+    def _begin_anew(self, rid: str, run: Sequence[Entry]) -> None:
+        """How much of this was told is not known, so the log says it; who has left by it hears no more in any case."""
+        self._cut(self._of_members({mid for entry in run if entry.kind == "left" for mid in entry.members}))
+        if (room := self.rooms.get(rid)) is not None:
+            room.chill("doubt")
+        self.look_again((rid,), {mid for entry in run for mid in entry.members})
+
+    def _cut(self, sessions: Iterable[Listener]) -> None:
+        """They hear nothing more from now on: their clients come back, and read what they were not told."""
+        for session in tuple(sessions):
+            session.end(closing.BUSY)
 
     def _deliver(self, rid: str, run: list[Entry]) -> None:
         room = self.rooms.get(rid)
@@ -320,11 +333,10 @@ class Hub:
                 self.outbox.spread(sessions, data)
                 self.barrier.stirred(room)
                 self.counts.delivered[wire.name] += len(sessions) * len(entries)
+        self._cut(failed)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
             self._meet(room, "again")
-        for session in failed:
-            session.connection.abort()
 
     def _meet(self, room: LiveRoom, cause: Cause) -> None:
         """The head has moved: who had read ahead of it may be live now, who is below it reads on."""

@@ -105,16 +105,16 @@ class Journal:
         entries: list[Entry] = []
         doubtful: list[Draft] = []
         counts = self._hub.counts
-        for draft, answer in zip(drafts, answers, strict=True):
-            if isinstance(answer, Outcome):
-                if answer.duplicate:
-                    counts.duplicates += 1
-                elif answer.entry is not None:
-                    entries.append(answer.entry)
-                    counts.entries[answer.entry.kind] += 1
-            elif answer.code in ("unavailable", "internal"):
-                doubtful.append(draft)
         try:
+            for draft, answer in zip(drafts, answers, strict=True):
+                if isinstance(answer, Outcome):
+                    if answer.duplicate:
+                        counts.duplicates += 1
+                    elif answer.entry is not None:
+                        entries.append(answer.entry)
+                        counts.entries[answer.entry.kind] += 1
+                elif answer.code in ("unavailable", "internal"):
+                    doubtful.append(draft)
             self._hub.deliver(entries)
             if entries:
                 self._hub.others.committed(entries)

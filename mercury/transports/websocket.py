@@ -322,6 +322,8 @@ class WebSocketConnection(Opening):
             self.sendCloseFrame(code, reason.encode()[:123])
 
     def abort(self) -> None:
+        self.__dict__.pop("deliver", None)  # who is to come back must not get later messages than those they missed
+        self.request = None
         self.dropConnection(abort=True)
         self.transport.abortConnection()  # it may be dropped and still not be gone
 

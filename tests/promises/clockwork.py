@@ -225,7 +225,7 @@ class Device:
 
     def abort(self) -> None:
         self.code = 1006
-        self.session.closed()
+        self.node.clock.callLater(0, self.session.closed)
 
     def hold(self) -> None:
         self.held = True
