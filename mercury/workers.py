@@ -100,7 +100,10 @@ class Workers(Service):
         self._pausing.pop(number, None)
         self._ports.open(number)
         worker = self._workers[number] = Worker(number, self._reactor.seconds(), self)
-        worker.begin(self._reactor, self._config.workers, self._ports.of(number), self._watchdog, self._words())
+        try:
+            worker.begin(self._reactor, self._config.workers, self._ports.of(number), self._watchdog, self._words())
+        except OSError as error:  # no more processes or descriptors are to be had now
+            self.ended(worker, f"at its start ({error.strerror})")
 
     def _words(self) -> list[str]:
         """A worker's command line, as this process was started."""
@@ -188,7 +191,7 @@ class Workers(Service):
     def _look(self) -> None:
         """End who was not heard of for too long, unless it was this process that stood still."""
         now = self._reactor.seconds()
-        stood_still, self._looked = now - self._looked > 2 * LOOK + self._watchdog / 2, now
+        stood_still, self._looked = now - self._looked > max(2 * LOOK, self._watchdog / 2), now
         for worker in self._workers.values():
             if stood_still:
                 worker.last = now

@@ -4,6 +4,7 @@ process. tests/test_workers.py has the real thing.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -211,6 +212,33 @@ def test_who_hangs_while_it_starts_or_stops_is_ended_too(scene: Scene, state: st
         scene.reactor.advance(1.0)
     assert hanging.signals == [signal.SIGABRT, signal.SIGKILL]
     assert not scene.of(1)[-1].signals
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_worker_that_cannot_be_begun_is_tried_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, *, first: bool
+) -> None:
+    """At the first start it ends all."""
+    if not first:
+        scene.all_ready()
+    spawn = scene.reactor.spawnProcess
+    tries = [OSError(errno.EAGAIN, "Resource temporarily unavailable")] * 2
+
+    def refusing(*args: Any, **how: Any) -> Process:
+        if tries:
+            raise tries.pop()
+        return spawn(*args, **how)
+
+    monkeypatch.setattr(scene.reactor, "spawnProcess", refusing)
+    with capturedLogs() as events:
+        (scene.of(1)[-1].tells("READY=1") if first else scene.of(2)[-1].ends(1))
+        scene.wait(5)
+    assert scene.failed is first
+    if not first:
+        assert len(scene.of(2)) == 2
+        scene.of(2)[-1].tells("READY=1")
+        told = [str(event["how"]) for event in events if "is started again" in event["log_format"]]
+        assert told == ["with exit code 1", *["at its start (Resource temporarily unavailable)"] * 2]
 
 
 def test_questions_and_answers_find_their_ways(scene: Scene) -> None:
