@@ -83,7 +83,7 @@ def test_who_comes_back_before_the_cursor_is_stored_gets_nothing_twice(node: Clo
     node.post("r", "one")
     ann.pong()
     ann.pong()
-    ann.abort()
+    ann.lose()
     again = node.device()
     assert again.texts() == []
     node.post("r", "two")
@@ -94,7 +94,7 @@ def test_what_was_not_proved_comes_again(node: Clockwork) -> None:
     """A connection that broke before its pong may have lost anything."""
     ann = node.device()
     node.post("r", "one")
-    ann.abort()
+    ann.lose()
     assert node.device().texts() == ["one"]
 
 
@@ -137,7 +137,7 @@ def test_a_cursor_from_before_leaving_counts_no_more(node: Clockwork) -> None:
     node.post("r", "one")
     ann.pong()
     node.now(node.chat.rooms.leave("r", ["ann"]))
-    ann.abort()
+    ann.lose()
     node.post("r", "not for ann")
     node.join("r", "ann")
     node.chat.rooms.marks.delivered("r", "ann", "", 2)

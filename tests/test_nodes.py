@@ -117,7 +117,7 @@ def test_a_room_is_heard_of_only_while_somebody_listens(wire: Wire, nodes: Two) 
     assert wire.buses[1].rooms == set()
     bob = nodes[1].device("bob")
     assert wire.buses[1].rooms == {"r"}
-    bob.abort()
+    bob.lose()
     assert wire.buses[1].rooms == set()
 
 
@@ -226,10 +226,10 @@ def test_presence_is_that_of_all_nodes(wire: Wire, nodes: Two) -> None:
     for device in (ann, bob):
         device.do(commands.Presence(rid="r", ref=1))
         assert device.of("ok")[-1]["online"] == ["ann", "bob"]
-    bob.abort()
+    bob.lose()
     there.wait(2 * AWAY)
     assert len(ann.of("presence")) == 1, "bob is still here"
-    desk.abort()
+    desk.lose()
     there.wait(2 * AWAY)
     assert ann.of("presence")[-1]["online"] is False
     there.device("bob")

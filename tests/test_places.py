@@ -141,8 +141,7 @@ def test_nobody_is_asked_about_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> 
     node.chat.hub.look_again(())
     node.settle()
     for device in devices:
-        device.abort()
-    node.settle()
+        device.lose()
     for _ in range(3):
         places.answer()
     assert places.asked.total() == MOST
@@ -184,7 +183,7 @@ def test_a_session_that_ends_while_its_member_is_put_out_hides_no_other(monkeypa
     node = Two("ann").here
     devices = [deaf(node, "ann", name) for name in "xyz"]
     monkeypatch.setattr(
-        WampSession, "let_go", lambda self, rid: devices[0].abort() if self is devices[0].session else None
+        WampSession, "let_go", lambda self, rid: devices[0].lose() if self is devices[0].session else None
     )
     stored(node, left("ann"))
     node.chat.hub.look_again(None)

@@ -172,7 +172,7 @@ def test_who_is_here_is_pinged_as_they_were_told() -> None:
                 pings[device] += 1
     assert pings == {ann: 4, bob: 1}
     assert set(node.chat.heartbeat.everybody()) == {ann.session, bob.session}
-    ann.abort()
+    ann.lose()
     structs.force_setattr(node.chat.limits, "ping_seconds", 50.0)
     node.device("ann")
     assert node.chat.heartbeat._wheels.keys() == {100.0, 50.0}, "nobody is on the first one any more"

@@ -364,7 +364,7 @@ def test_limit_connections_per_member() -> None:
     first, second, third = node.device(), node.device(), node.device()
     assert (first.code, second.code, third.code) == (None, None, closing.BUSY.code)
     assert "--limits.connections-per-member" in third.of("error")[0]["reason"]
-    first.abort()
+    first.lose()
     assert node.device().code is None
 
 

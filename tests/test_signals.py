@@ -29,14 +29,14 @@ def test_signals_reach_the_others_and_not_their_author(node: Clockwork) -> None:
         assert [event["seq"] for event in device.of("read")] == [2]
     assert ann.of("typing") == ann.of("read") == []
     assert ann.of("presence") == [{"type": "presence", "rid": "r", "mid": "bob", "online": True}]
-    ann.abort()
+    ann.lose()
     assert bob.of("presence") == [], "the other device is still there"
-    desk.abort()
+    desk.lose()
     assert bob.of("presence") == [], "ann may be back at once"
     desk = node.device("ann", "desk")
     node.wait(2 * AWAY)
     assert bob.of("presence") == [], "and was never away"
-    desk.abort()
+    desk.lose()
     node.wait(AWAY)
     assert bob.of("presence") == [{"type": "presence", "rid": "r", "mid": "ann", "online": False}]
 

@@ -149,7 +149,7 @@ class Walk:
 
     def _drop(self, *_: Any) -> None:
         if self.devices and self.random.random() < 0.5:
-            self.devices.pop(self.random.randrange(len(self.devices))).abort()
+            self.devices.pop(self.random.randrange(len(self.devices))).lose()
 
     def _fill(self, *_: Any) -> None:
         if self.devices:

@@ -77,11 +77,11 @@ def test_a_room_that_was_not_heard_keeps_its_cursor_over_connections(node: Clock
     ann = listener(node, R, S)
     node.post("s", "heard")
     prove(ann)
-    ann.abort()
+    ann.lose()
     ann = listener(node, R)
     node.post("s", "one", "two")
     prove(ann)
-    ann.abort()
+    ann.lose()
     ann = listener(node, R)
     node.post("s", "three")
     ann.ask(type="subscribe", topic=S)
@@ -113,7 +113,7 @@ def test_a_cursor_does_not_pass_what_came_while_unsubscribed(node: Clockwork) ->
     prove(ann)
     assert node.delivered("ann", "r") == 2
     assert ann.do(commands.Ack(rid="r", seq=3, ref=1))[0]["code"] == "bad_request"
-    ann.abort()
+    ann.lose()
     assert listener(node, INBOX).texts() == ["two"]
 
 
@@ -131,7 +131,7 @@ def test_a_place_of_ones_own_begins_there(node: Clockwork) -> None:
     ann = listener(node, R)
     node.post("r", "one", "two", "three")
     prove(ann)
-    ann.abort()
+    ann.lose()
     for after, texts in ((0, ["one", "two", "three"]), (2, ["two", "three"]), (4, [])):
         ann = listener(node)
         ann.ask(type="subscribe", topic=R, after=after)
@@ -139,7 +139,7 @@ def test_a_place_of_ones_own_begins_there(node: Clockwork) -> None:
         assert [event["seq"] for event in ann.of("caught_up")] == [4]
         prove(ann)
         assert node.delivered("ann", "r") == 4
-        ann.abort()
+        ann.lose()
 
 
 def test_a_place_that_is_not_there_yet_is_reset(node: Clockwork) -> None:
@@ -315,7 +315,7 @@ def test_signals_come_to_who_subscribed_to_them(node: Clockwork) -> None:
     for rid in "rs":
         bob.do(commands.Typing(rid=rid))
         bob.do(commands.Read(rid=rid, seq=2))
-    bob.abort()
+    bob.lose()
     node.wait(2 * AWAY)
     told = {name: [(e["type"], e["rid"]) for e in device.heard[1:]] for name, device in devices.items()}
     assert told == {"typing": [("typing", "r")], "presence": [("presence", "r")] * 2, "read": [("read", "r")]}

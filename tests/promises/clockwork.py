@@ -224,8 +224,7 @@ class Device:
         self.code = code
 
     def abort(self) -> None:
-        self.code = 1006
-        self.node.clock.callLater(0, self.session.closed)
+        self.node.clock.callLater(0, self.lose)
 
     def hold(self) -> None:
         self.held = True
@@ -237,6 +236,11 @@ class Device:
         return self.taken
 
     # What a test does with it
+
+    def lose(self) -> None:
+        """The connection breaks."""
+        self.code = 1006
+        self.session.closed()
 
     def say(self, rid: str, text: str, ref: int = 0, cid: str | None = None) -> None:
         """Send a message; nothing settles."""
