@@ -146,11 +146,13 @@ class Ledger:
     def __init__(self, *, elsewhere: bool, answers: bool = False) -> None:
         self.elsewhere = elsewhere
         self.answers = answers
+        self.missing = 0
         self.given: list[int] = []
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[object]:
         self.given.append(len(drafts))
-        return succeed([MercuryError("forbidden", "not a member")] * len(drafts)) if self.answers else Deferred()
+        answer = [MercuryError("forbidden", "not a member")] * (len(drafts) - self.missing)
+        return succeed(answer) if self.answers else Deferred()
 
 
 def test_a_batch_holds_a_page_of_text_and_no_more() -> None:
@@ -166,6 +168,20 @@ def test_a_batch_holds_a_page_of_text_and_no_more() -> None:
         clock.turn()
     assert store.given == [3, 1, 1, 3, 1, 1, 1]
     assert journal.depth == journal._bytes == 0
+
+
+def test_a_store_that_answers_too_little_does_not_silence_the_node() -> None:
+    """The outbox is let go, and what comes after that is stored."""
+    clock, store = Turns(), Ledger(elsewhere=False, answers=True)
+    hub = Hub(clock, cast(IStore, store), Limits())
+    journal = Journal(clock, cast(IStore, store), hub)
+    store.missing = 1
+    for _ in range(2):
+        journal.append(Draft(rid="r", mid="1", text="hello")).addErrback(lambda failure: None)
+        for _ in range(4):
+            clock.turn()
+    assert store.given == [1, 1]
+    assert not hub.outbox._holds
 
 
 @pytest.mark.parametrize(

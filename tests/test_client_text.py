@@ -51,7 +51,7 @@ def message(**fields: Any) -> Message:
 )
 def test_a_message_as_a_line(said: Message, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Local time, who, what. Further lines are indented, so that no text can look like somebody else's."""
-    monkeypatch.setenv("TZ", "XXX-09:31:06")  # 05:32:54 in UTC
+    monkeypatch.setenv("TZ", "LMT-09:31:06")  # 05:32:54 in UTC
     time.tzset()
     try:
         assert Writer("1", ROOM, coloured=False).message(said) == shown

@@ -14,6 +14,7 @@ from test_who_is_in import Two
 from twisted.internet.defer import Deferred, fail
 
 from mercury import commands, signals
+from mercury.core import places as core_places
 from mercury.core.looks import RETRY
 from mercury.core.places import MOST, PAGE
 from mercury.errors import MercuryError
@@ -145,6 +146,17 @@ def test_nobody_is_asked_about_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(3):
         places.answer()
     assert places.asked.total() == MOST
+
+
+def test_the_latest_leaves_are_remembered_and_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_places, "LEAVES", 3)
+    node = Clockwork(wamp="json")
+    crowd(node, 5)
+    for number in (0, 1, 2, 3, 4):
+        node.now(node.chat.rooms.leave("r", [f"m{number}"]))
+    remembered = [mid for _, mid in node.chat.hub.places._left]
+    assert remembered == ["m2", "m3", "m4"]
+    assert [node.chat.hub.places.have_left("r", mid, 1) for mid in ("m1", "m4")] == [False, True]
 
 
 def test_one_who_cannot_be_answered_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

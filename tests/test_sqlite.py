@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from contract_store_tools import NOW, code_of, entry_of, joined, log_of, logged,
 from twisted.internet.defer import gatherResults
 from twisted.logger import LogLevel
 
-from mercury.backends import sqlite_schema
+from mercury.backends import sqlite, sqlite_schema
 from mercury.backends.sqlite import SqliteStore
 from mercury.errors import MercuryError
 from mercury.model import SYSTEM, Cursor, Draft, ReadMark, Token
@@ -330,3 +331,16 @@ async def test_what_was_acknowledged_survives_a_kill(path: str, commits: int) ->
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_read_that_the_disk_does_not_answer_is_given_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "READ_SECONDS", 2.0)
+    answered = threading.Event()
+    monkeypatch.setattr(sqlite, "_value", lambda *asked: answered.wait(60))
+    async with opened(lambda _: SqliteStore(path)) as store:
+        try:
+            with pytest.raises(MercuryError, match="did not answer within 2 s"):
+                await store.room("r")
+        finally:
+            answered.set()

@@ -196,6 +196,14 @@ def test_who_hangs_is_ended_and_none_if_it_was_the_supervisor(scene: Scene) -> N
     assert scene.of(1)[-1].signals[:1] == [signal.SIGABRT]
 
 
+def test_nobody_hangs_whose_words_the_supervisor_could_not_hear(scene: Scene) -> None:
+    """They say something every half of the time that they have, and it was away for more than the other half."""
+    scene.all_ready()
+    scene.reactor.pump([1.0] * round(WATCHDOG / 2 - 1))
+    scene.reactor.advance(WATCHDOG / 2 + 1.5)
+    assert not any(scene.of(number)[-1].signals for number in (1, 2, 3))
+
+
 @pytest.mark.parametrize("state", ["starting", "stopping"])
 def test_who_hangs_while_it_starts_or_stops_is_ended_too(scene: Scene, state: str) -> None:
     """It may be silent for longer then."""

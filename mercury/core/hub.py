@@ -70,7 +70,7 @@ class Hub:
         self._store = store
         self._limits = limits
         self._heads = Looks(clock, self._look_at_heads, HEADS)
-        self._revoked: OrderedDict[tuple[str, bytes | None], float] = OrderedDict()  # which drops the first one quickly
+        self._revoked: OrderedDict[tuple[str, bytes | None], float] = OrderedDict()
         self._leaving: dict[str, IDelayedCall] = {}
 
     # Sessions
@@ -131,10 +131,10 @@ class Hub:
     def revoke(self, mid: str, token: bytes | None) -> None:
         """Close the connections made with this token, or with any of the member's."""
         now = self._clock.seconds()
-        self._revoked.pop((mid, token), None)
-        self._revoked[mid, token] = now  # in the order of time
-        while now - self._revoked[first := next(iter(self._revoked))] > REMEMBERED or len(self._revoked) > REVOKED:
-            del self._revoked[first]
+        self._revoked[mid, token] = now
+        self._revoked.move_to_end((mid, token))
+        while now - next(iter(self._revoked.values())) > REMEMBERED or len(self._revoked) > REVOKED:
+            self._revoked.popitem(last=False)
         for session in tuple(self.sessions.get(mid, ())):
             if token is None or session.token == token:
                 session.end(closing.UNAUTHORIZED)
@@ -200,11 +200,11 @@ class Hub:
                     self._deliver(rid, run)
                 except Exception:  # a fault of ours in one room must not keep the others from hearing
                     self.log.failure("delivering to the room {room} failed", room=rid)
-                    self._begin_anew(rid, run)
+                    self._start_over(rid, run)
         finally:
             self.outbox.release()
 
-    def _begin_anew(self, rid: str, run: Sequence[Entry]) -> None:
+    def _start_over(self, rid: str, run: Sequence[Entry]) -> None:
         """How much of this was told is not known, so the log says it; who has left by it hears no more in any case."""
         self._cut(self._of_members({mid for entry in run if entry.kind == "left" for mid in entry.members}))
         if (room := self.rooms.get(rid)) is not None:

@@ -8,6 +8,7 @@ before it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ class Places:
         self._unlisten = unlisten
         self._looks = Looks(clock, self._look, MOST)
         self._changed: set[tuple[str, str]] | None = None  # rooms and members, while places are being read
-        self._left: dict[tuple[str, str], int] = {}
+        self._left: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._searched: set[LiveRoom] = set()
 
     async def open(self, session: Listener) -> tuple[list[Place], dict[str, int]]:
@@ -98,10 +99,10 @@ class Places:
         """The session was told of the entry `seq`, by which its member left the room."""
         self._unlisten(session, room)
         self.changed(room.rid, (session.mid,))
-        self._left.pop((room.rid, session.mid), None)
         self._left[room.rid, session.mid] = seq
+        self._left.move_to_end((room.rid, session.mid))
         if len(self._left) > LEAVES:
-            del self._left[next(iter(self._left))]
+            self._left.popitem(last=False)
 
     def have_left(self, rid: str, mid: str, seq: int) -> bool:
         """Whether a session of the member was told of a leave after the entry `seq`."""

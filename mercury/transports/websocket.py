@@ -308,10 +308,14 @@ class WebSocketConnection(Opening):
             self.transport.write(data)
         return len(data)
 
-    def sendData(self, data: bytes, *args: Any, **kwargs: Any) -> None:
-        """Autobahn's way out, by which go handshakes, pongs and goodbyes. What follows waits for it."""
+    def _deliver_by_put(self) -> None:
+        """Nothing goes straight to the socket, past what waits or what the connection's state forbids."""
         self.__dict__.pop("deliver", None)
         self.request = None
+
+    def sendData(self, data: bytes, *args: Any, **kwargs: Any) -> None:
+        """Autobahn's way out, by which go handshakes, pongs and goodbyes. What follows waits for it."""
+        self._deliver_by_put()
         super().sendData(data, *args, **kwargs)
 
     def ping(self, payload: bytes) -> None:
@@ -322,8 +326,7 @@ class WebSocketConnection(Opening):
             self.sendCloseFrame(code, reason.encode()[:123])
 
     def abort(self) -> None:
-        self.__dict__.pop("deliver", None)  # who is to come back must not get later messages than those they missed
-        self.request = None
+        self._deliver_by_put()  # who is to come back must not get later messages than those they missed
         self.dropConnection(abort=True)
         self.transport.abortConnection()  # it may be dropped and still not be gone
 
