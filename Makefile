@@ -40,7 +40,7 @@ cluster: cluster-packages ## run three nodes behind HAProxy, with MariaDB and Re
 	$(INSTALL) .venv/run
 	@exec $(BIN)/python tools/cluster.py
 
-test: test-packages javascript check ## everything: lint, types, all tests; a part: make test ARGS="tests/test_layers.py -x"
+test: test-packages javascript check ## everything: lint, types, all tests; a part: make test ARGS="tests/project/test_layers.py -x"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: ## lint and types only
@@ -64,7 +64,7 @@ conformance: ## the WebSocket conformance cases, against Mercury's own protocol 
 
 faults: test-packages ## kill, freeze and cut off nodes, MariaDB and Redis, twenty times each, and check what clients saw
 	$(INSTALL) .venv/test
-	@PYTHONPATH=tests $(BIN)/python -m promises.play $(ARGS)
+	@$(BIN)/python -m tests.promises.play $(ARGS)
 
 deb: deb-packages ## build the Debian package, into dist/
 	tools/deb dist
@@ -78,7 +78,7 @@ pins: ## resolve setup.py's requirements anew and write them to requirements/
 	tools/pins $(PYTHON)
 
 clean: ## remove what these commands made; var/, where messages are, stays
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info tests/wamp_clients/node_modules
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info tests/wamp/programs/node_modules
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
 
@@ -103,13 +103,13 @@ test-packages:
 	@tools/packages $(TEST_PACKAGES) $(CLUSTER_PACKAGES) $(BACKUP_PACKAGES)
 
 # The WAMP clients for Node and browsers. Without them the tests of them are skipped.
-JAVASCRIPT := tests/wamp_clients/node_modules/.package-lock.json
+JAVASCRIPT := tests/wamp/programs/node_modules/.package-lock.json
 
 javascript:
 	@{ tools/packages $(NODE_PACKAGES) && flock Makefile $(MAKE) --silent $(JAVASCRIPT); } || \
 	    echo "The tests of JavaScript's WAMP clients are skipped: there is no npm, or it could not install them." >&2
 
-$(JAVASCRIPT): tests/wamp_clients/package-lock.json
+$(JAVASCRIPT): tests/wamp/programs/package-lock.json
 	@echo "Installing the WAMP clients that the tests need into $(@D) ..."
 	@cd $(<D) && npm ci --loglevel=error
 	@touch $@

@@ -27,8 +27,8 @@ from bench.scenarios import Scenario
 from bench.servers import Floor, Server
 
 sys.path.append(str(ROOT / "tests"))  # where the engines are that tests start as well
-from engine_redis import RedisEngine
-from engines import MariaDb
+from tests.support.mariadb_servers import MariaDb
+from tests.support.redis_servers import RedisEngine
 
 Engines = Literal["mariadb", "mariadb+redis", "redis", "memory", "floor"]
 

@@ -28,9 +28,9 @@ from bench.scale_report import Results
 from bench.servers import Server
 
 sys.path.append(str(ROOT / "tests"))  # where the engines are that tests start as well
-from engine_redis import RedisEngine
-from engines import MariaDb
-from free_ports import free_port
+from tests.support.free_ports import free_port
+from tests.support.mariadb_servers import MariaDb
+from tests.support.redis_servers import RedisEngine
 
 #: Less than the data of the largest size takes, so that not all is in memory.
 MARIADB: Final = ("--innodb-buffer-pool-size=256M",)

@@ -14,12 +14,14 @@ from unittest.mock import patch
 
 import pymysql
 
-from mercury.backends import mysql_sql, sqlite_log, sqlite_sql
+from mercury.stores.mysql import sql as mysql_sql
+from mercury.stores.sqlite import room_log
+from mercury.stores.sqlite import sql as sqlite_sql
 
 
 @dataclass
 class Call:
-    """What came of one call: an example of each statement, by the name that mercury/backends/*_sql.py has for it, and
+    """What came of one call: an example of each statement, by the name that mercury/stores/*_sql.py has for it, and
     how much they read in all. For Redis: its commands, and how many they were."""
 
     statements: dict[str, str]
@@ -154,7 +156,7 @@ class Sqlite:
         self._steps = 0
 
     def end(self) -> Call:
-        return Call(by_name(self._statements, r"\?\d|%s", sqlite_sql, sqlite_log), self._steps)
+        return Call(by_name(self._statements, r"\?\d|%s", sqlite_sql, room_log), self._steps)
 
     def plan(self, statement: str) -> list[str]:
         with closing(sqlite3.Connection(self._path)) as connection:

@@ -20,13 +20,13 @@ from typing import Any, Final, TypeVar
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
-from mercury.config import Config
 from mercury.core.tokens import digest
+from mercury.domain.model import Cursor, Draft, Token
 from mercury.errors import MercuryError
-from mercury.model import Cursor, Draft, Token
-from mercury.options import Options
-from mercury.ports import IStore
-from mercury.tap import make_store
+from mercury.interfaces import IStore
+from mercury.node.build import make_store
+from mercury.settings.flags import Options
+from mercury.settings.schema import Config
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ TEXT: Final = "message {:012} and then some words, so that it has eighty bytes i
 
 BATCH: Final = 1000  # drafts in one append
 TOKENS: Final = 100  # calls at once
-CURSORS: Final = 500  # in one transaction, as mercury/core/marks.py writes them
+CURSORS: Final = 500  # in one transaction, as mercury/core/delivery/marks.py writes them
 EXPIRES: Final = 4_000_000_000_000_000  # in the year 2096
 
 

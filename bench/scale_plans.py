@@ -1,7 +1,7 @@
 """Which statements the calls that `make bench ARGS="scale"` times make, how much these read, and how that is done.
 
 Nothing of it is guessed: a node makes the calls, and the database, or its driver, tells which statements came and how
-much they read. Each is then explained. tests/test_plans.py holds plans and counts to what is promised.
+much they read. Each is then explained. tests/stores/test_plans.py holds plans and counts to what is promised.
 
 Run as a program it prints, as Markdown, what is found in a store that has the size SIZES[STEP]:
 
@@ -22,11 +22,11 @@ from bench.processes import ROOT
 from bench.scale_client import MEASURES, NAMES, PAGE, Subject, subjects
 from bench.scale_databases import Call, Database, MariaDb, Redis, Sqlite
 from bench.scale_fill import SIZES, secret, settings_of
-from mercury import commands
-from mercury.tap import make_store
+from mercury.domain import commands
+from mercury.node.build import make_store
 
 sys.path.append(str(ROOT / "tests"))  # where the node is that tests put together as well
-from rig import Ear, Node, until
+from tests.support.in_process_node import Ear, Node, until
 
 T = TypeVar("T")
 

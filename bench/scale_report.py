@@ -28,10 +28,10 @@ PLANS: Final = """# What the stores do
 
 Made by `make bench ARGS="scale --write"`, on stores with {rooms:,} rooms of one member, {members:,} members of one room
 and {messages:,} messages in another one, which is the room that these calls are about. How long they take stands in
-[Performance](performance.md). The statements are in mercury/backends/mysql_sql.py, sqlite_sql.py and sqlite_log.py,
-under these names; tests/test_plans.py sees to it that none goes through a table or an index from end to end, or sorts,
-and that what is read does not grow with the room. What a statement was given as JSON is `asked` for MariaDB, and for
-SQLite whatever has a `VIRTUAL TABLE INDEX`.
+[Performance](performance.md). The statements are in mercury/stores/mysql/sql.py, and in sql.py and room_log.py of
+mercury/stores/sqlite/, under these names. tests/stores/test_plans.py checks that none scans a whole table or index, or
+sorts, and that what is read does not grow with the room. What a statement was given as JSON is `asked` for MariaDB, and
+for SQLite whatever has a `VIRTUAL TABLE INDEX`.
 
 """
 

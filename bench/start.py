@@ -15,8 +15,8 @@ from bench.scenarios import Scenario
 from bench.servers import Floor, Server
 
 sys.path.append(str(ROOT / "tests"))  # where the engines are that tests start as well
-from engine_redis import RedisEngine
-from engines import MariaDb
+from tests.support.mariadb_servers import MariaDb
+from tests.support.redis_servers import RedisEngine
 
 #: As on a server of one's own: memory for what is in use, and a log that is long enough for checkpoints to be rare.
 MARIADB_OPTIONS = ("--innodb-buffer-pool-size=1G", "--innodb-log-file-size=1G")

@@ -22,10 +22,11 @@ from twisted.internet.task import deferLater, react
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests")]
 
-from person import until  # noqa: E402
-from programs import CLIENT, SERVER, Program  # noqa: E402
 from pyte.screens import Char, Screen  # noqa: E402
 from wcwidth import wcwidth  # noqa: E402
+
+from tests.support.chatting_person import until  # noqa: E402
+from tests.support.child_programs import CLIENT, SERVER, Program  # noqa: E402
 
 COLUMNS, LINES = 56, 16
 CELL, LINE, SIZE = 8.0, 19, 13.3  # pixels; the letters of monospaced fonts are 0.6 times as wide as their size

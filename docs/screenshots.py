@@ -16,9 +16,10 @@ from twisted.internet.task import react
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests")]
 
-from browsing import GotalkServer, Visitor, play  # noqa: E402
-from free_ports import free_port  # noqa: E402
 from playwright.sync_api import Browser, expect  # noqa: E402
+
+from tests.support.browser import GotalkServer, Visitor, play  # noqa: E402
+from tests.support.free_ports import free_port  # noqa: E402
 
 PHONE = {"viewport": {"width": 360, "height": 640}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 DESK = {"viewport": {"width": 960, "height": 600}}

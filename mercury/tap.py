@@ -1,310 +1,37 @@
-"""A node: the one place where its parts are chosen and put together.
+"""What `twistd mercury` runs: a node (mercury/node/build.py), or with `--workers` one that supervises some
+(workers.py).
 
-make_node() makes a node from the options; mercury/service.py has its life, from start to stop. Backends are imported
-by name, when they are chosen, so that none of their drivers need be there for another.
+Each imports its parts when it is chosen: who supervises needs hardly any.
 """
 
 from __future__ import annotations
 
 import os
-import resource
-import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.application.service import IService
 
-from mercury.backends.bus_local import LocalBus
-from mercury.backends.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
-from mercury.config import Api, Config, Gotalk, Ws, has_bus, storage_type
-from mercury.config_stores import Mysql, Redis
-from mercury.config_types import ConfigError, addresses, networks
-from mercury.core.accounts import Accounts
-from mercury.core.catchup import CatchUp
-from mercury.core.chat import Chat
-from mercury.core.handover import Handover
-from mercury.core.heartbeat import Heartbeat
-from mercury.core.hub import Hub
-from mercury.core.nodes import Nodes
-from mercury.core.passwords import Passwords
-from mercury.core.rooms import Rooms
-from mercury.core.tokens import Tokens
-from mercury.endpoints import endpoint_of, warnings_of_sockets
-from mercury.errors import MercuryError
-from mercury.line import place_of
-from mercury.listening import Listening
-from mercury.options import Options
-from mercury.ports import IAccounts, IBus, IStore
-from mercury.service import MercuryService
-from mercury.systemd import sockets
-from mercury.transports.api_keys import ApiKeys
-from mercury.transports.chat import ChatDoor, Protocols
-from mercury.transports.filtering import AddressFilter, Rules
-from mercury.transports.gotalk import make_gotalk_site
-from mercury.transports.metrics import Metrics
-from mercury.transports.readiness import Readiness
-from mercury.transports.rest import make_site
-from mercury.transports.siblings import Siblings
-from mercury.transports.tls import Certificate, under_tls
-from mercury.transports.websocket import WebSocketFactory
-
-OTHER_FILES = 1000  # beside connections that have a limit: the store's, the log, some in reserve
-
-if TYPE_CHECKING:
-    from mercury.backends.engine_tls import Tls
-    from mercury.backends.mysql_server import Server
-    from mercury.backends.redis_link import RedisServer
+from mercury.net.worker_pipe import place_of
+from mercury.settings.flags import Options as Options  # twistd looks for it here
+from mercury.settings.types import ConfigError
 
 
-def keys_of(config: Config) -> Keys:
-    """What texts are encrypted with; no keys if no file of them is set. ConfigError if it cannot be used."""
-    try:
-        return read_keys(Path(config.crypto.keys)) if config.crypto.keys else NO_KEYS
-    except KeyFileError as error:
-        raise ConfigError(f"--crypto.keys: {error}") from None
+def makeService(options: Options) -> IService:
+    """What the options ask for. Wrong settings end the process with one line."""
+    if options.config.workers == 1 or place_of() is not None:
+        from mercury.node.build import make_node
 
-
-def make_store(config: Config, *, node: str = "", beside: bool = False) -> IStore:
-    """The store that the settings choose, for the node of this name. `beside`: beside nodes that use it, to seal it
-    anew."""
-    kind, rooms, keys = storage_type(config), config.limits.rooms_per_member, keys_of(config)
-    if kind == "memory":
-        from mercury.backends.memory import MemoryStore
-
-        return MemoryStore(rooms, keys)
-    if kind == "sqlite":
-        from mercury.backends.sqlite import SqliteStore
-
-        return SqliteStore(config.sqlite.path, rooms, keys, beside=beside)
-    if kind == "redis":
-        from twisted.internet import reactor
-
-        from mercury.backends.bus_redis import room_channels
-        from mercury.backends.redis import RedisStore
-
-        server = redis_server(config.redis)
-        told = {"channel": room_channels(server), "node": node}
-        return RedisStore(reactor, server, rooms, keep=config.retention.entries, keys=keys, **told)
-    from mercury.backends.mysql import MysqlStore
-
-    return MysqlStore(mysql_server(config.mysql), config.mysql.connections, rooms, keys)
-
-
-def make_bus(reactor: Any, config: Config, node: str = "") -> IBus:
-    """How the node of this name hears of others: through Redis where it is set and they can share the store, else not
-    at all; but on MySQL it sees whether there are any."""
-    kind = storage_type(config)
-    if kind not in ("mysql", "redis"):
-        return LocalBus()
-    if not has_bus(config):
-        from mercury.backends.bus_mysql import MysqlBus
-
-        return MysqlBus(reactor, mysql_server(config.mysql))
-    from mercury.backends.bus_redis import RedisBus
-
-    server, by_store = redis_server(config.redis), kind == "redis"
-    return RedisBus(reactor, server, store_publishes=by_store, node=node, keys=keys_of(config))
-
-
-def redis_server(redis: Redis) -> RedisServer:
-    """The Redis server of the settings. ConfigError if they contradict each other."""
-    from mercury.backends.redis_link import RedisServer
-
-    return RedisServer(
-        host=redis.host,
-        port=redis.port,
-        password=redis.password.value,
-        db=redis.db,
-        sentinels=addresses(redis.sentinels),
-        service=redis.service,
-        tls=engine_tls("redis", redis),
-        connect_seconds=redis.connect_seconds,
-        command_seconds=redis.command_seconds,
-    )
-
-
-def mysql_server(mysql: Mysql) -> Server:
-    """The MySQL server of the settings. ConfigError if they contradict each other."""
-    from mercury.backends.mysql_server import Server
-
-    return Server(
-        host=mysql.host,
-        port=mysql.port,
-        user=mysql.user,
-        password=mysql.password.value,
-        database=mysql.database,
-        tls=engine_tls("mysql", mysql),
-        connect_seconds=mysql.connect_seconds,
-        write_seconds=mysql.write_seconds,
-        read_seconds=mysql.read_seconds,
-    )
-
-
-def engine_tls(section: str, engine: Mysql | Redis) -> Tls | None:
-    """How TLS to an engine is to be, if it is. ConfigError if the settings contradict each other."""
-    from mercury.backends.engine_tls import Tls
-
-    if not engine.tls:
-        for name in ("tls-ca", "tls-cert", "tls-key"):
-            if getattr(engine, name.replace("-", "_")):
-                raise ConfigError(f"{section}.{name} is set, but {section}.tls is not: set both, or neither")
-        return None
-    if bool(engine.tls_cert) != bool(engine.tls_key):
-        raise ConfigError(f"{section}.tls-cert and {section}.tls-key go together: give both or none")
-    return Tls(section, engine.tls_ca, engine.tls_cert, engine.tls_key)
-
-
-def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None) -> Chat:
-    """The core, with the limits that the settings give it; without a bus, for a node that is alone."""
-    limits = config.limits
-    hub = Hub(clock, store, limits)
-    nodes = Nodes(clock, hub, bus or LocalBus())
-    return Chat(
-        clock=clock,
-        store=store,
-        hub=hub,
-        nodes=nodes,
-        rooms=Rooms(clock, store, hub, limits),
-        tokens=Tokens(store, nodes, config),
-        catch_up=CatchUp(clock, store, hub),
-        heartbeat=Heartbeat(clock, limits),
-        limits=limits,
-    )
-
-
-def rules_of(listener: Api | Ws | Gotalk, connections: int = 0, per_address: int = 0) -> Rules:
-    """Who may connect to a listener, by its settings as they are now."""
-    proxies = networks(listener.proxies) if listener.endpoint.startswith("haproxy:") else None
-    return Rules(networks(listener.address), proxies, connections, per_address)
-
-
-def certificate_of(section: str, listener: Api | Ws | Gotalk) -> Certificate | None:
-    """What a listener serves TLS with, if it does. ConfigError if that cannot be used."""
-    tls = listener.tls
-    try:
-        return Certificate(f"{section}.tls", Path(tls.cert), Path(tls.key)) if tls.cert else None
-    except MercuryError as error:
-        raise ConfigError(error.reason) from None
-
-
-def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certificate | None = None) -> AddressFilter:
-    """The WebSocket side: address filter, TLS, Autobahn, and the door to the chat."""
-    limits, ws = config.limits, config.server.ws
-    protocols = Protocols(config)
-    factory = WebSocketFactory(
-        lambda connection: ChatDoor(chat, protocols, connection),
-        reactor=clock,
-        limits=limits,
-        ws=ws,
-        counts=chat.hub.counts,
-    )
-
-    def rules() -> Rules:
-        return rules_of(ws, limits.connections, limits.connections_per_address)
-
-    return AddressFilter(under_tls(factory, certificate), rules, clock, chat.hub.counts)
-
-
-def make_rest(
-    clock: Any, chat: Chat, config: Config, service: MercuryService, certificate: Certificate | None = None
-) -> AddressFilter:
-    """The REST side: address filter, TLS and Klein."""
-    api = config.server.api
-    readiness = Readiness(chat, lambda: service.state, service.siblings)
-    metrics = Metrics(chat, readiness, storage_type(config), service.siblings)
-    site = make_site(chat, ApiKeys(api), readiness, metrics, service.siblings)
-    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api, api.connections), clock, chat.hub.counts)
-
-
-def make_gotalk(
-    clock: Any, chat: Chat, config: Config, passwords: Passwords, certificate: Certificate | None = None
-) -> AddressFilter:
-    """goTalk's side: address filter, TLS and Klein."""
-    gotalk, store = config.gotalk, IAccounts(chat.store)
-    accounts = Accounts(clock, store, chat.tokens, passwords, gotalk)
-    site = make_gotalk_site(chat, accounts, Handover(chat, store), gotalk)
-
-    def rules() -> Rules:
-        return rules_of(gotalk, gotalk.connections, gotalk.connections_per_address)
-
-    return AddressFilter(under_tls(site, certificate), rules, clock, chat.hub.counts)
-
-
-def make_node(options: Options) -> IService:
-    """The node that mercury/start.py has twistd run. Wrong settings end the process with one line."""
+        return make_node(options)
     from twisted.internet import reactor as installed
 
+    from mercury.node.systemd import sockets
+    from mercury.workers.supervisor import Workers
+
     reactor: Any = installed
-    prepare_process(reactor)
-    config = options.config
-    try:
-        node = secrets.token_hex(6)  # its name among the others
-        chat = make_chat(reactor, make_store(config, node=node), config, make_bus(reactor, config, node))
-    except ConfigError as error:
-        sys.exit(f"mercury: {error}")
-    warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
-    place = place_of()
-    siblings = Siblings(reactor, place)
-    service = MercuryService(reactor, chat, config, warnings, options.parent, options.read_again, siblings)
-    try:
-        passed = sockets(os.environ)
-        service.listenings = list(make_listenings(reactor, chat, config, service, passed))
-    except ConfigError as error:
-        sys.exit(f"mercury: {error}")
-    if place is not None:
-        service.listenings = [one._replace(passed=place.sockets[one.section]) for one in service.listenings]
-    warnings += warnings_of_sockets(passed, {listening.endpoint for listening in service.listenings})
-    warnings += warnings_of_files(config, most_files())
-    return service
-
-
-def make_listenings(
-    reactor: Any, chat: Chat, config: Config, service: MercuryService, passed: Mapping[int, str]
-) -> Iterator[Listening]:
-    """What the node listens on: REST, WebSocket, and goTalk's door if it is open. `passed`: the sockets that systemd
-    passes, by their ports. May raise ConfigError."""
-    api, ws, gotalk = config.server.api, config.server.ws, config.gotalk
-    certificate = certificate_of("server.api", api)
-    rest = make_rest(reactor, chat, config, service, certificate)
-    wanted = partial(endpoint_of, api, passed)
-    yield Listening("server.api", wanted(), rest, certificate, wanted)
-    certificate = certificate_of("server.ws", ws)
-    door = make_websocket(reactor, chat, config, certificate)
-    wanted = partial(endpoint_of, ws, passed)
-    yield Listening("server.ws", wanted(), door, certificate, wanted)
-    if gotalk.enabled:
-        service.passwords = Passwords(reactor)
-        certificate = certificate_of("gotalk", gotalk)
-        door = make_gotalk(reactor, chat, config, service.passwords, certificate)
-        wanted = partial(endpoint_of, gotalk, passed)
-        yield Listening("gotalk", wanted(), door, certificate, wanted)
-
-
-def most_files() -> int:
-    """How many files and sockets this process may have open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-
-
-def warnings_of_files(config: Config, most: int) -> list[str]:
-    """What is wrong with having at most so many files open."""
-    limits, api, gotalk = config.limits, config.server.api, config.gotalk
-    wanted = limits.connections + api.connections + (gotalk.connections if gotalk.enabled else 0) + OTHER_FILES
-    if not limits.connections or wanted <= most:
-        return []
-    return [
-        f"only {most} files may be open at a time, but --limits.connections is {limits.connections}: allow {wanted} "
-        "(LimitNOFILE= of the unit, ulimit -n), or lower it"
-    ]
-
-
-def prepare_process(reactor: Any) -> None:
-    """Timers on a monotonic clock, since Twisted's own would stop when the wall clock is set back; as many files open
-    as we may have; and threads that hand over quickly: the store's is what clients wait for."""
     reactor.seconds = time.monotonic
-    most = most_files()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    sys.setswitchinterval(0.0005)
+    try:
+        return Workers(reactor, options, sockets(os.environ))
+    except ConfigError as error:
+        sys.exit(f"mercury: {error}")

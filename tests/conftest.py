@@ -16,9 +16,8 @@ import txaio
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from engines import MariaDb
-
-    from mercury.backends.mysql_server import Server
+    from mercury.stores.mysql.server import Server
+    from tests.support.mariadb_servers import MariaDb
 
 txaio.use_twisted()  # Autobahn's serializers take their clock when they are imported, whoever does that first
 
@@ -73,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """Gives ports to servers in their own processes. A server in the test's own process listens on port 0 instead."""
-    from free_ports import free_port as give
+    from tests.support.free_ports import free_port as give
 
     return give
 
@@ -84,7 +83,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
 
     It gives out ids as MySQL 8 does, to whoever asks, which is the harder case.
     """
-    from engines import MariaDb
+    from tests.support.mariadb_servers import MariaDb
 
     server = MariaDb(tmp_path_factory.mktemp("mariadb"), "--innodb-autoinc-lock-mode=2")
     server.start()

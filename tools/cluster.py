@@ -132,7 +132,7 @@ def port_of(name: str) -> int:
 
 def programs() -> list[Program]:
     """All, in the order in which they are started. What haproxy.cfg presets is in the environment from now on."""
-    from mercury.settings import load
+    from mercury.settings.sources import load
 
     os.environ.setdefault("ADMIN", "haproxy.socket")  # in FOLDER, where all run: a longer path might be too long
     preset = re.findall(r"^ *presetenv +(\S+) +(\S+)", (FILES / "haproxy.cfg").read_text(), re.MULTILINE)

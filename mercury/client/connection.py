@@ -26,9 +26,9 @@ from twisted.python.failure import Failure
 
 from mercury.client.link import Answer, Heard, Link, LinkFactory
 from mercury.client.rest import Api, Server, plainly
-from mercury.commands import Ack, Command, Connect, Resume, Send
+from mercury.domain.commands import Ack, Command, Connect, Resume, Send
+from mercury.domain.events import Error, Hello, Joined, Left, Message, Reset, SendOk
 from mercury.errors import Code, MercuryError
-from mercury.events import Error, Hello, Joined, Left, Message, Reset, SendOk
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 30.0

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.logger import Logger
 
-from mercury import closing
 from mercury.client.rest import Server
-from mercury.commands import Command, Ref
+from mercury.domain import close_codes
+from mercury.domain.commands import Command, Ref
+from mercury.domain.events import Bye, CaughtUp, Error, Hello, Joined, Left, Message, Presence, Read, Reset, Typing
 from mercury.errors import Code, MercuryError
-from mercury.events import Bye, CaughtUp, Error, Hello, Joined, Left, Message, Presence, Read, Reset, Typing
 
 SUBPROTOCOL = "mercury.v2.json"
 FRAME_BYTES = 16 * 1024 * 1024  # a page of history holds 1,000 texts at most
@@ -28,9 +28,9 @@ SILENCE = 2.5  # times the heartbeat
 BYE_SECONDS = 300.0  # a server may keep its clients away for so long at most
 
 _CODES: dict[int, Code] = {
-    closing.BAD_CONNECT.code: "bad_request",
-    closing.UNAUTHORIZED.code: "unauthorized",
-    closing.KICKED.code: "forbidden",
+    close_codes.BAD_CONNECT.code: "bad_request",
+    close_codes.UNAUTHORIZED.code: "unauthorized",
+    close_codes.KICKED.code: "forbidden",
 }
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from mercury.domain.model import check_name
 from mercury.errors import MercuryError
-from mercury.model import check_name
 
 DESCRIPTION = """\
 Chat in a room of a Mercury server. Gets a token for the member, puts the member into the room and stays connected:

@@ -18,8 +18,8 @@ from zope.interface import implementer
 
 from mercury.client.connection import Client, Happening, Waiting
 from mercury.client.text import Writer, safe
+from mercury.domain.events import CaughtUp, Hello, Message
 from mercury.errors import MercuryError
-from mercury.events import CaughtUp, Hello, Message
 
 LINE_BYTES = 65536
 AHEAD = 100  # so many lines at most are read and not acknowledged

@@ -17,8 +17,8 @@ from twisted.internet.defer import Deferred
 
 from mercury.client.connection import Client, Happening, Waiting
 from mercury.client.text import Writer, safe
+from mercury.domain.events import Hello
 from mercury.errors import MercuryError
-from mercury.events import Hello
 
 GREY = "ansibrightblack"
 PENDING_LINES = 5

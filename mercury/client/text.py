@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mercury.client.connection import Happening, Waiting
-from mercury.events import Error, Hello, Joined, Left, Message, Reset, readable
+from mercury.domain.events import Error, Hello, Joined, Left, Message, Reset, readable
 
 #: Embeddings, overrides and isolates (Unicode Annex 9): they would let a text rearrange the line that it stands in.
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.core.batches import Batches, Done, promised
-from mercury.core.hub import Hub
-from mercury.core.pages import PAGE_BYTES, fit
+from mercury.core.delivery.hub import Hub
+from mercury.core.group_commit import Batches, Done, promised
+from mercury.core.page_size import PAGE_BYTES, fit
+from mercury.domain.model import Draft, Entry, Outcome
 from mercury.errors import MercuryError
-from mercury.model import Draft, Entry, Outcome
-from mercury.ports import IStore
+from mercury.interfaces import IStore
 
 BATCH = 1024  # drafts in one transaction at the most, and no more than PAGE_BYTES of them
 WAITING = 16384  # drafts that may wait for it

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from twisted.internet.defer import FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.config_limits import Limits
-from mercury.core.batches import Done, as_error
-from mercury.core.hub import Hub
+from mercury.core.delivery.hub import Hub
+from mercury.core.delivery.marks import Marks
+from mercury.core.group_commit import Done, as_error
 from mercury.core.journal import Journal
-from mercury.core.marks import Marks
-from mercury.core.pages import within
+from mercury.core.page_size import within
 from mercury.core.rates import Rates
+from mercury.domain.model import CID_BYTES, Draft, Entry, Outcome, Place, ReadMark, Room, check_name, check_text_of
 from mercury.errors import MercuryError
-from mercury.model import CID_BYTES, Draft, Entry, Outcome, Place, ReadMark, Room, check_name, check_text_of
-from mercury.ports import IStore
+from mercury.interfaces import IStore
+from mercury.settings.limits import Limits
 
 TYPING_RATE = 10.0  # typing notices a second of one member; each goes to the whole room
 DELETE_TRIES = 20  # of deleting a room, while others put members in

@@ -19,17 +19,17 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mercury import closing, commands, events
-from mercury.closing import Closing
-from mercury.core.answers import answer
-from mercury.core.batches import as_error
-from mercury.core.chat import Chat
-from mercury.core.live import Listener, LiveRoom, Opening
-from mercury.counts import Cause
+from mercury.core.delivery.listeners import Listener, LiveRoom, Opening
+from mercury.core.group_commit import as_error
+from mercury.core.handlers import answer
+from mercury.core.parts import Chat
+from mercury.domain import close_codes, commands, events
+from mercury.domain.close_codes import Closing
+from mercury.domain.counters import Cause
+from mercury.domain.log_context import serving
+from mercury.domain.model import NAME_BYTES, Outcome, Place, Token, check_text_of
 from mercury.errors import MercuryError
-from mercury.model import NAME_BYTES, Outcome, Place, Token, check_text_of
-from mercury.ports import IConnection, IWire
-from mercury.serving import serving
+from mercury.interfaces import IConnection, IWire
 
 INBOX = 256  # commands of one session that may wait before its connection is held
 MISSED = 2  # pings without a sign of life after which a peer is taken for dead
@@ -84,7 +84,7 @@ class Session(Listener):
 
     def _is_late(self) -> None:
         self._chat.hub.counts.refused["handshake-seconds"] += 1
-        self.end(closing.BAD_CONNECT)
+        self.end(close_codes.BAD_CONNECT)
 
     def login(self, token: Token, checked: float, device: str, resume: commands.Resume | None = None) -> None:
         """Begin: the token was found good at `checked` (clock). What is received meanwhile waits."""
@@ -189,7 +189,7 @@ class Session(Listener):
         elif isinstance(command, commands.Bad):
             self._refuse(command.ref, command.error)
             if not self.mid:
-                self.end(closing.BAD_CONNECT)
+                self.end(close_codes.BAD_CONNECT)
         else:
             self._busy = True
             self._watch(self._do(command), command.ref)
@@ -242,8 +242,8 @@ class Session(Listener):
             _log.failure("a command of {peer} failed", failure, peer=self.connection.peer, session=self.number)
         self._refuse(ref, error)
         if not self.mid or self.opening is not None:  # there is no going on without a login
-            endings = {"unauthorized": closing.UNAUTHORIZED, "bad_request": closing.BAD_CONNECT}
-            self.end(endings.get(error.code, closing.BUSY))
+            endings = {"unauthorized": close_codes.UNAUTHORIZED, "bad_request": close_codes.BAD_CONNECT}
+            self.end(endings.get(error.code, close_codes.BUSY))
 
     def _done(self, _: object) -> None:
         self._busy = False
@@ -366,13 +366,13 @@ class Session(Listener):
 
     def beat(self) -> None:
         if self._expires is not None and self._chat.tokens.expired(self._expires):
-            self.end(closing.UNAUTHORIZED)
+            self.end(close_codes.UNAUTHORIZED)
         elif self.is_slow:
             self._beat_slow()
         elif self._held:
             return  # its pongs are not read either
         elif self._silent >= MISSED:
-            self.end(closing.GONE)
+            self.end(close_codes.GONE)
         elif self._wheel.interval:
             self._silent += 1
             self._ping()
@@ -382,7 +382,7 @@ class Session(Listener):
         self._stalled = 0.0 if taken != self._taken else self._stalled + self._wheel.turn
         self._taken = taken
         if self._stalled >= self._chat.limits.drain_seconds:
-            self.end(closing.TOO_SLOW)
+            self.end(close_codes.TOO_SLOW)
 
     def finish(self) -> None:
         """Take no more commands: what was begun is answered, and the rest is for another connection to ask again."""

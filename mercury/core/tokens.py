@@ -19,11 +19,11 @@ from base64 import b64encode
 from collections.abc import Callable
 from typing import Final
 
-from mercury.config import Config
-from mercury.core.nodes import Nodes
+from mercury.core.delivery.cluster import Nodes
+from mercury.domain.model import Token, check_name
 from mercury.errors import MercuryError
-from mercury.model import Token, check_name
-from mercury.ports import IStore
+from mercury.interfaces import IStore
+from mercury.settings.schema import Config
 
 LONGEST: Final = 10 * 365 * 86400  # seconds: the longest time to live
 

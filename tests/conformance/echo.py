@@ -17,12 +17,12 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mercury.config import Config, Ws
-from mercury.config_limits import Limits
-from mercury.epoll import quicken
-from mercury.protocols.seed import Seed
-from mercury.transports.frames import TEXT, DeflatedWire, Wire
-from mercury.transports.websocket import WebSocketConnection, WebSocketFactory
+from mercury.node.fast_reactor import quicken
+from mercury.settings.limits import Limits
+from mercury.settings.schema import Config, Ws
+from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
+from mercury.websocket.framing import TEXT, DeflatedWire, Wire
+from mercury.websocket.subprotocols.v1 import Seed
 
 BINARY = 0x82  # FIN and opcode 2; Mercury itself sends none
 HANDSHAKE_SECONDS = 60  # not Mercury's 5: on a busy machine, beside a case that sends 16 MiB, one waits that long

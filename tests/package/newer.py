@@ -27,8 +27,8 @@ def make_newer() -> None:
     later = f"{match[1]}{int(match[2]) + 1}"
     change(str(path), r'^__version__ = ".*?"$', f'__version__ = "{later}"')
     change("debian/changelog", r"\A(mercury \()[^)]*", rf"\g<1>{later}")
-    change("mercury/backends/sqlite_schema.py", r"^MIGRATIONS: .*?^\]$", rf"\g<0>\nMIGRATIONS += [\n{MIGRATION}]")
-    change("mercury/reference.py", r"^(# The settings of the service mercury\.)", r"\1 (Of a later version.)")
+    change("mercury/stores/sqlite/schema.py", r"^MIGRATIONS: .*?^\]$", rf"\g<0>\nMIGRATIONS += [\n{MIGRATION}]")
+    change("mercury/reference/settings.py", r"^(# The settings of the service mercury\.)", r"\1 (Of a later version.)")
 
 
 if __name__ == "__main__":

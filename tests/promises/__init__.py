@@ -1,1 +1,1 @@
-"""What holds Mercury to its promises: clients that write down what they asked and saw, and a checker."""
+"""What holds Mercury to its promises: faults, played while everybody talks, and a checker of what they saw."""

@@ -18,13 +18,13 @@ from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 from twisted.scripts.twistd import run
 
-from mercury.backends.sqlite import SqliteStore
-from mercury.backends.sqlite_append import Appender
-from mercury.core.hub import Hub
-from mercury.core.live import LiveRoom
-from mercury.core.nodes import Nodes
+from mercury.core.delivery.cluster import Nodes
+from mercury.core.delivery.hub import Hub
+from mercury.core.delivery.listeners import LiveRoom
 from mercury.core.session import Session
-from mercury.model import Draft, Entry, Slice
+from mercury.domain.model import Draft, Entry, Slice
+from mercury.stores.sqlite.append import Appender
+from mercury.stores.sqlite.store import SqliteStore
 
 reactor: Any = installed
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from promises.recorder import Ask, Connection, Record, Seen
+from tests.support.recorder import Ask, Connection, Record, Seen
 
 Log = dict[str, dict[int, Seen]]  # room -> seq -> entry
 

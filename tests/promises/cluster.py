@@ -13,23 +13,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from engine_redis import RedisEngine
-from engines import MariaDb
-from free_ports import free_port
-from programs import SERVER
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred, gatherResults
 
-from promises.checker import violations
-from promises.clients import Client, FluentClient, V2Client, until
-from promises.gotalk_client import GotalkClient
-from promises.machine import Clock, Disk
-from promises.recorder import Record
-from promises.scenario import KINDS, ROOMS
-from promises.server import Server
-from promises.talk import Talk, how
-from promises.wamp_client import WampClient
-from promises.way import Way
+from tests.promises.checker import violations
+from tests.promises.scenario import KINDS, ROOMS
+from tests.promises.talk import Talk, how
+from tests.support.child_programs import SERVER
+from tests.support.free_ports import free_port
+from tests.support.gotalk_client import GotalkClient
+from tests.support.machine import Clock, Disk
+from tests.support.mariadb_servers import MariaDb
+from tests.support.recorder import Record
+from tests.support.recording_clients import Client, FluentClient, V2Client, until
+from tests.support.redis_servers import RedisEngine
+from tests.support.server_process import Server
+from tests.support.wamp_client import WampClient
+from tests.support.way import Way
 
 reactor: Any = installed
 

@@ -13,14 +13,14 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from programs import SERVER
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
-from promises.checker import summary, violations
-from promises.clients import Client, until
-from promises.scenario import KINDS
-from promises.talk import Talk, how, pause
-from promises.unit import Unit
+from tests.promises.checker import summary, violations
+from tests.promises.scenario import KINDS
+from tests.promises.talk import Talk, how, pause
+from tests.support.child_programs import SERVER
+from tests.support.recording_clients import Client, until
+from tests.support.systemd_unit import Unit
 
 CLIENTS: Final = 200
 ROOM: Final = 10  # members of a room

@@ -16,7 +16,6 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
-from free_ports import free_port
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -25,9 +24,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
 
-from promises.checker import summary
-from promises.clients import until
-from promises.server import Server
+from tests.promises.checker import summary
+from tests.support.free_ports import free_port
+from tests.support.recording_clients import until
+from tests.support.server_process import Server
 
 reactor: Any = installed
 

@@ -18,13 +18,13 @@ from typing import Any, Final, NamedTuple
 
 from twisted.internet.threads import deferToThread
 
-from promises.clients import Client, FluentClient, until
-from promises.cluster import EVERYWHERE, Cluster, Strike
-from promises.gotalk_client import GotalkClient
-from promises.recorder import Ask
-from promises.server import Server
-from promises.several import workers_of
-from promises.talk import BACKEND, pause
+from tests.promises.cluster import EVERYWHERE, Cluster, Strike
+from tests.promises.talk import BACKEND, pause
+from tests.support.gotalk_client import GotalkClient
+from tests.support.recorder import Ask
+from tests.support.recording_clients import Client, FluentClient, until
+from tests.support.server_process import Server
+from tests.support.worker_processes import workers_of
 
 TRY_LATER: Final = 1013
 RESTART: Final = 1012

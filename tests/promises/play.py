@@ -12,10 +12,10 @@ from typing import Final
 
 from twisted.internet.task import react
 
-from promises import crowd, cuts
-from promises.checker import summary
-from promises.cluster import Cluster
-from promises.faults import FAULTS
+from tests.promises import crowd, cuts
+from tests.promises.checker import summary
+from tests.promises.cluster import Cluster
+from tests.promises.faults import FAULTS
 
 FIGURES: Final = ("first_ok_s", "resumed_s", "resident_mb", "descriptors")
 CUT: Final = "responses-cut"  # goTalk's answers; its rounds are of another kind (cuts.py)

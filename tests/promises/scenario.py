@@ -14,10 +14,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from promises.clients import CidClient, Client, FluentClient, RefusedError, SeedClient, V2Client, until
-from promises.recorder import Ask, Record
-from promises.server import Server
-from promises.wamp_client import WampCborClient, WampClient, WampMsgpackClient
+from tests.support.recorder import Ask, Record
+from tests.support.recording_clients import CidClient, Client, FluentClient, RefusedError, SeedClient, V2Client, until
+from tests.support.server_process import Server
+from tests.support.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 
 ROOMS = {"all": range(8), "even": range(0, 8, 2), "odd": range(1, 8, 2)}
 KINDS: Sequence[type[Client]] = (

@@ -15,11 +15,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
-from promises.clients import CidClient, Client, RefusedError, SeedClient, until
-from promises.gotalk_client import GotalkClient
-from promises.recorder import Ask
-from promises.scenario import WINDOW, Scenario
-from promises.server import Server
+from tests.promises.scenario import WINDOW, Scenario
+from tests.support.gotalk_client import GotalkClient
+from tests.support.recorder import Ask
+from tests.support.recording_clients import CidClient, Client, RefusedError, SeedClient, until
+from tests.support.server_process import Server
 
 reactor: Any = installed
 

@@ -1,4 +1,4 @@
-"""Tells twistd that there is a command `mercury`. What it does stands in mercury/start.py, imported when it is asked
+"""Tells twistd that there is a command `mercury`. What it does stands in mercury/tap.py, imported when it is asked
 for.
 
 Twisted finds this file in any `twisted/plugins` folder on the import path; beside it there must be no `__init__.py`.
@@ -6,4 +6,4 @@ Twisted finds this file in any `twisted/plugins` folder on the import path; besi
 
 from twisted.application.service import ServiceMaker
 
-mercury = ServiceMaker("Mercury", "mercury.start", "A chat service: rooms over WebSocket, tokens over REST.", "mercury")
+mercury = ServiceMaker("Mercury", "mercury.tap", "A chat service: rooms over WebSocket, tokens over REST.", "mercury")

@@ -1,0 +1,126 @@
+"""The command `mercury-admin`: backups.
+
+    mercury-admin backup FILE ...   copies a SQLite store while the node runs
+    mercury-admin restore ...       after a backup was put back, before a node starts on it
+
+Both take the server's own settings. docs/stores.md says how each store is backed up and put back.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.task import react
+
+from mercury.cli import common
+from mercury.errors import MercuryError
+from mercury.node import build
+from mercury.settings.flags import Options
+from mercury.settings.schema import Config, storage_type
+from mercury.settings.types import ConfigError
+
+COMMANDS: Final = {
+    "backup FILE [FLAGS]": "Copy what a SQLite store holds at this moment to FILE, which must not be there yet. The "
+    "node may run.",
+    "restore [FLAGS]": "To be run when a backup of a store was put back, before a node is started on it: clients that "
+    "come back are told to start afresh, and no id is given out again. All nodes have to be stopped.",
+}
+MORE: Final = "FLAGS are those of mercury: give those that choose the store. docs/stores.md says more."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run it; raises SystemExit with its exit code: 0 if all is well, 1 if not, 2 if it was called wrongly."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words in (["--help"], ["-h"]):
+        print(_usage())
+    elif words[:1] == ["backup"] and len(words) > 1 and not words[1].startswith("-"):
+        backup(common.options_of("mercury-admin backup", words[2:]), Path(words[1]))
+    elif words[:1] == ["restore"]:
+        react(restore, (common.options_of("mercury-admin restore", words[1:]),))
+    else:
+        print(_usage(), file=sys.stderr)
+        sys.exit(2)
+
+
+def _usage() -> str:
+    return f"usage: {common.usage('mercury-admin', COMMANDS, MORE)}".rstrip()
+
+
+def backup(options: Options, target: Path) -> None:
+    """Copy a SQLite store, and say so. Raises SystemExit if that fails."""
+    from mercury.stores.sqlite.backup import back_up
+
+    try:
+        kind, path = storage_type(options.config), options.config.sqlite.path
+        if kind != "sqlite":
+            raise ConfigError(f"the store is {kind}, not sqlite; docs/stores.md says how that is backed up")
+        size = back_up(path, target)
+    except ConfigError as error:
+        common.say("mercury-admin backup", str(error))
+        sys.exit(2)
+    except MercuryError as error:
+        common.say("mercury-admin backup", error.reason)
+        sys.exit(1)
+    print(f"{target} holds what the database {path} held just now: {size:,} bytes, and it passed SQLite's check")
+
+
+async def restore(reactor: Any, options: Options) -> None:
+    """Have the store begin anew, if nobody uses it, and say so. Raises SystemExit if that fails."""
+    common.begin(reactor)
+    try:
+        for line in await _restore(reactor, options.config):
+            print(line)
+    except ConfigError as error:
+        common.say("mercury-admin restore", str(error))
+        raise SystemExit(2) from None
+    except MercuryError as error:
+        common.say("mercury-admin restore", error.reason)
+        raise SystemExit(1) from None
+
+
+async def _restore(reactor: Any, config: Config) -> list[str]:
+    """What to tell the operator, when it is done. ConfigError or MercuryError if it is not."""
+    kind = storage_type(config)
+    if kind == "memory":
+        raise ConfigError("what is in memory (storage.type) cannot have been put back")
+    if kind == "sqlite" and not os.path.exists(config.sqlite.path):  # noqa: ASYNC240 - nobody waits for us
+        raise ConfigError(f"the database {config.sqlite.path} is not there: put the backup in its place first")
+    store = build.make_store(config)
+    await _see_that_nobody_is_there(reactor, config)
+    await store.open()
+    try:
+        before = store.epoch
+        first = await store.begin_anew()
+        is_empty = not await store.rooms("", 1)
+    finally:
+        await store.close()
+    return [
+        f"The store has the new epoch {store.epoch} in place of {before}: clients that come back start afresh.",
+        f"Ids go on from {first}, so that none is given out again that was after the backup.",
+        "There is no room in it: was the backup put back into this store?" if is_empty else "Start the nodes now.",
+    ]
+
+
+async def _see_that_nobody_is_there(reactor: Any, config: Config) -> None:
+    """MercuryError if a node uses the store. Of SQLite that is seen by opening it: there is a lock."""
+    kind = storage_type(config)
+    if kind == "mysql":
+        from mercury.bus import mysql as bus_mysql
+
+        mysql = build.mysql_server(config.mysql)
+        if users := await bus_mysql.users(reactor, mysql):
+            raise MercuryError("unavailable", f"{mysql} is used by {', '.join(users)}: stop all nodes first")
+    if kind in ("mysql", "redis") and (config.redis.host or config.redis.sentinels):
+        from mercury.bus import redis as bus_redis
+
+        redis = build.redis_server(config.redis)
+        if count := await bus_redis.users(reactor, redis):
+            raise MercuryError(
+                "unavailable",
+                f"nodes listen on {redis} ({count}): stop all nodes first. A node whose machine has died "
+                "is forgotten by Redis after its tcp-keepalive, 5 minutes, or at once by CLIENT KILL TYPE pubsub",
+            )

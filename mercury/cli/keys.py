@@ -1,0 +1,245 @@
+"""The command `mercury-keys`: makes the keys that texts are encrypted with at rest, encrypts anew what is stored, and
+makes keys for the REST API.
+
+    mercury-keys new FILE       makes a key, and puts it first into the file of --crypto.keys
+    mercury-keys api new NAME   makes a key for the REST API, and prints what to configure
+    mercury-keys rewrite ...    with the server's own settings: brings all that is stored to the first key
+
+docs/encryption.md says when to do which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater, react
+
+from mercury.cli import common
+from mercury.domain.model import Resealed
+from mercury.errors import MercuryError
+from mercury.interfaces import IStore
+from mercury.node import build
+from mercury.rest import api_keys
+from mercury.settings import types
+from mercury.settings.flags import Options
+from mercury.settings.schema import storage_type
+from mercury.settings.types import ConfigError
+from mercury.stores.sealing import KEY_BYTES, KeyFileError, parse_keys, read_text
+
+COMMANDS: Final = {
+    "new [--last] FILE": "Make a key, and put it first into the file: from the next start on texts are encrypted with "
+    "it. With --last put it last: what other nodes encrypt with it can be read.",
+    "rewrite [FLAGS]": "Encrypt what is stored with the first key, while the nodes run. FLAGS are those of mercury: "
+    "give those that choose the store, and --crypto.keys.",
+    "api new NAME": "Make a key for the REST API. NAME is whose it is. It is printed once; its hash is configured.",
+}
+MORE: Final = "docs/encryption.md says more, and docs/rest.md of the API's keys."
+
+PAGE: Final = 500  # rooms that are asked for at once
+SHARE: Final = 1.0  # of the time that the last step took, to leave to others before the next one
+TELL_EVERY: Final = 1.0  # seconds between lines that say how far it is
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run it; raises SystemExit with its exit code: 0 if all is well, 1 if not, 2 if it was called wrongly."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["rewrite"]:
+        react(rewrite, (common.options_of("mercury-keys rewrite", words[1:]),))
+    if words[:2] == ["api", "new"] and len(words) == 3:
+        print(new_api_key(words[2]))
+        return
+    parser = argparse.ArgumentParser(
+        prog="mercury-keys", usage=common.usage("mercury-keys", COMMANDS, MORE), allow_abbrev=False
+    )
+    parser.format_help = parser.format_usage  # type: ignore[method-assign]
+    parser.add_argument("command", choices=["new", "rewrite"])
+    parser.add_argument("--last", action="store_true")
+    parser.add_argument("file", type=Path)
+    asked = parser.parse_args(words)
+    try:
+        print(new_key(asked.file, last=asked.last))
+    except (KeyFileError, OSError) as error:
+        print(f"mercury-keys new: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+# new
+
+
+def new_key(path: Path, *, last: bool = False) -> str:
+    """Put a new key into a file, which is made if need be, before or behind the others; what to do next.
+
+    The file is replaced at once, by one of the same owner and mode; a new one is its owner's only. May raise OSError.
+    """
+    path = Path(os.path.realpath(path))
+    before = read_text(path) if path.exists() else ""
+    others = parse_keys(before, str(path))
+    id = f"{datetime.now(UTC):%Y%m%d}-{os.urandom(2).hex()}"
+    line = f"{id}:{b64encode(os.urandom(KEY_BYTES)).decode()}\n"
+    if before and not before.endswith("\n"):
+        before += "\n"
+    _replace(path, before + line if last else line + before)
+    if not others:
+        return (
+            f"{path} holds the key {id} now. Keep a copy where the messages are not: without it they cannot be read.\n"
+            f"Start every node with --crypto.keys={path}; then, if there are messages already: mercury-keys rewrite"
+        )
+    if last:
+        return (
+            f"{path} has the key {id} at its end now: it is there to read. When every node was restarted with this\n"
+            "file, put its line first, and restart every node again; then: mercury-keys rewrite"
+        )
+    return (
+        f"{path} has the key {id} in front now. Restart Mercury; then: mercury-keys rewrite\n"
+        "If there are several nodes, each of them has to have the key to read before any of them writes with it: then\n"
+        "take this line out again, and use mercury-keys new --last."
+    )
+
+
+def new_api_key(name: str) -> str:
+    """A new key for the REST API, and what to do with it. Raises SystemExit if it cannot have that name."""
+    key, kept = api_keys.new_key()
+    try:
+        types.api_keys(f"{name}:{kept}")
+    except ValueError:
+        print("mercury-keys api new: a name has no colon and no comma", file=sys.stderr)
+        sys.exit(2)
+    return (
+        f"The key of {name}, which is not kept anywhere: {key}\n"
+        f"Its caller sends it with every request:  Authorization: Bearer {key[:4]}...\n"
+        f"Put this into --server.api.keys, behind a comma if there are others, and restart Mercury:\n{name}:{kept}"
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that it is there whole, or as it was."""
+    handle, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)  # of mode 600
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            if path.exists():
+                was = path.stat()
+                os.fchmod(handle, stat.S_IMODE(was.st_mode))
+                if (was.st_uid, was.st_gid) != (os.getuid(), os.getgid()):
+                    os.fchown(handle, was.st_uid, was.st_gid)
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+# rewrite
+
+
+async def rewrite(reactor: Any, options: Options) -> None:
+    """Seal the whole store anew beside the nodes that use it, and say how it goes. Raises SystemExit."""
+    common.begin(reactor)
+    config = options.config
+    try:
+        if not config.crypto.keys:
+            raise ConfigError("--crypto.keys is not set, so there is nothing to encrypt with")
+        if storage_type(config) == "memory":
+            raise ConfigError("what is in memory (storage.type) is in the node's own; nothing is kept of it")
+        store = build.make_store(config, beside=True)
+    except ConfigError as error:
+        _say(str(error))
+        raise SystemExit(2) from None
+    work = Rewriting(reactor, store)
+    running = Deferred.fromCoroutine(work.run())
+    ended: Deferred[None] = Deferred()
+
+    def interrupted() -> Deferred[None]:
+        running.cancel()
+        return ended
+
+    reactor.addSystemEventTrigger("before", "shutdown", interrupted)
+    try:
+        code = await running
+    except CancelledError:
+        _say(f"interrupted. {work.told()}. Run it again: what is done is done")
+        code = 1
+    ended.callback(None)
+    raise SystemExit(code)
+
+
+class Rewriting:
+    """One run over all rooms. The time that each step takes is left to others after it."""
+
+    def __init__(self, reactor: Any, store: IStore) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._of = self._rooms = self._looked = self._sealed = self._lost = 0
+        self._step_began = self._said = 0.0
+
+    async def run(self) -> int:
+        """The exit code."""
+        try:
+            await self._store.open()
+        except MercuryError as error:
+            _say(error.reason)
+            return 1
+        try:
+            await self._all_rooms()
+        except MercuryError as error:
+            _say(f"{error.reason}. {self.told()}. Run it again: what is done is done")
+            return 1
+        finally:
+            await self._store.close()
+        if self._lost:
+            _say("What cannot be read is left as it is. The lines above name the keys: with them, run it again")
+            return 1
+        _say("All is encrypted with the first key. What copies and backups hold, and what was deleted, is as before")
+        return 0
+
+    def told(self) -> str:
+        """How far it is."""
+        return (
+            f"rooms {self._rooms:,} of {self._of:,}; messages {self._looked:,}, of them encrypted anew "
+            f"{self._sealed:,}, cannot be read {self._lost:,}"
+        )
+
+    async def _all_rooms(self) -> None:
+        self._of = len([rid async for rid in self._names()])
+        async for rid in self._names():
+            self._step_began = time.monotonic()
+            await self._store.reseal(rid, self._did)
+            self._rooms += 1
+        _say(self.told())
+
+    async def _names(self) -> AsyncIterator[str]:
+        after = ""
+        while rooms := await self._store.rooms(after, PAGE):
+            for room in rooms:
+                yield room.rid
+            after = rooms[-1].rid
+
+    def _did(self, step: Resealed) -> Deferred[None]:
+        self._looked += step.looked
+        self._sealed += step.sealed
+        self._lost += step.lost
+        now = time.monotonic()
+        if now > self._said + TELL_EVERY:
+            self._said = now
+            _say(self.told())
+        took = now - self._step_began
+        return deferLater(self._reactor, SHARE * took).addCallback(self._next_begins)
+
+    def _next_begins(self, _: object) -> None:
+        self._step_began = time.monotonic()
+
+
+_say = partial(common.say, "mercury-keys")

@@ -1,0 +1,118 @@
+"""The outbox: what is to be written to many connections, so that each gets one write a batch.
+
+While it is held, frames gather at their sessions; release() writes them, joined. Outside of a hold they are written at
+once. What a whole room is told goes from one loop straight to the sockets of those sessions that are told nothing else:
+for 1,000 members that halves what there is to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from twisted.logger import Logger
+
+from mercury.core.delivery.listeners import Listener
+from mercury.domain.log_context import serving
+
+MANY = 16  # sessions, from which on `many` is the shorter way
+
+#: Sends the same bytes to sessions, each once among them: who did not take all of them, and how many they took.
+Many = Callable[[Sequence[Listener], bytes], Iterable[tuple[Listener, int]]]
+
+
+class Outbox:
+    """Gathers frames for sessions. Holds nest. `delivered_bytes`: how many went straight to sockets, ever. `many`: what
+    sends to many sessions at once, where something can."""
+
+    log = Logger()
+
+    def __init__(self) -> None:
+        self.delivered_bytes = 0
+        self.many: Many | None = None
+        self._holds = 0
+        self._dirty: list[Listener] = []
+        self._spreads: list[tuple[Sequence[Listener], bytes]] = []
+
+    def hold(self) -> None:
+        """Gather until the matching release()."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Write what was gathered, when this was the last hold."""
+        self._holds -= 1
+        if not self._holds:
+            self._flush()
+
+    def put(self, sessions: Iterable[Listener], data: bytes) -> None:
+        """Give the same bytes to all these sessions."""
+        if self._spreads:  # that comes before
+            spreads, self._spreads = self._spreads, []
+            for told, before in spreads:
+                self._gather(told, before)
+        self._gather(sessions, data)
+        if not self._holds:
+            self._flush()
+
+    def spread(self, sessions: Collection[Listener], data: bytes) -> None:
+        """put() for a room: in one go where that is possible, and the sessions are not asked to prove anything."""
+        self._spreads.append((tuple(sessions), data))
+        if not self._holds:
+            self._flush()
+
+    def _gather(self, sessions: Iterable[Listener], data: bytes) -> None:
+        for session in sessions:
+            if not session.out:
+                self._dirty.append(session)
+            session.out.append(data)
+
+    def _flush(self) -> None:
+        spreads, self._spreads = self._spreads, []
+        parcels = [(self._ready(sessions, data, len(spreads) == 1), data) for sessions, data in spreads]
+        dirty, self._dirty = self._dirty, []
+        for session in dirty:
+            out = session.out
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._write(session, data)
+        for ready, data in parcels:
+            self._deliver(ready, data)
+
+    def _ready(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> list[Listener]:
+        """Those who are told nothing else; for the others the data are gathered. `alone`: no other room is told now."""
+        ready = [session for session in sessions if not session.out and (alone or len(session.rooms) == 1)]
+        if len(ready) < len(sessions):  # they were told something before, or perhaps will be
+            straight = set(ready)
+            self._gather([session for session in sessions if session not in straight], data)
+        return ready
+
+    def _deliver(self, ready: Sequence[Listener], data: bytes) -> None:
+        self.delivered_bytes += len(data) * len(ready)
+        send = self.many if self.many is not None and len(ready) >= MANY else self._one_by_one
+        for session, sent in send(ready, data):
+            self.delivered_bytes -= len(data) - sent
+            self._write(session, data[sent:])
+
+    def _one_by_one(self, sessions: Sequence[Listener], data: bytes) -> Iterator[tuple[Listener, int]]:
+        """Nothing else that is done for a message is done for each of its receivers, so this loop has little in it."""
+        size = len(data)
+        for session in sessions:
+            try:
+                sent = session.connection.deliver(data)
+            except OSError:
+                sent = 0
+            except Exception:
+                self._failed(session)
+                continue
+            if sent != size:
+                yield session, sent
+
+    def _write(self, session: Listener, data: bytes) -> None:
+        try:
+            session.write(data)
+        except Exception:
+            self._failed(session)
+
+    def _failed(self, session: Listener) -> None:
+        """One connection that fails must not starve the rest."""
+        serving(session.served, self.log.failure, "writing to {peer} failed", peer=session.connection.peer)
+        session.connection.abort()

@@ -1,0 +1,96 @@
+"""What a session answers to each command but send and connect. One function a command; each is short.
+
+They run one at a time for a session, so they see what the commands before them have done. A member learns nothing of a
+room that they are not in, not even whether it exists (G7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from mercury.core.delivery.listeners import Listener
+from mercury.core.parts import Chat
+from mercury.domain import commands, events
+from mercury.errors import MercuryError
+
+
+async def answer(chat: Chat, session: Listener, command: commands.Command) -> Sequence[events.Event]:
+    """Do what a command says and return what to tell the client. Raises MercuryError."""
+    do = _ANSWERS.get(type(command))
+    if do is None:
+        raise MercuryError("bad_request", "already connected")
+    return await do(chat, session, command)
+
+
+async def _history(chat: Chat, session: Listener, command: commands.History) -> Sequence[events.Event]:
+    chat.hub.room_of(session, command.rid)
+    entries, more = await chat.rooms.history(command.rid, command.before, command.after, command.limit)
+    return [events.HistoryOk(ref=command.ref, messages=[events.message(entry) for entry in entries], more=more)]
+
+
+async def _history_by_id(chat: Chat, session: Listener, command: commands.HistoryById) -> Sequence[events.Event]:
+    rid, before = command.rid, None
+    if rid is not None:
+        chat.hub.room_of(session, rid)
+    if command.msgid is not None:
+        rid, before = await chat.rooms.locate(command.msgid, rid)
+        try:
+            chat.hub.room_of(session, rid)
+        except MercuryError:  # say what would be said if there were no such message
+            raise chat.rooms.no_message(command.msgid) from None
+    if rid is None:
+        raise MercuryError("bad_request", "history needs rid or msgid")
+    entries, more = await chat.rooms.history(rid, before, None, command.offset)
+    return [events.HistoryOk(ref=command.ref, messages=[events.message(entry) for entry in entries], more=more)]
+
+
+async def _read(chat: Chat, session: Listener, command: commands.Read) -> Sequence[events.Event]:
+    chat.hub.room_of(session, command.rid)
+    moved = await chat.rooms.read(session.mid, command.rid, command.seq)
+    if moved is not None:
+        chat.nodes.tell(command.rid, events.Read(command.rid, session.mid, moved), session)
+    return [events.Ok(command.ref)]
+
+
+async def _ack(chat: Chat, session: Listener, command: commands.Ack) -> Sequence[events.Event]:
+    room = chat.hub.room_of(session, command.rid)
+    if command.seq >= room.next_seq(session):
+        raise MercuryError("bad_request", f"seq {command.seq} was not sent on this connection yet")
+    session.delivered(room, command.seq)
+    return [events.Ok(command.ref)]
+
+
+async def _typing(chat: Chat, session: Listener, command: commands.Typing) -> Sequence[events.Event]:
+    chat.hub.room_of(session, command.rid)
+    chat.rooms.may_type(session.mid)
+    chat.nodes.tell(command.rid, events.Typing(command.rid, session.mid), session)
+    return [events.Ok(command.ref)]
+
+
+async def _presence(chat: Chat, session: Listener, command: commands.Presence) -> Sequence[events.Event]:
+    room = chat.hub.room_of(session, command.rid)
+    return [events.PresenceOk(ref=command.ref, online=chat.nodes.online(room))]
+
+
+async def _rooms(chat: Chat, session: Listener, command: commands.Rooms) -> Sequence[events.Event]:
+    places = await chat.rooms.places(session.mid, session.device)
+    return [events.RoomsOk(ref=command.ref, rooms=[events.room_state(place) for place in places])]
+
+
+async def _leave(chat: Chat, session: Listener, command: commands.Leave) -> Sequence[events.Event]:
+    chat.hub.room_of(session, command.rid)
+    await chat.rooms.leave(command.rid, [session.mid])
+    return [events.Ok(command.ref)]
+
+
+_ANSWERS: Final[dict[type, Callable[[Chat, Listener, Any], Awaitable[Sequence[events.Event]]]]] = {
+    commands.History: _history,
+    commands.HistoryById: _history_by_id,
+    commands.Read: _read,
+    commands.Ack: _ack,
+    commands.Typing: _typing,
+    commands.Presence: _presence,
+    commands.Rooms: _rooms,
+    commands.Leave: _leave,
+}

@@ -1,0 +1,205 @@
+"""What a session tells its client. Every protocol encodes these; `mercury.v2.json` speaks them as they are.
+
+Each Struct is one frame type of docs/protocol.md: the tag is the frame's `type`. Keys that hold their default are left
+out of a frame, and so is `cid` where the sender gave none. `ctime` is RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+
+from mercury.domain.commands import Ref
+from mercury.domain.model import Entry, Lost, Place
+from mercury.errors import Code
+
+#: What a person reads in place of a text that is lost.
+WHY_LOST: Final[dict[Lost, str]] = {
+    "no_key": "[This message cannot be read: its key is missing.]",
+    "damaged": "[This message cannot be read: it is damaged.]",
+}
+
+EPOCH_1970 = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@lru_cache(maxsize=64)
+def _seconds(whole: int) -> str:
+    return (EPOCH_1970 + timedelta(seconds=whole)).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=64)  # a batch has one time for all of its messages
+def rfc3339(micros: int) -> str:
+    """Microseconds since 1970 as RFC 3339 in UTC with microseconds: 2026-11-22T05:32:54.000001Z."""
+    whole, fraction = divmod(micros, 1_000_000)
+    return f"{_seconds(whole)}.{fraction:06d}Z"
+
+
+class RoomState(Struct, frozen=True):
+    """One of the member's rooms: the log's last seq, the member's read mark, how many messages lie above that."""
+
+    rid: str
+    head: int
+    read: int
+    unread: int
+
+
+class Message(Struct, tag="message", omit_defaults=True, gc=False):
+    """A message, live or from the log; what `history` returns holds the same. `lost`: why there is no text."""
+
+    rid: str
+    seq: int
+    id: int
+    mid: str
+    text: str
+    ctime: str
+    cid: str | None = None
+    lost: Lost = ""
+
+
+class Joined(Struct, tag="joined", gc=False):
+    """These members are in the room from this seq on."""
+
+    rid: str
+    seq: int
+    members: tuple[str, ...]
+    ctime: str
+
+
+class Left(Struct, tag="left", gc=False):
+    """These members are out of the room from this seq on. Whoever finds themselves here hears no more of it."""
+
+    rid: str
+    seq: int
+    members: tuple[str, ...]
+    ctime: str
+
+
+class Hello(Struct, tag="hello"):
+    """The connection is logged in. Then what its rooms said since its cursors, one `caught_up` a room, then live."""
+
+    member: str
+    device: str
+    epoch: str
+    heartbeat: float
+    rooms: list[RoomState]
+
+
+class Typing(Struct, tag="typing", gc=False):
+    """Somebody is typing."""
+
+    rid: str
+    mid: str
+
+
+class Presence(Struct, tag="presence", gc=False):
+    """A member's first connection came, or their last one went a second ago and none has come since."""
+
+    rid: str
+    mid: str
+    online: bool
+
+
+class Read(Struct, tag="read", gc=False):
+    """A member has read up to seq: others, and one's own other devices, show it."""
+
+    rid: str
+    mid: str
+    seq: int
+
+
+class Reset(Struct, tag="reset", gc=False):
+    """What the client has of this room cannot be continued: drop it. What follows begins above `floor`."""
+
+    rid: str
+    floor: int
+
+
+class CaughtUp(Struct, tag="caught_up", gc=False):
+    """All up to `seq` has been sent on this connection; what follows is live."""
+
+    rid: str
+    seq: int
+
+
+class Bye(Struct, tag="bye", gc=False):
+    """The server is going away: come back after `retry_after` seconds. What comes from now on gets no answer."""
+
+    retry_after: float
+
+
+class Ok(Struct, tag="ok", omit_defaults=True, gc=False):
+    """Done. The answer to read, ack, typing and leave."""
+
+    ref: Ref = None
+
+
+class SendOk(Struct, tag="ok", omit_defaults=True, gc=False, kw_only=True):
+    """Committed. `duplicate`: this cid was committed before, and these are that message's numbers."""
+
+    ref: Ref = None
+    id: int
+    seq: int
+    duplicate: bool
+
+
+class HistoryOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
+    """Messages, oldest first. `more`: there are further ones in the direction asked for."""
+
+    ref: Ref = None
+    messages: list[Message]
+    more: bool
+
+
+class PresenceOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
+    """Who is connected now, in the order of their names."""
+
+    ref: Ref = None
+    online: list[str]
+
+
+class RoomsOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
+    """The member's rooms."""
+
+    ref: Ref = None
+    rooms: list[RoomState]
+
+
+class Error(Struct, tag="error", omit_defaults=True, kw_only=True):
+    """The command was not done. `code` is one of docs/protocol.md's; `retry_after` in seconds where that helps."""
+
+    ref: Ref = None
+    code: Code
+    reason: str
+    retry_after: float | None = None
+
+
+Event = (
+    Message | Joined | Left | Hello | Typing | Presence | Read | Reset | CaughtUp | Bye
+    | Ok | SendOk | HistoryOk | PresenceOk | RoomsOk | Error
+)  # fmt: skip
+
+
+def message(entry: Entry) -> Message:
+    """The event of a log entry that is a message."""
+    return Message(entry.rid, entry.seq, entry.id, entry.mid, entry.text, rfc3339(entry.ctime), entry.cid, entry.lost)
+
+
+def readable(message: Message | Entry) -> str:
+    """Its text, or words in brackets that say why there is none: for protocols and pages that know nothing of that."""
+    return WHY_LOST[message.lost] if message.lost else message.text
+
+
+def of_entry(entry: Entry) -> Message | Joined | Left:
+    """The event of any log entry."""
+    if entry.kind == "message":
+        return message(entry)
+    kind = Joined if entry.kind == "joined" else Left
+    return kind(entry.rid, entry.seq, entry.members, rfc3339(entry.ctime))
+
+
+def room_state(place: Place) -> RoomState:
+    """What a client is told of its place in a room."""
+    return RoomState(place.rid, place.head, place.read, place.unread)

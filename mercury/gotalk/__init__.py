@@ -1,0 +1,1 @@
+"""The interface of goTalk: accounts, friends, sync by long polling, and its pages."""

@@ -1,0 +1,174 @@
+"""People with a name and a password: registering, logging in and out, and who is friends with whom.
+
+A session is an ordinary token of the member `gotalk:<id>` (tokens.py), so whoever is logged in can also connect by
+WebSocket with it, it expires, and it can be revoked from anywhere. Nothing here ever gives away a password or a hash.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from mercury.core.tokens import Tokens
+from mercury.domain.model import Account, Token
+from mercury.errors import MercuryError
+from mercury.gotalk.conversations import id_of, member_of
+from mercury.gotalk.names import key_of, shown
+from mercury.gotalk.passwords import PASSWORD_BYTES, Passwords
+from mercury.gotalk.throttle import Throttle
+from mercury.interfaces import IAccounts
+from mercury.settings.schema import Gotalk
+
+REMEMBERED: Final = 20_000  # ids that are known to have an account, whose names never change
+
+Address = bytes  # whom one connection's tries are counted for; empty for nobody
+
+
+@dataclass(frozen=True)
+class Session:
+    """Somebody who was let in: their account's id, the token, and when it was checked (clock)."""
+
+    id: int
+    token: Token
+    checked: float
+
+    @property
+    def member(self) -> str:
+        """The member who they are."""
+        return self.token.mid
+
+
+class Accounts:
+    """The use cases. Methods raise MercuryError."""
+
+    def __init__(
+        self, clock: IReactorTime, store: IAccounts, tokens: Tokens, passwords: Passwords, rules: Gotalk
+    ) -> None:
+        self.passwords = passwords
+        self._clock = clock
+        self._store = store
+        self._tokens = tokens
+        self._rules = rules
+        self._logins = Throttle(clock, "too many wrong passwords", "logins-per-minute")
+        self._registrations = Throttle(clock, "too many registrations", "registrations-per-minute")
+        self._known: OrderedDict[int, str] = OrderedDict()  # with their names
+
+    # Coming and going
+
+    async def register(self, name: str, password: str, invite: str, address: Address) -> Account:
+        """Make an account: its id and name. conflict if the name is taken."""
+        if self._rules.registration == "closed":
+            raise MercuryError("forbidden", "registration is closed (--gotalk.registration)")
+        kept = shown(name)
+        self._check_password(kept, password)
+        if address:
+            self._registrations.take(address, self._rules.registrations_per_minute)
+        if self._rules.registration == "invite" and not _same(invite, self._rules.invite.value):
+            raise MercuryError("forbidden", "registration needs the field invite, with what you were invited by")
+        key = key_of(kept)
+        if await self._store.account(key) is not None:
+            raise MercuryError("conflict", "this username is taken; choose another one")
+        return await self._store.add_account(kept, key, await self.passwords.hash(password))
+
+    def _check_password(self, name: str, password: str) -> None:
+        least = self._rules.password_least
+        if len(password) < least:
+            raise MercuryError("bad_request", f"the password has fewer than {least} characters")
+        if len(password.encode()) > PASSWORD_BYTES:
+            raise MercuryError("bad_request", f"the password is longer than {PASSWORD_BYTES} bytes")
+        if key_of(password) == key_of(name):
+            raise MercuryError("bad_request", "the password is the username; choose another one")
+
+    async def login(self, name: str, password: str, address: Address) -> tuple[Account, str, int]:
+        """The account, a new token, and when that expires. unauthorized without saying whether the name or the password
+        is wrong, and in the same time."""
+        key = key_of(shown(name))
+        tries = [("name", key), ("address", address)] if address else [("name", key)]
+        for one in tries:
+            self._logins.take(one, self._rules.logins_per_minute)
+        account = await self._store.account(key)
+        secret = None
+        if len(password.encode()) <= PASSWORD_BYTES:
+            secret = await self.passwords.verify(account.secret if account else None, password)
+        if account is None or secret is None:
+            raise MercuryError("unauthorized", "the username or the password is wrong")
+        for one in tries:
+            self._logins.give_back(one, self._rules.logins_per_minute)
+        if secret != account.secret:
+            await self._store.change_secret(account.id, secret)
+        token, expires = await self._tokens.make(member_of(account.id))
+        return account, token, expires
+
+    async def logout(self, secret: str) -> None:
+        """End a session, and the connections made with its token. Harmless if there is none."""
+        await self._tokens.revoke(secret)
+
+    async def session(self, secret: str) -> Session:
+        """Whose token this is. unauthorized if it is nobody's who has an account."""
+        checked = self._clock.seconds()
+        token = await self._tokens.find(secret)
+        id = id_of(token.mid)
+        if id is None or not await self.exists(id):
+            raise MercuryError("unauthorized", "the token is not one of an account; log in")
+        return Session(id, token, checked)
+
+    # Each other
+
+    async def exists(self, id: int) -> bool:
+        """Whether there is an account with this id."""
+        return await self.name_of(id) is not None
+
+    async def name_of(self, id: int) -> str | None:
+        """The account's name; None without such an account."""
+        if id not in self._known:
+            account = await self._store.account_of(id)
+            if account is None:
+                return None
+            self._known[id] = account.name
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return self._known[id]
+
+    async def check(self, id: int) -> None:
+        """not_found if there is no such account."""
+        await self.name(id)
+
+    async def name(self, id: int) -> str:
+        """The name of the account with this id, or not_found."""
+        found = await self.name_of(id)
+        if found is None:
+            raise MercuryError("not_found", f"there is no user {id}")
+        return found
+
+    async def check_name(self, id: int, name: str) -> None:
+        """unauthorized if this is not the name of the account with this id."""
+        if key_of(await self.name(id)) != key_of(shown(name)):
+            raise MercuryError("unauthorized", f"the token is not of user {name!r}")
+
+    async def by_name(self, name: str) -> Account:
+        """The account with this name, or not_found."""
+        account = await self._store.account(key_of(shown(name)))
+        if account is None:
+            raise MercuryError("not_found", "there is no user with this name")
+        return account
+
+    async def befriend(self, id: int, friend: int) -> int:
+        """Link two accounts; the link's number."""
+        if id == friend:
+            raise MercuryError("bad_request", "nobody is their own friend; give another friendid")
+        await self.check(friend)
+        return await self._store.add_friend(id, friend, self._rules.friends)
+
+    async def friends(self, id: int) -> Sequence[int]:
+        """Somebody's friends, the oldest friendship first."""
+        return await self._store.friends(id)
+
+
+def _same(given: str, expected: str) -> bool:
+    """Compared in a time that tells nothing of how much of it is right."""
+    return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())

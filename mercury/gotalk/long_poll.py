@@ -1,0 +1,205 @@
+"""Ears: by which a long poll hears that something was said, without a connection of its own.
+
+An Ear is among the hub's listeners for as long as one logged-in person polls, and a few seconds longer, so that the
+next poll need not begin anew; it counts as a connection of theirs, and they are online as long. It is told of messages
+but not what they say: whoever is woken looks into the store (handover.py), so nothing is ever lost here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mercury.core.delivery.listeners import Listener, LiveRoom
+from mercury.core.parts import Chat
+from mercury.domain import close_codes, events
+from mercury.domain.close_codes import Closing
+from mercury.domain.counters import Cause
+from mercury.domain.log_context import SERVED, Served, serving
+from mercury.domain.model import Entry, Token
+from mercury.errors import MercuryError
+from mercury.gotalk.conversations import PREFIX
+from mercury.interfaces import IConnection, IWire
+
+LINGER: Final = 5.0  # seconds that an ear stays when nobody polls any more
+
+
+@implementer(IWire)
+class Rustle:
+    """A wire that says no more than that there was something, in one of the conversations of two."""
+
+    name = "poll"
+    acknowledges = False
+
+    def entries(self, entries: Sequence[Entry]) -> bytes:
+        heard = any(entry.kind == "message" and entry.rid.startswith(PREFIX) for entry in entries)
+        return b"." if heard else b""
+
+    def event(self, event: events.Event) -> bytes:
+        return b""
+
+
+RUSTLE: Final = Rustle()
+
+
+@implementer(IConnection)
+class Nowhere:
+    """The connection of an ear, which has none."""
+
+    peer = "a long poll"
+    number = 0
+    request: bytes | None = None
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self._told = told
+
+    def write(self, data: bytes) -> None:
+        """Nothing is written, but the ear is told that there was something."""
+        self._told()
+
+    def deliver(self, data: bytes) -> int:
+        self._told()
+        return len(data)
+
+    def ping(self, payload: bytes) -> None:
+        """Nobody is asked."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Nothing is closed."""
+
+    def abort(self) -> None:
+        """Nor ended."""
+
+    def hold(self) -> None:
+        """Nothing is read."""
+
+    def release(self) -> None:
+        """Nor held."""
+
+    def drained(self) -> int:
+        return 0
+
+
+class Ear(Listener):
+    """Listens for the polls of one session, from start() on. `heard`: a count of what was heard. `why`: set when it
+    has ended."""
+
+    __slots__ = ("_chat", "_forget", "_leaving", "_polls", "_waiting", "heard", "why")
+
+    log = Logger()
+    reads = False
+
+    def __init__(self, chat: Chat, token: Token, forget: Callable[[Ear], None]) -> None:
+        super().__init__(Nowhere(self._rustle), RUSTLE)
+        self.mid = token.mid
+        self.token = token.digest
+        self.heard = 0
+        self.why: Closing | None = None
+        self._chat = chat
+        self._forget = forget
+        self._leaving: IDelayedCall | None = None
+        self._polls = 0
+        self._waiting: set[Deferred[None]] = set()
+
+    def start(self, checked: float) -> None:
+        """Enter the hub; the token was found good at `checked` (clock). Raises what Hub.enter() raises.
+
+        What was said before the ear really hears is not missed: when it does, it says so as if there were something.
+        """
+        first = self._chat.hub.enter(self, checked)
+        Deferred.fromCoroutine(self._open(first)).addErrback(self._failed, SERVED.get())
+
+    async def _open(self, first: bool) -> None:
+        places, joined = await self._chat.hub.places.open(self)
+        if self.why is not None:
+            return
+        for place in places:
+            self._chat.hub.listen(self, place.rid, place.head + 1, place.head)
+        for rid, seq in joined.items():
+            self._chat.hub.listen(self, rid, seq, seq)
+        if first:
+            for room in self.rooms:
+                self._chat.nodes.presence(room.rid, self.mid, True, but=self)
+        self.catch_up("login")
+        self._rustle()
+
+    def _failed(self, failure: Failure, served: Served | None) -> None:
+        if not failure.check(MercuryError):
+            serving(served, self.log.failure, "an ear could not be opened", failure)
+        self.end(close_codes.BUSY)
+
+    def news(self) -> Deferred[None]:
+        """Fires when something was heard after now, or when the ear has ended. Who waits no longer may fire it, too."""
+        news: Deferred[None] = Deferred()
+        self._waiting.add(news)
+        return news.addCallback(lambda _: self._waiting.discard(news))
+
+    def _rustle(self) -> None:
+        self.heard += 1
+        for news in tuple(self._waiting):
+            if not news.called:
+                news.callback(None)
+
+    def stay(self) -> None:
+        """One more poll."""
+        self._polls += 1
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
+    def leave(self) -> None:
+        """One poll less. After the last one the ear stays for a moment."""
+        self._polls -= 1
+        if not self._polls and self.why is None:
+            self._leaving = self._chat.clock.callLater(LINGER, self._gone)
+
+    def _gone(self) -> None:
+        self._leaving = None
+        self.end(close_codes.GONE)
+
+    # What the hub asks for
+
+    def write(self, data: bytes) -> None:
+        self.connection.write(data)
+
+    def caught_up(self, room: LiveRoom) -> None:
+        """There was nothing that it has missed."""
+
+    def catch_up(self, cause: Cause) -> None:
+        """Something may have been missed: look into the store, and be live again from there."""
+        missed = False
+        for room in self.rooms:
+            if not room.cold and room.behind.get(self, room.head + 1) <= room.head:
+                room.place(self, room.head + 1)
+                missed = True
+        if missed:
+            self._rustle()
+
+    def delivered(self, room: LiveRoom, seq: int) -> None:
+        """Nothing is delivered by an ear."""
+
+    def prove(self) -> bool:
+        return False
+
+    def beat(self) -> None:
+        """An ear has no peer that could be dead."""
+
+    def finish(self) -> None:
+        """It takes no commands."""
+
+    def end(self, why: Closing) -> None:
+        if self.why is None:
+            self.why = why
+            if self._leaving is not None:
+                self._leaving.cancel()
+                self._leaving = None
+            self._forget(self)
+            self._chat.hub.exit(self)
+            self.out.clear()
+            self._rustle()

@@ -1,0 +1,293 @@
+"""Handing over: what goTalk's /sync gives to a client that has no connection, and when that counts as received.
+
+In Mercury's words each device of a person, `gotalk` or `gotalk:<name>`, has a cursor in each of their conversations.
+A sync hands over what others said above the cursors, and a cursor moves only when it is proved that all up to it has
+arrived (G4, G5):
+
+- A client that acks names the last message that it has. What is handed over to it is remembered in the store, in order,
+  before the answer is written; so an ack means all that came before that message in the answers, and nothing else,
+  whatever was committed meanwhile. What is not acked comes first in the next answer, in the same order.
+- For a client that does not, the transport finds out whether the whole answer has arrived, and calls proved().
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from mercury.core.parts import Chat
+from mercury.domain import close_codes
+from mercury.domain.model import NAME_BYTES, Cursor, Entry, Handed, Place, check_text_of
+from mercury.errors import MercuryError
+from mercury.gotalk.accounts import Session
+from mercury.gotalk.conversations import pair_of
+from mercury.gotalk.long_poll import Ear
+from mercury.interfaces import IAccounts
+
+MOST: Final = 1000  # messages in one answer
+MOST_TEXT: Final = 2 << 20  # and characters of their texts, unless the first one alone is longer
+LONGEST_WAIT: Final = 60.0  # seconds
+DEVICE: Final = "gotalk"
+HALF_DAY: Final = 43200  # seconds
+
+
+def device_of(name: str) -> str:
+    """The device whose cursors a client moves that gives this name; bad_request for one that may be none."""
+    return check_text_of("device", f"{DEVICE}:{name}", NAME_BYTES) if name else DEVICE
+
+
+@dataclass
+class Poll:
+    """One sync. `ack`: None for a client that never acks, 0 for one that has received nothing yet. `wait`: seconds."""
+
+    session: Session
+    device: str = DEVICE
+    ack: int | None = None
+    wait: float = 0.0
+    gone: bool = False
+    news: Deferred[None] | None = None
+
+    def drop(self) -> None:
+        """The client is gone: wait no longer."""
+        self.gone = True
+        if self.news is not None and not self.news.called:
+            self.news.callback(None)
+
+
+@dataclass
+class Budget:
+    """What still fits into an answer."""
+
+    messages: int = MOST
+    text: int = MOST_TEXT
+
+    def take(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of these that still fit, from the first on."""
+        taken: list[Entry] = []
+        for entry in entries[: self.messages]:
+            if self.text < len(entry.text) and (taken or self.messages < MOST):
+                self.text = self.messages = 0
+                break
+            taken.append(entry)
+            self.text -= len(entry.text)
+            self.messages -= 1
+        return taken
+
+
+@dataclass
+class Standing:
+    """Where a device stands: its member's conversations, its cursor in each, and what was handed over above these."""
+
+    places: dict[str, Place]
+    cursors: dict[str, int]
+    handed: list[Handed] = field(default_factory=list)
+
+    def end(self, rid: str) -> int:
+        """The last seq of a room that was handed over."""
+        return max((run.last for run in self.handed if run.rid == rid), default=self.cursors[rid])
+
+
+class Handover:
+    """Answers syncs."""
+
+    log = Logger()
+
+    def __init__(self, chat: Chat, store: IAccounts, wall: Callable[[], float] = time.time) -> None:
+        self._chat = chat
+        self._wall = wall
+        self._store = store
+        self._ears: dict[bytes, Ear] = {}
+        self._turns: dict[tuple[str, str], DeferredLock] = {}
+        self._users: Counter[tuple[str, str]] = Counter()
+
+    async def sync(self, poll: Poll) -> list[Entry]:
+        """The messages to hand over; if there are none, wait for some as long as the poll says.
+
+        When this returns, what a client that acks is given is remembered. Raises MercuryError.
+        """
+        found = await (self._wait_for(poll) if poll.wait else self._look(poll))
+        self._chat.hub.counts.delivered[DEVICE] += len(found)
+        return found
+
+    async def _wait_for(self, poll: Poll) -> list[Entry]:
+        ear = self._ear(poll.session)
+        ear.stay()
+        try:
+            return await self._listen(poll, ear)
+        finally:
+            ear.leave()
+
+    def _ear(self, session: Session) -> Ear:
+        digest = session.token.digest
+        ear = self._ears.get(digest)
+        if ear is None:
+            ear = Ear(self._chat, session.token, self._forget)
+            ear.start(session.checked)
+            if ear.why is None:
+                self._ears[digest] = ear
+        return ear
+
+    def _forget(self, ear: Ear) -> None:
+        self._ears.pop(ear.token, None)
+
+    async def _listen(self, poll: Poll, ear: Ear) -> list[Entry]:
+        clock = self._chat.clock
+        end = clock.seconds() + min(poll.wait, LONGEST_WAIT)
+        while True:
+            heard = ear.heard
+            found = await self._look(poll)
+            left = end - clock.seconds()
+            if found or poll.gone or left <= 0:
+                return found
+            if ear.heard == heard and ear.why is None:
+                poll.news = ear.news()
+                timer: IDelayedCall = clock.callLater(left, poll.news.callback, None)
+                await poll.news
+                if timer.active():
+                    timer.cancel()
+            if ear.why is close_codes.UNAUTHORIZED:
+                raise MercuryError("unauthorized", "the token was revoked")
+            if ear.why is close_codes.BUSY:
+                raise MercuryError("unavailable", "the store does not answer", 1.0)
+            if ear.why is not None:  # kicked, or this node goes away
+                return []
+
+    # One look into the store
+
+    async def _look(self, poll: Poll) -> list[Entry]:
+        """What to hand over now."""
+        member, device = poll.session.member, poll.device
+        async with self._turn(member, device):
+            stored = await self._store.handed(member, device)
+            standing = await self._stand(poll, [run for run in stored if run.rid])
+            entries = await self._compose(poll, standing)
+            remembered = runs(entries) or [self._alive()]
+            if remembered != stored and not poll.gone and (poll.ack is not None or not entries):
+                await self._store.put_handed(member, device, remembered)
+            return entries
+
+    def _alive(self) -> Handed:
+        """What is remembered of a device that got nothing, lest it is forgotten (--limits.device-days): the half of the
+        day that it is now, as a run of no room, so that it is written twice a day."""
+        return Handed("", 0, 0, int(self._wall() // HALF_DAY))
+
+    async def _stand(self, poll: Poll, stored: list[Handed]) -> Standing:
+        """Move the cursors by what the client acks, and read where the device stands then."""
+        if poll.ack and (proved := await self._acked(stored, poll.ack)):
+            await self._chat.store.move_cursors(cursors_of(poll, proved))
+        marks, member, device = self._chat.rooms.marks, poll.session.member, poll.device
+        places = {
+            place.rid: place
+            for place in await self._chat.store.places(member, device)
+            if poll.session.id in (pair_of(place.rid) or ())
+        }
+        cursors = {
+            rid: max(place.delivered or 0, marks.pending(rid, member, device), place.joined - 1)
+            for rid, place in places.items()
+        }
+        return Standing(places, cursors, [run for run in stored if run.last > cursors.get(run.rid, run.last)])
+
+    async def _acked(self, stored: list[Handed], ack: int) -> list[Handed]:
+        """What was handed over up to and with this message; nothing if it is none of those."""
+        for n, run in enumerate(stored):
+            if run.id == ack:
+                return stored[: n + 1]
+        rid, seq = (await self._chat.store.locate(ack, None) if stored else None) or ("", 0)
+        for n, run in enumerate(stored):
+            if run.rid == rid and run.first <= seq < run.last:
+                return [*stored[:n], Handed(rid, run.first, seq, ack)]
+        return []
+
+    async def _compose(self, poll: Poll, standing: Standing) -> list[Entry]:
+        """What was handed over before, in the same order, and as much that is new as fits."""
+        budget = Budget()
+        entries: list[Entry] = []
+        for run in standing.handed:
+            after = max(run.first - 1, standing.cursors[run.rid])
+            entries += budget.take(await self._read(poll, run.rid, after, run.last, budget.messages, budget.text))
+        new: list[Entry] = []
+        rooms = [place for place in standing.places.values() if place.head > standing.end(place.rid)]
+        rooms.sort(key=lambda place: place.head - standing.end(place.rid))  # so that no conversation starves another
+        for n, place in enumerate(rooms):
+            if not budget.messages:
+                break
+            share = max(1, budget.messages // (len(rooms) - n))
+            new += budget.take(await self._news(poll, standing, place, share, budget.text))
+        return entries + sorted(new, key=lambda entry: entry.id)
+
+    async def _news(self, poll: Poll, standing: Standing, place: Place, most: int, text: int) -> list[Entry]:
+        """The first new messages of a conversation. A cursor that has nothing but one's own words above it moves on."""
+        end = standing.end(place.rid)
+        found = await self._read(poll, place.rid, end, place.head, most, text)
+        if end == standing.cursors[place.rid]:
+            idle = found[0].seq - 1 if found else place.head
+            if idle > end:
+                self._chat.rooms.marks.delivered(place.rid, poll.session.member, poll.device, idle)
+        return found
+
+    async def _read(self, poll: Poll, rid: str, after: int, last: int, most: int, text: int) -> list[Entry]:
+        """Messages with after < seq <= last that others wrote, of notes to oneself all: so many at the most, and not
+        many more than so much text."""
+        mine = poll.session.member
+        is_note = pair_of(rid) == (poll.session.id, poll.session.id)
+        found: list[Entry] = []
+        more = True
+        while more and len(found) < most and text >= 0:
+            page, more = await self._chat.rooms.history(rid, last + 1, after)
+            others = [entry for entry in page if is_note or entry.mid != mine]
+            found += others
+            text -= sum(len(entry.text) for entry in others)
+            after = page[-1].seq if page else last
+        return found[:most]
+
+    # Proof
+
+    async def proved(self, poll: Poll, entries: Sequence[Entry]) -> None:
+        """All of an answer has arrived. Never fails: if the store is away, that is stored when it is back."""
+        cursors = cursors_of(poll, runs(entries))
+        try:
+            async with self._turn(poll.session.member, poll.device):
+                await self._chat.store.move_cursors(cursors)
+        except MercuryError as error:
+            self.log.warn("what was handed over waits for the store: {reason}", reason=error.reason)
+            for cursor in cursors:
+                self._chat.rooms.marks.delivered(cursor.rid, cursor.mid, cursor.device, cursor.seq)
+
+    @asynccontextmanager
+    async def _turn(self, *key: str) -> AsyncIterator[None]:
+        """One at a time for each device, so that nothing is handed over between a proof and its storing."""
+        member, device = key
+        lock = self._turns.setdefault((member, device), DeferredLock())
+        self._users[member, device] += 1
+        await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+            self._users[member, device] -= 1
+            if not self._users[member, device]:
+                del self._users[member, device], self._turns[member, device]
+
+
+def runs(entries: Sequence[Entry]) -> list[Handed]:
+    """Messages in the order of an answer, as runs of one room each."""
+    found = []
+    for rid, group in groupby(entries, key=lambda entry: entry.rid):
+        run = list(group)
+        found.append(Handed(rid, run[0].seq, run[-1].seq, run[-1].id))
+    return found
+
+
+def cursors_of(poll: Poll, proved: Sequence[Handed]) -> list[Cursor]:
+    """Where the cursors of a poll's device are when this has arrived. Runs of one room are in its order."""
+    last = {run.rid: run.last for run in proved}
+    return [Cursor(rid, poll.session.member, poll.device, seq) for rid, seq in last.items()]

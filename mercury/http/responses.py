@@ -1,0 +1,97 @@
+"""From a call's work to an HTTP answer, the same way for REST and for goTalk's door: what a client may not do, what
+takes too long, what fails, and what is not there.
+
+What a call writes is written and delivered even if its client hangs up meanwhile: Klein then cancels what it waits for,
+which here is never the work itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import urlsplit
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TookTooLong
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
+
+from mercury.core.group_commit import as_error
+from mercury.errors import MercuryError
+from mercury.http.server import Request
+
+_log = Logger()
+
+
+class Quoted(Resource):
+    """Gives Klein the path as it was sent: unquoted, a name's slash would be taken for the path's."""
+
+    def __init__(self, routes: IResource) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.isLeaf = True
+        self._routes = routes
+
+    def render(self, request: Request) -> Any:
+        if not request.path.isascii():
+            return request.respond_error(MercuryError("bad_request", "the path is not percent-encoded UTF-8"))
+        request.postpath = request.path[1:].split(b"/")
+        return self._routes.render(request)
+
+
+def answered(
+    work: Coroutine[Deferred[Any], Any, bytes], request: Request, what: str, clock: Any, seconds: float
+) -> Deferred[bytes]:
+    """What Klein is given for a request. It may be cancelled, or time out; the work goes on. `what`: for the log."""
+    request.call = what
+    answer: Deferred[bytes] = Deferred()
+    Deferred.fromCoroutine(_logged(work, what)).chainDeferred(answer)
+    return answer.addTimeout(seconds, clock).addErrback(_failed, request)
+
+
+def refuse_strange_pages(request: Request) -> None:
+    """A browser on a machine that may call sends what any web page tells it to, and says by Origin whose page it is."""
+    origin = request.getHeader(b"origin")
+    if origin is not None and _host_of(origin) != (request.getHeader(b"host") or b"").lower():
+        raise MercuryError("forbidden", "web pages of other origins may not call this")
+
+
+def _host_of(origin: bytes) -> bytes | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
+async def _logged(work: Coroutine[Deferred[Any], Any, bytes], what: str) -> bytes:
+    """Do it, and log what is Mercury's own fault, once, also if nobody waits for the answer any more."""
+    try:
+        return await work
+    except MercuryError:
+        raise
+    except Exception:
+        _log.failure("{what} failed", what=what)
+        raise
+
+
+def _failed(failure: Failure, request: Request) -> Any:
+    """The one translation of errors into answers."""
+    if failure.check(CancelledError):
+        return failure  # the client is gone; Klein knows
+    if failure.check(TookTooLong):
+        return request.respond_error(
+            MercuryError("unavailable", "this takes too long; whether it will be done is not known", 1.0)
+        )
+    return request.respond_error(as_error(failure))
+
+
+def no_route(request: Request, refusal: Any, hint: str) -> bytes:
+    """What is answered where no call is; OPTIONS gets the methods that a path has (RFC 9110, 9.3.7)."""
+    methods = getattr(refusal, "valid_methods", None)
+    if methods is None:
+        return request.respond_error(MercuryError("not_found", f"there is nothing here; {hint}"))
+    allowed = {"Allow": ", ".join(sorted({*methods, "OPTIONS"}))}
+    if request.method == b"OPTIONS":
+        return request.respond(200, b'{"status":"ok"}', allowed)
+    words = f"{request.method.decode('ascii', 'replace')} is not possible here; possible: {allowed['Allow']}"
+    return request.respond_error(MercuryError("bad_request", words), 405, allowed)

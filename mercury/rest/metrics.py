@@ -1,0 +1,305 @@
+"""What /metrics says: every metric, declared once with its meaning and where its numbers are.
+
+Nothing is counted here. The parts keep plain numbers (mercury/domain/counters.py, and what they have anyway), which
+are read when somebody asks. Each node has a registry of its own. mercury/reference/metrics.py makes the tables of
+docs/metrics.md of it. This is the only module that knows prometheus_client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred
+
+from mercury import __version__
+from mercury.core.parts import Chat
+from mercury.domain.counters import CAUSES, CLOSES, OTHER, Counts, Histogram, Load
+from mercury.errors import CODES, LIMITS
+from mercury.gotalk.long_poll import RUSTLE
+from mercury.gotalk.sync import DEVICE as GOTALK
+from mercury.http.results import Parts, PlainText
+from mercury.net.siblings import Siblings
+from mercury.rest.readiness import Readiness
+from mercury.websocket.subprotocols import v2
+from mercury.websocket.subprotocols.v1 import Seed
+from mercury.websocket.wamp import messages
+
+PROTOCOLS: Final = (Seed.name, v2.NAME, *messages.NAMES, GOTALK)
+KINDS: Final = ("message", "joined", "left")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the metrics are read from."""
+
+    chat: Chat
+    store: str
+    parts: Parts
+
+    @property
+    def counts(self) -> Counts:
+        return self.chat.hub.counts
+
+
+Value = float | Histogram
+Values = Value | Mapping[str, Value]  # by the value of the label
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. `read`: where its value is; with a `label`, a value for each of that."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    meaning: str
+    read: Callable[[Seen], Values]
+    label: str = ""
+
+    def family(self, seen: Seen) -> Any:
+        """Its samples."""
+        labels = [self.label] if self.label else []
+        found = self.read(seen)
+        values = found if isinstance(found, Mapping) else {"": found}
+        family = FAMILIES[self.kind](self.name.removesuffix("_total"), self.meaning, labels=labels)
+        for of, value in values.items():
+            if isinstance(value, Histogram):
+                family.add_metric([of] if self.label else [], list(_buckets(value)), value.total)
+            else:
+                family.add_metric([of] if self.label else [], value)
+        return family
+
+
+FAMILIES: Final[dict[str, Any]] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:
+    """Each bound with how many values are not above it."""
+    below = 0
+    for bound, count in zip([*histogram.bounds, float("inf")], histogram.counts, strict=True):
+        below += count
+        yield ("+Inf" if bound == float("inf") else str(float(bound))), below
+
+
+def _each(names: Iterable[object], counted: Mapping[str, int]) -> dict[str, Value]:
+    """All that may be counted, also what never was: a rate needs its zero."""
+    return {str(name): counted.get(str(name), 0) for name in names}
+
+
+def _sessions(seen: Seen) -> dict[str, Value]:
+    names = (session.wire.name for session in seen.chat.hub.everybody())
+    return _each(PROTOCOLS, Counter(GOTALK if name == RUSTLE.name else name for name in names))
+
+
+def _of_pools(value: Callable[[Load], Value]) -> Callable[[Seen], Values]:
+    return lambda seen: {load.name: value(load) for load in seen.chat.store.load}
+
+
+METRICS: Final = (
+    Metric(
+        "mercury_build_info", "gauge", "Always 1, for the sake of its label: the version that runs.",
+        lambda seen: {__version__: 1}, "version",
+    ),
+    Metric(
+        "mercury_store_info", "gauge", "Always 1: the kind of store, sqlite, mysql, redis or memory.",
+        lambda seen: {seen.store: 1}, "kind",
+    ),
+    UP := Metric(
+        "mercury_up", "gauge", "1 for a part of the node that works, as /readyz has it: node, store, bus.",
+        lambda seen: {
+            "node": int(seen.parts.node == "serving"),
+            "store": int(seen.parts.store == "up"),
+            "bus": int(seen.parts.bus == "up"),
+        },
+        "part",
+    ),
+    Metric(
+        "mercury_connections", "gauge", "WebSocket connections, those that have not logged in yet among them.",
+        lambda seen: len(seen.counts.connected),
+    ),
+    Metric(
+        "mercury_connections_opened_total", "counter", "WebSocket connections that were let in by the address filter.",
+        lambda seen: seen.counts.opened,
+    ),
+    Metric(
+        "mercury_connections_closed_total", "counter",
+        "Those that have ended: by WebSocket close code, ours or the client's (1006: without one), or by the HTTP "
+        "status with which the handshake was refused.",
+        lambda seen: _each([*sorted(CLOSES), OTHER], seen.counts.closed), "code",
+    ),
+    Metric(
+        "mercury_received_bytes_total", "counter", "Bytes read from WebSocket connections, TLS aside.",
+        lambda seen: seen.counts.bytes_in(),
+    ),
+    Metric(
+        "mercury_sent_bytes_total", "counter",
+        "Bytes of frames given to WebSocket connections, TLS aside; neither handshakes nor close frames.",
+        lambda seen: seen.counts.bytes_out() + seen.chat.hub.outbox.delivered_bytes,
+    ),
+    Metric(
+        "mercury_sessions", "gauge", "Sessions that have logged in; of goTalk those that poll.", _sessions, "protocol"
+    ),
+    Metric(
+        "mercury_sessions_slow", "gauge", "Sessions whose sockets are full, so that nothing live is written to them.",
+        lambda seen: sum([session.is_slow for session in seen.chat.hub.everybody()]),
+    ),
+    Metric(
+        "mercury_sessions_slowed_total", "counter", "Times that a session's socket became full.",
+        lambda seen: seen.counts.slowed,
+    ),
+    Metric(
+        "mercury_sessions_catching_up", "gauge", "Sessions that read logs to catch up.",
+        lambda seen: seen.chat.catch_up.running,
+    ),
+    Metric(
+        "mercury_catch_ups_total", "counter",
+        "Times that a session began to read a room's log because it was behind, by cause (below).",
+        lambda seen: _each(CAUSES, seen.counts.catch_ups), "cause",
+    ),
+    Metric(
+        "mercury_rooms", "gauge", "Rooms with at least one session here.", lambda seen: len(seen.chat.hub.rooms)
+    ),
+    Metric(
+        "mercury_entries_total", "counter",
+        "Entries that this node has stored in rooms' logs, by kind: messages, and joins and leaves.",
+        lambda seen: _each(KINDS, seen.counts.entries), "kind",
+    ),
+    Metric(
+        "mercury_duplicates_total", "counter", "Sends whose cid was stored before, and that stored nothing.",
+        lambda seen: seen.counts.duplicates,
+    ),
+    Metric(
+        "mercury_deliveries_total", "counter", "Entries written to sessions, each as often as there were sessions.",
+        lambda seen: _each(PROTOCOLS, seen.counts.delivered), "protocol",
+    ),
+    Metric(
+        "mercury_journal_entries_waiting", "gauge", "Entries that wait for the next transaction; 16,384 at most.",
+        lambda seen: seen.chat.rooms.journal.depth,
+    ),
+    Metric(
+        "mercury_journal_batch_entries", "histogram", "Entries in one transaction; 1,024 at most.",
+        lambda seen: seen.chat.rooms.journal.sizes,
+    ),
+    Metric(
+        "mercury_journal_commit_seconds", "histogram", "Time from giving a transaction to the store to its answer.",
+        lambda seen: seen.chat.rooms.journal.seconds,
+    ),
+    Metric(
+        "mercury_store_calls", "gauge", "Calls of the store that wait or are being done, by pool of connections.",
+        _of_pools(lambda load: load.running + load.waiting), "pool",
+    ),
+    Metric(
+        "mercury_store_wait_seconds", "histogram", "Time that calls waited for a connection of their pool.",
+        _of_pools(lambda load: load.waits), "pool",
+    ),
+    Metric(
+        "mercury_store_unavailable_total", "counter", "Calls to which the store did not answer in time, or not at all.",
+        _of_pools(lambda load: load.unavailable), "pool",
+    ),
+    Metric(
+        "mercury_bus_lag_seconds", "histogram",
+        "Time that a probe took through Redis and back, every two seconds. Empty where there is no such bus.",
+        lambda seen: seen.chat.nodes.lags,
+    ),
+    Metric(
+        "mercury_holes_total", "counter",
+        "Rooms read again because entries came and those before them did not within 20 ms.",
+        lambda seen: seen.counts.holes,
+    ),
+    Metric(
+        "mercury_errors_total", "counter", "Errors that clients and callers were told, by code (docs/protocol.md).",
+        lambda seen: _each(CODES, seen.counts.errors), "code",
+    ),
+    Metric(
+        "mercury_refused_total", "counter", "What was refused by a limit, by limit (below).",
+        lambda seen: _each(LIMITS, seen.counts.refused), "limit",
+    ),
+)  # fmt: skip
+
+
+class Metrics(Collector):
+    """The metrics of one node. `store`: the kind that it has. `siblings`: the other workers."""
+
+    def __init__(self, chat: Chat, readiness: Readiness, store: str, siblings: Siblings) -> None:
+        siblings.answering["metrics"] = self._text
+        self._siblings = siblings
+        self._chat = chat
+        self._readiness = readiness
+        self._store = store
+        self._parts = Parts("starting", "down", "down")
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        if siblings.number is not None:
+            self._registry = labelled(self._registry, siblings.number)
+
+    def collect(self) -> Iterator[Family]:
+        """What generate_latest() asks for."""
+        seen = Seen(self._chat, self._store, self._parts)
+        return (metric.family(seen) for metric in METRICS)
+
+    async def text(self) -> PlainText:
+        """All of them as they are now, of all workers, in Prometheus' text format 0.0.4."""
+        if self._siblings.number is None:
+            return PlainText(await self._text())
+        asked = Deferred.fromCoroutine(self._siblings.ask("metrics"))
+        pages = {self._siblings.number: await self._text(), **await asked}
+        return PlainText(merged(page or away(number) for number, page in sorted(pages.items())))
+
+    async def _text(self) -> bytes:
+        """This worker's own."""
+        self._parts, _ = await self._readiness.look()
+        return generate_latest(self._registry)
+
+
+# Of several workers on one page
+
+
+def labelled(registry: CollectorRegistry, worker: int) -> CollectorRegistry:
+    """A registry of the same, in which each sample says whose it is. A worker that is started again begins at 0, which
+    Prometheus makes up for in each series; in a sum over workers it could not see that."""
+
+    class Labelled(Collector):
+        def collect(self) -> Iterator[Family]:
+            for family in registry.collect():
+                family.samples = [
+                    sample._replace(labels={**sample.labels, "worker": str(worker)}) for sample in family.samples
+                ]
+                yield family
+
+    above = CollectorRegistry(auto_describe=False)
+    above.register(Labelled())
+    return above
+
+
+def away(worker: int) -> bytes:
+    """The page of a worker that does not answer."""
+    up = GaugeMetricFamily(UP.name, UP.meaning, labels=["part", "worker"])
+    up.add_metric(["node", str(worker)], 0)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(type("Away", (Collector,), {"collect": lambda self: [up]})())
+    return generate_latest(registry)
+
+
+def merged(pages: Iterable[bytes]) -> bytes:
+    """One page of several: a metric's samples have to stand together, below its meaning."""
+    samples: dict[bytes, list[bytes]] = {}
+    for page in pages:
+        for block in re.split(rb"(?m)^(?=# HELP )", page):
+            help, _, rest = block.partition(b"\n")
+            kind, _, lines = rest.partition(b"\n")
+            if help:
+                samples.setdefault(help + b"\n" + kind + b"\n", []).append(lines)
+    return b"".join([head + b"".join(lines) for head, lines in samples.items()])

@@ -1,0 +1,146 @@
+"""The flags of `mercury`, made from the schema in mercury/settings/schema.py.
+
+After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told;
+`options.flags` has what was given as flags; `options.read_again()` is for a reload.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from typing import ClassVar
+
+from twisted.python import usage
+
+from mercury import __version__
+from mercury.settings.schema import Config
+from mercury.settings.sources import (
+    CONFIG_FILE,
+    DEFAULT_FILE,
+    SETTINGS,
+    Setting,
+    as_text,
+    load,
+    nearest,
+    settings_file,
+    variable,
+)
+from mercury.settings.types import ConfigError
+
+FILE_VARIABLE = variable(CONFIG_FILE)
+FILE_HELP = (
+    f"The file with the settings: TOML, YAML or JSON, by its ending. Default: ${FILE_VARIABLE}, else "
+    f"./{DEFAULT_FILE} if it is there."
+)
+
+#: The flags that are no settings, with what they do.
+GENERAL = [
+    ("-c, --config=, --config.file=", FILE_HELP),
+    ("--version", "Display Mercury's version and exit."),
+    ("--help", "Display this help and exit."),
+]
+
+
+class Options(usage.Options):
+    """A flag for each setting. A wrong one, or a wrong value in any source, is a UsageError of one line."""
+
+    optParameters: ClassVar[list[list[str | None]]] = [  # noqa: N815 - Twisted's name
+        [CONFIG_FILE, "c", None, FILE_HELP],
+        *([setting.path, None, None, setting.description] for setting in SETTINGS.values()),
+    ]
+
+    config: Config
+    flags: dict[str, str]
+    warnings: list[str]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.longOpt.append("config=")
+        self.synonyms["config"] = CONFIG_FILE
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Read the flags, then all other sources.
+
+        Under twistd a mistake ends the process here, with its one line: twistd would print all of the help above it.
+        """
+        try:
+            given = [_explicit(flag) for flag in (sys.argv[1:] if options is None else options)]
+            super().parseOptions(given)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            line = _explained(error)
+        else:
+            return
+        if self.parent is None:
+            raise usage.UsageError(line)
+        sys.exit(f"mercury: {line}")
+
+    def parseArgs(self, *args: str) -> None:
+        """There are none; what is left over may be a secret, so it is not repeated."""
+        if args:
+            raise usage.UsageError("there is a word that belongs to no flag; a flag and its value are --name=value")
+
+    def postOptions(self) -> None:
+        """Read the file and the environment too."""
+        self.flags = {path: text for path, text in self.items() if text is not None}
+        try:
+            self.config, self.warnings = load(self.flags, os.environ)
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from None
+        if file := settings_file(self.flags, os.environ):  # the same one later, also from another directory
+            self.flags[CONFIG_FILE] = str(file.absolute())
+
+    def read_again(self) -> Config:
+        """The settings as the same sources give them now. ConfigError at the first thing that is wrong; a file that was
+        read and is not there any more is such a thing."""
+        return load(self.flags, os.environ)[0]
+
+    def opt_version(self) -> None:
+        """Display Mercury's version and exit."""
+        print("Mercury", __version__)
+        sys.exit(0)
+
+    def getSynopsis(self) -> str:
+        """How it is called. twistd's would name twistd's flags as well, which are given before the word `mercury`."""
+        return "Usage: mercury [options]"
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help: flags in sections, with their defaults."""
+        columns = width or int(os.environ.get("COLUMNS", "80"))
+        lines = ["Options:"]
+        for flag, text in GENERAL:
+            lines += _entry(flag, text, columns)
+        for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
+            lines += ["", section.__doc__ or ""]
+            for setting in settings:
+                lines += _entry(f"--{setting.path}=", help_of(setting), columns)
+        return "\n".join([*lines, ""])
+
+
+def _entry(flag: str, text: str, columns: int) -> list[str]:
+    indent = " " * 8
+    return [f"  {flag}", *textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent)]
+
+
+def help_of(setting: Setting) -> str:
+    """What a setting means, what may be given, and its default."""
+    default = f"; default: {as_text(setting.default)}" if setting.default != "" else ""
+    return f"{setting.description} [{setting.allowed}{default}]"
+
+
+def _explicit(flag: str) -> str:
+    """`--server.ws.compression` alone means true; getopt knows only flags with a value or without."""
+    setting = SETTINGS.get(flag.removeprefix("--"))
+    return f"{flag}=true" if flag.startswith("--") and setting and setting.kind is bool else flag
+
+
+def _explained(error: usage.UsageError) -> str:
+    """What to print: for a flag that getopt does not know, the one that looks most like it."""
+    cause = error.__context__
+    if isinstance(cause, getopt.GetoptError) and cause.msg.endswith("not recognized"):
+        dashes = "--" if len(cause.opt) > 1 else "-"
+        return f"there is no flag {dashes}{cause.opt}{nearest(cause.opt, [*SETTINGS, CONFIG_FILE], '--')}"
+    return str(error)

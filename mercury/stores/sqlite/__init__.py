@@ -1,0 +1,1 @@
+"""The store on SQLite, which is the default: one file, one writing thread."""

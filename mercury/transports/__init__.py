@@ -1,1 +1,0 @@
-"""Sockets and HTTP: Autobahn, Klein, address filtering and writing. They hand commands down and bytes out."""

@@ -1,0 +1,1 @@
+"""The WebSocket port: connections, frames, and the subprotocols that are spoken on them."""

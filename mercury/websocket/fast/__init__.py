@@ -1,0 +1,1 @@
+"""What only makes the WebSocket port faster. Without it Autobahn does the same, more slowly."""

@@ -1,0 +1,102 @@
+"""Wires: a protocol's payloads in WebSocket frames (RFC 6455, section 5), made once for all connections of a kind.
+
+Frames from a server are not masked and carry no state of the connection, so the same bytes go to everyone; Autobahn,
+which frames for each peer, is not asked. With per-message deflate (RFC 7692) that holds too: a message compressed with
+a window of its own refers to nothing sent before, and any peer can inflate it, whatever windows were agreed on.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+from zope.interface import implementer
+
+from mercury.domain.events import Event
+from mercury.domain.model import Entry
+from mercury.interfaces import IWire
+from mercury.websocket.subprotocols.codec import Encoder
+
+TEXT = 0x81  # FIN and opcode 1
+BINARY = 0x82  # FIN and opcode 2
+DEFLATED = 0x40  # RSV1
+PING = 0x89
+WORTHWHILE = 100  # bytes: what is shorter hardly shrinks
+WINDOW = -9  # raw deflate with the smallest window, which every agreement on window bits allows
+
+
+def frame(first: int, payload: bytes) -> bytes:
+    """One unmasked frame that is a whole message."""
+    return _head(first, len(payload)) + payload
+
+
+def deflated(first: int, payload: bytes) -> bytes:
+    """The same, compressed if that is worthwhile."""
+    if len(payload) < WORTHWHILE:
+        return frame(first, payload)
+    deflate = zlib.compressobj(6, zlib.DEFLATED, WINDOW)
+    data = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    return frame(first | DEFLATED, data[:-4])  # RFC 7692, 7.2.1: the tail 00 00 ff ff is left out
+
+
+@lru_cache(maxsize=4096)
+def _head(first: int, size: int) -> bytes:
+    """A frame's first bytes. Sizes repeat, and remembering is four times as fast as making them."""
+    if size < 126:
+        return bytes((first, size))
+    if size < 65536:
+        return bytes((first, 126, size >> 8, size & 255))
+    return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+@implementer(IWire)
+class Wire:
+    """A codec's payloads in plain frames, `first` being their first byte."""
+
+    framed = staticmethod(frame)
+
+    def __init__(self, codec: Encoder, first: int = TEXT) -> None:
+        self.name = codec.name
+        self.acknowledges = codec.acknowledges
+        self._codec = codec
+        self._first = first
+
+    def entries(self, entries: Sequence[Entry]) -> bytes:
+        encode, pack, first = self._codec.entry, self.framed, self._first
+        return b"".join([pack(first, payload) for entry in entries if (payload := encode(entry))])
+
+    def event(self, event: Event) -> bytes:
+        payloads = self._codec.event(event)
+        if not payloads:
+            return b""
+        if len(payloads) == 1:
+            return self.frame(payloads[0])
+        return b"".join([self.frame(payload) for payload in payloads])
+
+    def frame(self, payload: bytes) -> bytes:
+        """A payload as it goes to the peer."""
+        return self.framed(self._first, payload)
+
+
+class DeflatedWire(Wire):
+    """The same for peers that agreed on permessage-deflate."""
+
+    framed = staticmethod(deflated)
+
+
+@implementer(IWire)
+class Several:
+    """What several wires say of a room, one after the other; nothing without any."""
+
+    acknowledges = False
+
+    def __init__(self, name: str, wires: Sequence[Wire]) -> None:
+        self.name = name
+        self._wires = wires
+
+    def entries(self, entries: Sequence[Entry]) -> bytes:
+        return b"".join([wire.entries(entries) for wire in self._wires])
+
+    def event(self, event: Event) -> bytes:
+        return b"".join([wire.event(event) for wire in self._wires])

@@ -1,0 +1,1 @@
+"""The JSON subprotocols: bytes to commands, events to bytes."""

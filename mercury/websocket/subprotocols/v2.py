@@ -1,0 +1,44 @@
+"""`mercury.v2.json`: JSON objects, one a WebSocket text frame, as docs/protocol.md has them.
+
+The frames are the Structs of commands.py and events.py themselves; their tag is the frame's `type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mercury.domain import commands, events
+from mercury.domain.model import Entry
+from mercury.settings.limits import Limits
+from mercury.websocket.subprotocols.codec import bad, explain, too_deep
+
+NAME = "mercury.v2.json"
+
+
+class V2:
+    """The codec of mercury.v2.json."""
+
+    name = NAME
+    acknowledges = True
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._decode = msgspec.json.Decoder(commands.Any).decode
+        self._encode = msgspec.json.Encoder().encode
+
+    def decode(self, payload: bytes) -> commands.Command:
+        if too_deep(payload, depth := self._limits.json_depth):
+            return bad(payload, f"the frame nests deeper than {depth} (--limits.json-depth)")
+        try:
+            command: commands.Command = self._decode(payload)
+            return command
+        except (ValueError, RecursionError) as error:
+            return bad(payload, explain(error))
+
+    def entry(self, entry: Entry) -> bytes:
+        return self._encode(events.of_entry(entry))
+
+    def event(self, event: events.Event) -> Sequence[bytes]:
+        return (self._encode(event),)

@@ -1,0 +1,1 @@
+"""WAMP, the subprotocols of Autobahn JS and others."""

@@ -1,0 +1,1 @@
+"""`--workers`: the process that supervises several nodes on one machine."""

@@ -1,0 +1,448 @@
+"""What the bus on Redis promises, with real servers that die, fall silent, or ask for a password."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+from zope.interface.verify import verifyClass, verifyObject
+
+from mercury.bus import redis
+from mercury.bus.local import LocalBus
+from mercury.bus.redis import RedisBus, room_channels
+from mercury.domain.events import Presence, Read, Typing
+from mercury.domain.model import Entry
+from mercury.domain.signals import Came, Kick, Revoke, Signal
+from mercury.interfaces import IBus, IBusListener
+from mercury.stores.redis.link import RedisServer
+from mercury.stores.redis.store import RedisStore
+from tests.contracts.tools import NOW, entry_of, joined, message, put
+from tests.support.free_ports import free_port
+from tests.support.redis_servers import RedisEngine
+from tests.support.swallowing import SwallowingProxy
+
+BEAT, SILENCE = redis.BEAT, redis.SILENCE
+PATIENCE = 30.0  # seconds for what should take a moment
+
+
+@implementer(IBusListener)
+class Ear:
+    """Writes down what a bus tells it."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.pieces: list[int] = []
+        self.signals: list[tuple[str, Signal]] = []
+        self.doubted: list[list[str] | None] = []
+        self.nodes: list[tuple[str, str]] = []
+
+    def entries_came(self, entries: Sequence[Entry]) -> None:
+        self.entries += entries
+        self.pieces.append(len(entries))
+
+    def signal_came(self, node: str, signal: Signal) -> None:
+        self.signals.append((node, signal))
+
+    def doubt(self, rids: Sequence[str] | None) -> None:
+        self.doubted.append(None if rids is None else list(rids))
+
+    def node_came(self, node: str) -> None:
+        self.nodes.append(("came", node))
+
+    def node_gone(self, node: str) -> None:
+        self.nodes.append(("gone", node))
+
+
+def texts(ear: Ear) -> list[str]:
+    return [entry.text for entry in ear.entries]
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait until that is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, what or "it does not come to that"
+        await deferLater(reactor, 0.01)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[RedisEngine]:
+    engine = RedisEngine(tmp_path / "redis", free_port())
+    yield engine
+    engine.kill()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same clockwork, ten times as fast."""
+    monkeypatch.setattr(redis, "BEAT", 0.2)
+    monkeypatch.setattr(redis, "SILENCE", 0.8)
+
+
+@asynccontextmanager
+async def node(port: int, *, is_up: bool = True, store_publishes: bool = False, **server: Any) -> AsyncIterator[Any]:
+    """A node's bus and its ear, within the block."""
+    where = replace(RedisServer(port=port, command_seconds=1.0, connect_seconds=1.0), **server)
+    bus, ear = RedisBus(reactor, where, store_publishes=store_publishes), Ear()
+    await bus.open(ear)
+    try:
+        if is_up:
+            await until(lambda: bus.is_up, "the bus does not come up")
+            ear.doubted.clear()
+        yield bus, ear
+    finally:
+        await bus.close()
+
+
+def said(rid: str, seq: int, text: str = "hello") -> Entry:
+    return Entry(rid, seq, seq + 1000, "message", NOW, "a", text, f"c{seq}")
+
+
+@pytest.mark.parametrize("bus", [LocalBus(), RedisBus(reactor, RedisServer())])
+def test_each_bus_provides_the_interface(bus: Any) -> None:
+    assert verifyObject(IBus, bus)
+    assert verifyClass(IBus, type(bus))
+    assert verifyObject(IBusListener, Ear())
+
+
+def test_the_silence_that_is_noticed_is_within_what_is_promised() -> None:
+    assert SILENCE + 2 * BEAT < 15
+
+
+# Telling and hearing
+
+
+@pytest_twisted.ensureDeferred
+async def test_entries_come_to_those_who_have_subscribed_whole_and_in_order(engine: RedisEngine) -> None:
+    async with node(engine.port) as (a, ear_a), node(engine.port) as (b, ear_b), node(engine.port) as (_, ear_c):
+        await a.subscribe("r")
+        await b.subscribe("r")
+        entries = [said("r", n, "x" * n) for n in range(50)] + [
+            Entry("r", 50, 1050, "joined", NOW, members=("a", "\U0001f600"))
+        ]
+        a.publish([said("s", 1), *entries[:20]])
+        a.publish(entries[20:])
+        await until(lambda: len(ear_b.entries) >= len(entries))
+        assert ear_b.entries == entries
+        assert ear_b.pieces == [51]  # two messages that came together
+        await deferLater(reactor, 0.05)
+        assert ear_a.entries == ear_c.entries == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_batch_comes_in_pieces(engine: RedisEngine) -> None:
+    async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
+        await b.subscribe("r")
+        entries = [said("r", n, "\U0001f600" * 4000) for n in range(100)]
+        a.publish(entries)
+        await until(lambda: len(ear.entries) == 100)
+        assert ear.entries == entries
+        assert max(ear.pieces) * 16_000 <= redis.PAYLOAD
+
+
+@pytest_twisted.ensureDeferred
+async def test_signals_go_to_a_rooms_nodes_or_to_all(engine: RedisEngine) -> None:
+    async with node(engine.port) as (a, ear_a), node(engine.port) as (b, ear_b), node(engine.port) as (_, ear_c):
+        await b.subscribe("r")
+        of_room: list[Signal] = [Typing("r", "a"), Presence("r", "a", True), Read("r", "a", 3)]
+        of_all: list[Signal] = [Kick("a", "phone"), Kick("a"), Revoke("a", b"\xff\x00"), Revoke("a")]
+        for signal in of_room:
+            a.publish_signal("r", signal)
+        for signal in of_all:
+            a.publish_signal(None, signal)
+        await until(lambda: len(ear_b.signals) == 7 and len(ear_c.signals) == 4)
+        assert ear_b.signals == [(a.node, signal) for signal in of_room + of_all]
+        assert ear_c.signals == [(a.node, signal) for signal in of_all]
+        assert ear_a.signals == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_whoever_unsubscribes_hears_no_more_and_may_come_back(engine: RedisEngine) -> None:
+    async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
+        for round_ in range(3):
+            await b.subscribe("r")
+            a.publish([said("r", round_, f"in {round_}")])
+            await until(lambda: len(ear.entries) == round_ + 1)  # noqa: B023 - it is awaited within the round
+            b.unsubscribe("r")
+            b.subscribe("r")
+            b.unsubscribe("r")
+            await deferLater(reactor, 0.05)
+            a.publish([said("r", round_, "out")])
+        await deferLater(reactor, 0.05)
+        assert texts(ear) == ["in 0", "in 1", "in 2"]
+        again = b.subscribe("r")
+        b.unsubscribe("r")
+        await again  # nobody waits for ever
+        assert engine.ask("PUBSUB", "NUMSUB", "mercury:0:room:r").endswith(b":0\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_comes_back_within_a_turn_waits_for_nothing(
+    engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is not asked then, and so does not confirm it."""
+    monkeypatch.setattr(redis, "SUBSCRIBING", 10 * PATIENCE)
+    async with node(engine.port) as (bus, _):
+        await bus.subscribe("r")
+        bus.unsubscribe("r")
+        again = bus.subscribe("r")
+        await until(lambda: again.called, "being subscribed")
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_rooms_are_subscribed_to_at_once(engine: RedisEngine) -> None:
+    async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
+        waiting = [b.subscribe(f"r{n}") for n in range(3000)]
+        for fired in waiting:
+            await fired
+        a.publish([said(f"r{n}", 1, str(n)) for n in range(3000)])
+        await until(lambda: len(ear.entries) == 3000)
+        assert set(texts(ear)) == {str(n) for n in range(3000)}
+        assert ear.doubted == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_databases_of_one_server_do_not_hear_each_other(engine: RedisEngine) -> None:
+    async with node(engine.port, db=1) as (a, _), node(engine.port, db=2) as (b, ear):
+        await b.subscribe("r")
+        a.publish([said("r", 1)])
+        a.publish_signal(None, Kick("a"))
+        await deferLater(reactor, 0.1)
+        assert ear.entries == []
+        assert ear.signals == []
+        assert ear.nodes == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_publishes_tells_of_every_batch_in_one_order(engine: RedisEngine) -> None:
+    server = RedisServer(port=engine.port)
+    stores = [RedisStore(reactor, server, channel=room_channels(server)) for _ in range(2)]
+    for store in stores:
+        await store.open()
+    async with node(engine.port, store_publishes=True) as (bus, ear):
+        await bus.subscribe("r")
+        answers = await put(stores[0], joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("s", "a"))
+        bus.publish([entry_of(answers[0])])  # has been done already
+        for n in range(20):
+            answers += await put(stores[n % 2], *(message("r", "a", "x" * 50_000) for _ in range(n)))
+        answers += await put(stores[0], message("r", "b", "bye"), message("r", "a", "hi", "c"))
+        expected = [entry_of(answer) for answer in answers[:-1] if entry_of(answer).rid == "r"]
+        await until(lambda: len(ear.entries) >= len(expected))
+        assert ear.entries == expected
+        assert max(ear.pieces) <= 6  # 256 KiB
+    for store in stores:
+        await store.close()
+
+
+# Trouble
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_was_killed_and_comes_back_empty_is_subscribed_to_again(engine: RedisEngine) -> None:
+    async with node(engine.port) as (a, ear_a), node(engine.port) as (b, ear_b):
+        for rid in "rs":
+            await b.subscribe(rid)
+        b.unsubscribe("s")
+        engine.kill()
+        await until(lambda: not a.is_up and not b.is_up)
+        a.publish([said("r", 1, "lost")])
+        await b.subscribe("t")  # fires while the bus is down, too
+        engine.start()
+        await until(lambda: a.is_up and b.is_up, "the bus does not come back")
+        assert None in ear_a.doubted
+        assert None in ear_b.doubted
+        a.publish([said("r", 2, "r"), said("s", 2, "s"), said("t", 2, "t")])
+        await until(lambda: {"r", "t"} <= set(texts(ear_b)))
+        assert "s" not in texts(ear_b)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_could_not_be_published_is_doubted_by_the_others(engine: RedisEngine) -> None:
+    async with (
+        SwallowingProxy.before(engine.port) as proxy,
+        node(proxy.own_port) as (a, _),
+        node(engine.port) as (b, ear),
+    ):
+        await b.subscribe("r")
+        await b.subscribe("s")
+        proxy.swallows_all = True
+        a.publish([said("r", 1), said("t", 1)])
+        await until(lambda: not a.is_up)
+        proxy.swallows_all = False
+        await until(lambda: ["r"] in ear.doubted or None in ear.doubted, "nobody says that room r should be doubted")
+        assert b.is_up
+
+
+@pytest.mark.parametrize("store_publishes", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_doubt_about_rooms_that_nobody_here_listens_to_is_told_too(
+    engine: RedisEngine, store_publishes: bool
+) -> None:
+    """Somebody who is connected here may have been put into one of them."""
+    async with (
+        SwallowingProxy.before(engine.port) as proxy,
+        node(proxy.own_port, store_publishes=store_publishes) as (a, _),
+        node(engine.port) as (_, ear),
+    ):
+        proxy.swallows_all = True
+        if store_publishes:
+            a.publish_signal(None, Came("t", 1, ("ann",)))
+        else:
+            a.publish([said("t", 1)])
+        await until(lambda: not a.is_up)
+        proxy.swallows_all = False
+        await until(lambda: [] in ear.doubted)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bus_that_is_dead_behind_a_healthy_socket_is_noticed(engine: RedisEngine) -> None:
+    async with (
+        SwallowingProxy.before(engine.port) as proxy,
+        node(engine.port) as (a, _),
+        node(proxy.own_port) as (b, ear),
+    ):
+        await b.subscribe("r")
+        assert b.is_up
+        proxy.swallows_messages = True
+        a.publish([said("r", 1, "lost")])
+        await until(lambda: not b.is_up, "nobody notices that the bus is dead")
+        assert proxy.swallowed
+        assert ear.doubted == []
+        proxy.swallows_messages = False
+        await until(lambda: b.is_up)
+        assert ear.doubted == [None]
+        a.publish([said("r", 2, "heard")])
+        await until(lambda: texts(ear) == ["heard"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_confirmation_that_comes_late_makes_the_room_doubted(
+    engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "SUBSCRIBING", 0.1)
+    monkeypatch.setattr(redis, "SILENCE", PATIENCE)
+    async with node(engine.port) as (b, ear):
+        engine.pause()
+        try:
+            await b.subscribe("r")
+            assert ear.doubted == []
+        finally:
+            engine.resume()
+        await until(lambda: ear.doubted == [["r"]])
+
+
+@pytest_twisted.ensureDeferred
+async def test_password_and_database_are_kept_over_reconnects(tmp_path: Path) -> None:
+    engine = RedisEngine(tmp_path / "redis", free_port(), password="a secret")
+    try:
+        async with (
+            node(engine.port, password="a secret", db=3) as (a, _),
+            node(engine.port, password="a secret", db=3) as (b, ear),
+        ):
+            await b.subscribe("r")
+            engine.kill()
+            await until(lambda: not a.is_up and not b.is_up)
+            engine.start()
+            await until(lambda: a.is_up and b.is_up)
+            a.publish([said("r", 1)])
+            await until(lambda: len(ear.entries) == 1)
+            assert b"db=3" in engine.ask("CLIENT", "LIST", "TYPE", "pubsub")
+    finally:
+        engine.kill()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bus_opens_without_its_server_and_comes_up_with_it(tmp_path: Path) -> None:
+    engine = RedisEngine(tmp_path / "redis", free_port())
+    engine.kill()
+    async with node(engine.port, is_up=False) as (bus, ear):
+        assert not bus.is_up
+        await bus.subscribe("r")
+        engine.start()
+        await until(lambda: bus.is_up)
+        assert None in ear.doubted
+    engine.kill()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_waits_for_the_server_is_bounded_and_made_up_for(
+    engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "UNSENT", 100_000)
+    monkeypatch.setattr(redis, "OWED", 3)
+    async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
+        await b.subscribe("r0")
+        engine.pause()
+        for n in range(1000):
+            a.publish([said(f"r{n % 10}", n, "x" * 1000)])
+        engine.resume()
+        await until(lambda: ear.doubted == [None])  # more rooms than are remembered by name
+        assert 0 < len(ear.entries) < 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_see_each_other_come_leave_and_die(engine: RedisEngine) -> None:
+    async with SwallowingProxy.before(engine.port) as proxy, node(engine.port) as (a, ear):
+        async with node(engine.port) as (b, ear_b):
+            await until(lambda: ("came", b.node) in ear.nodes and ("came", a.node) in ear_b.nodes)
+        await until(lambda: ("gone", b.node) in ear.nodes)
+        async with node(proxy.own_port) as (c, _):
+            await until(lambda: ("came", c.node) in ear.nodes)
+            ear.doubted.clear()
+            proxy.swallows_all = True
+            c._publisher.drop()
+            c._subscriber.drop()
+            await until(lambda: ("gone", c.node) in ear.nodes)
+            assert ear.doubted == [None], "who says nothing may have stored what it could not tell"
+            proxy.swallows_all = False
+            await until(lambda: ear.nodes.count(("came", c.node)) == 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_dies_before_its_first_beat_is_heard_is_gone_all_the_same(engine: RedisEngine) -> None:
+    """It may have said who is connected to it."""
+    async with node(engine.port) as (a, ear), node(engine.port) as (b, _):
+        await a.subscribe("r")
+        a._others.clear()
+        ear.nodes.clear()
+        b._beating.stop()
+        b.publish_signal("r", Presence("r", "ann", True))
+        await until(lambda: ear.nodes == [("came", b.node), ("gone", b.node)])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_listener_that_fails_harms_nothing_else(engine: RedisEngine) -> None:
+    class Deaf(Ear):
+        def entries_came(self, entries: Sequence[Entry]) -> None:
+            super().entries_came(entries)
+            raise RuntimeError("made up")
+
+    bus, ear = RedisBus(reactor, RedisServer(port=engine.port)), Deaf()
+    await bus.open(ear)
+    async with node(engine.port) as (a, _):
+        await until(lambda: bus.is_up)
+        await bus.subscribe("r")
+        a.publish([said("r", 1)])
+        a.publish([said("r", 2)])
+        await until(lambda: len(ear.entries) == 2)
+        engine.ask("PUBLISH", "mercury:0:room:r", "what is this?")
+        await until(lambda: ["r"] in ear.doubted)
+        assert bus.is_up
+    await bus.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_does_not_wait_for_a_server_that_is_away() -> None:
+    """What would be sent as a goodbye is not worth command_seconds."""
+    bus: Any = RedisBus(reactor, RedisServer(port=free_port(), command_seconds=10 * PATIENCE))
+    await bus.open(Ear())
+    await bus.close().addTimeout(PATIENCE, reactor)

@@ -1,0 +1,1 @@
+"""What every store must do, by the interfaces in mercury/interfaces.py; tests/stores runs it over each of them."""

@@ -1,0 +1,1 @@
+"""Tests of docs/: what they say is so, and their examples run."""

@@ -1,0 +1,219 @@
+"""Many sends in one system call: what goes to each socket is what would have gone there by itself."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from twisted.internet.tcp import Connection
+from twisted.logger import capturedLogs
+
+from mercury.core.delivery.outbox import MANY, Outbox
+from mercury.net import io_uring as rings
+from mercury.net.direct_write import plain, through
+from mercury.net.io_uring import BUFFER, SIZE, Ring, Sender, many_at_once, request
+from mercury.websocket.connection import WebSocketConnection
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    try:
+        ring = Ring()
+    except OSError as error:
+        pytest.skip(f"there is no io_uring here: {error}")
+    yield ring
+    ring.close()
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    with ExitStack() as stack:
+        made = [socket.socketpair() for _ in range(100)]
+        for near, far in made:
+            stack.enter_context(near)
+            stack.enter_context(far)
+            near.setblocking(False)
+            far.setblocking(False)
+        yield made
+
+
+Pairs = list[tuple[socket.socket, socket.socket]]
+
+
+def test_all_get_the_same_however_often(ring: Ring, pairs: Pairs) -> None:
+    """Also where the queues' ends meet their beginnings, which they do within 30 rounds."""
+    requests = [request(near.fileno()) for near, _ in pairs]
+    for number in range(60):
+        data = b"%d" % number * (number + 1)
+        some = requests[: 100 - number]
+        assert ring.send(some, data) == []
+        for _, far in pairs[: len(some)]:
+            assert far.recv(1000) == data
+
+
+def test_who_takes_a_part_or_nothing_is_named(ring: Ring, pairs: Pairs) -> None:
+    requests = [request(near.fileno()) for near, _ in pairs]
+    full, gone = pairs[7][0], pairs[9][1]
+    already = 0
+    while True:
+        try:
+            already += full.send(b"x" * 1000)
+        except BlockingIOError:
+            break
+    gone.close()
+    assert ring.send(requests, b"hello") == [(7, 0), (9, 0)]
+    pairs[3][0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+    big = b"y" * 100_000
+    short = dict(ring.send(requests[:5], big))
+    assert 0 < short[3] < len(big)
+    assert pairs[4][1].recv(9) == b"helloyyyy"
+
+
+class Transport(Connection):
+    """Twisted's connection over a socket, which drains when a test says so."""
+
+    connected = True
+
+    def __init__(self, near: socket.socket) -> None:
+        self.socket = cast(Any, near)
+        self.queued: list[bytes] = []
+        self._tempDataBuffer = cast(Any, self.queued)
+
+    def write(self, data: bytes) -> None:
+        self.queued.append(data)
+
+    def drain(self) -> None:
+        waiting = b"".join(self.queued)
+        self.queued.clear()
+        try:
+            sent = self.socket.send(waiting)
+        except BlockingIOError:
+            sent = 0
+        if waiting[sent:]:
+            self.queued.append(waiting[sent:])
+
+
+class Member:
+    """A session as the outbox knows one, with a real socket that holds little."""
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+        self.far = far
+        self.transport = Transport(near)
+        connection = WebSocketConnection()
+        connection.transport = self.transport
+        connection.state = connection.STATE_OPEN
+        connection._plain = plain(self.transport)
+        connection._put = through(connection, connection._plain)  # type: ignore[assignment, method-assign]
+        self.connection = connection
+        self.write = connection.write
+        self.out: list[bytes] = []
+        self.rooms = {1: 1}
+        self.served = None
+        self.heard = b""
+
+    def hear(self, most: int) -> None:
+        with suppress(BlockingIOError):
+            self.heard += self.far.recv(most)
+        if self.transport.queued:
+            self.transport.drain()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_socket_gets_all_in_order_at_its_own_pace(ring: Ring, pairs: Pairs, seed: int) -> None:
+    chance = random.Random(seed)
+    members = [Member(*pair) for pair in pairs[: 3 * MANY]]
+    outbox = Outbox()
+    outbox.many = Sender(ring)
+    wanted = b""
+    for number in range(300):
+        data = b"%d," % number * chance.randrange(1, 300)
+        wanted += data
+        outbox.hold()
+        outbox.spread(cast(Any, members), data)
+        outbox.release()
+        for place, member in enumerate(members):
+            if place % 3 or chance.random() < 0.2:  # a third reads seldom
+                member.hear(chance.randrange(1, 20_000))
+    assert any(member.transport.queued for member in members)
+    assert any(member.connection.request for member in members)
+    for member in members:
+        while len(member.heard) < len(wanted):
+            member.hear(1 << 20)
+        assert member.heard == wanted
+    written = sum(member.connection.bytes_out for member in members)
+    assert outbox.delivered_bytes + written == len(wanted) * len(members)
+
+
+def test_there_may_be_more_than_a_ring_holds() -> None:
+    asked: list[int] = []
+
+    def note(some: list[bytes], data: bytes) -> list[tuple[int, int]]:
+        asked.append(len(some))
+        return [(1, 0)]
+
+    sessions: Any = [SimpleNamespace(connection=SimpleNamespace(request=b"")) for _ in range(2 * SIZE + 5)]
+    left = Sender(cast(Ring, SimpleNamespace(send=note)))(sessions, b"x")
+    assert left == [(sessions[1], 0), (sessions[SIZE + 1], 0), (sessions[2 * SIZE + 1], 0)]
+    assert asked == [SIZE, SIZE, 5]
+
+
+def test_what_is_too_long_or_waits_is_left(ring: Ring, pairs: Pairs) -> None:
+    sender = Sender(ring)
+    sessions: Any = [
+        SimpleNamespace(connection=SimpleNamespace(request=request(near.fileno()))) for near, _ in pairs[:5]
+    ]
+    assert sender(sessions, b"x" * (BUFFER + 1)) == [(session, 0) for session in sessions]
+    sessions[2].connection.request = None
+    assert sender(sessions, b"x") == [(sessions[2], 0)]
+    assert pairs[4][1].recv(9) == b"x"
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EBADF, "broken on purpose"), KeyError("ours, on purpose")])
+def test_a_ring_that_breaks_loses_nobody_a_message(fault: Exception) -> None:
+    """What it has sent is not known: connections end, so that their clients read on from where they are."""
+
+    def broken(requests: object, data: object) -> Any:
+        raise fault
+
+    aborted: list[int] = []
+    sessions: Any = [
+        SimpleNamespace(connection=SimpleNamespace(request=b"x", abort=lambda n=n: aborted.append(n))) for n in range(3)
+    ]
+    sender = Sender(cast(Ring, SimpleNamespace(send=broken)))
+    with capturedLogs() as events:
+        assert sender(sessions, b"x") == []
+    assert aborted == [0, 1, 2]
+    assert [event["log_failure"].value for event in events] == [fault]
+    assert sender(sessions, b"x") == [(session, 0) for session in sessions]
+
+
+def test_where_there_is_no_io_uring_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: object) -> int:
+        ctypes.set_errno(errno.EPERM)
+        return -1
+
+    monkeypatch.setattr(rings, "_libc", SimpleNamespace(syscall=forbidden))
+    with capturedLogs() as events:
+        assert many_at_once() is None
+    assert "Operation not permitted" in str(events[0]["error"])
+
+
+def test_a_ring_that_was_seen_to_work(ring: Ring) -> None:
+    assert many_at_once() is not None
+
+
+def test_a_ring_that_does_nothing_holds_nobody(ring: Ring, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the start nor later."""
+    monkeypatch.setattr(rings, "_libc", SimpleNamespace(syscall=lambda *args: 0))
+    with pytest.raises(OSError, match="does not complete"):
+        ring.send([request(pairs[0][0].fileno())], b"x")
+    monkeypatch.setattr(rings, "Ring", lambda: ring)
+    assert many_at_once() is None

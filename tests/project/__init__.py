@@ -1,0 +1,1 @@
+"""Checks of the project itself: layers, names, versions, its own test rules."""

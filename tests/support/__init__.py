@@ -1,0 +1,1 @@
+"""What tests are made with: nodes, servers, clients, proxies. Each file is named for what it gives."""

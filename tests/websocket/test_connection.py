@@ -1,0 +1,437 @@
+"""The WebSocket port as strangers meet it: handshakes that are refused, frames that are wrong, limits, compression, and
+peers that go away. The real factory, door and address filter over TCP, with the store in memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.task import deferLater
+
+from mercury.domain import close_codes
+from mercury.node import build
+from mercury.settings.limits import Limits
+from mercury.settings.schema import Config, Server, Ws
+from mercury.stores.memory.store import MemoryStore
+from mercury.websocket.framing import Wire
+from mercury.websocket.subprotocols.v2 import V2
+from tests.support.clockwork import Gate
+from tests.support.deflating import Deflating
+from tests.support.in_process_node import Wiretap
+from tests.support.recorder import Record
+from tests.support.recording_clients import FluentClient, RefusedError, SeedClient, V2Client, Where, until
+from tests.support.wamp_client import WampCborClient, WampClient
+
+
+class Door:
+    """A server's WebSocket port, and tokens for it."""
+
+    def __init__(self, ws: dict[str, Any], limits: dict[str, Any]) -> None:
+        self.config = Config(server=Server(ws=Ws(**ws)), limits=Limits(**limits))
+        self.store = Gate(MemoryStore())
+        self.chat = build.make_chat(reactor, self.store, self.config)  # type: ignore[arg-type]
+
+    async def open(self) -> None:
+        """Listen; Ann and Bob are in the room "r"."""
+        await self.store.open()
+        self.chat.heartbeat.start()
+        factory: Any = build.make_websocket(reactor, self.chat, self.config)
+        self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        address: Any = self.port.getHost()
+        self.where = Where(address.port)
+        await self.chat.rooms.join("r", ["ann", "bob"])
+        self.token = (await self.chat.tokens.make("ann"))[0]
+        self.url = f"/ws/connect?token={self.token}&member=ann"
+
+    async def shut(self) -> None:
+        """End it, with all connections."""
+        await maybeDeferred(self.port.stopListening)
+        for session in self.chat.hub.everybody():
+            session.connection.abort()
+        self.chat.heartbeat.stop()
+        await self.chat.rooms.marks.stop()
+
+    async def raw(self, data: bytes = b"") -> Wiretap:
+        """A bare TCP connection that has sent this."""
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.where.ws)
+        wiretap: Wiretap = await connectProtocol(endpoint, Wiretap())
+        wiretap.write(data)
+        return wiretap
+
+    async def answer(self, data: bytes) -> tuple[int, dict[str, str]]:
+        """The status and JSON with which this request is refused."""
+        got = await (await self.raw(data)).all()
+        head, _, body = got.partition(b"\r\n\r\n")
+        assert b"content-type: application/json" in head.lower()
+        return int(head.split()[1]), json.loads(body)
+
+    def seed(self) -> SeedClient:
+        """A client of the first protocol."""
+        return SeedClient(Record(), self.where, "ann", self.token)
+
+    def v2(self, device: str = "", kind: type[FluentClient] = V2Client) -> FluentClient:
+        """A client of the second, or of WAMP."""
+        return kind(Record(), self.where, "ann", self.token, device)
+
+
+Open = Callable[..., Any]
+FLUENT = pytest.mark.parametrize("kind", [V2Client, WampClient, WampCborClient])
+
+
+@pytest_twisted.async_yield_fixture
+async def door() -> AsyncIterator[Open]:
+    """Opens a port with these settings: door(ws={...}, frame_bytes=...)."""
+    doors: list[Door] = []
+
+    async def open(ws: dict[str, Any] | None = None, **limits: Any) -> Door:
+        door = Door(ws or {}, limits)
+        await door.open()
+        doors.append(door)
+        return door
+
+    yield open
+    for door in doors:
+        await door.shut()
+
+
+def upgrade(target: str, *headers: str) -> bytes:
+    """An opening handshake (RFC 6455, 4.1)."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    lines = [f"GET {target} HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+V2_HEADER = "Sec-WebSocket-Protocol: mercury.v2.json"
+
+
+def masked(payload: bytes, first: int = 0x81) -> bytes:
+    """A client's frame, with a mask that changes nothing."""
+    size = len(payload)
+    head = bytes((first, 0x80 | size)) if size < 126 else bytes((first, 0xFE)) + size.to_bytes(2, "big")
+    return head + bytes(4) + payload
+
+
+# Handshakes
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status", "code"),
+    [
+        ("/ws/other", (), 404, "not_found"),
+        ("/ws/connect", (), 401, "unauthorized"),
+        ("/ws/connect?token=nonsense&member=ann", (), 401, "unauthorized"),
+        ("/ws/connect?token={token}&member=bob", (), 401, "unauthorized"),
+        ("/ws/connect?token={token}", (), 401, "unauthorized"),
+        ("/ws/connect?token={token}&member=ann", ("Sec-WebSocket-Protocol: soap, wamp.1.json",), 400, "bad_request"),
+        ("/ws/connect?token={token}&member=ann&device=" + "d" * 200, (), 400, "bad_request"),
+        ("/ws/connect?device=%00", (V2_HEADER,), 400, "bad_request"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_who_may_not_come_in_is_told_why(
+    door: Open, target: str, headers: tuple[str, ...], status: int, code: str
+) -> None:
+    """With HTTP, in JSON, before there is a WebSocket."""
+    port = await door()
+    got, answer = await port.answer(upgrade(target.format(token=port.token), *headers))
+    assert (got, answer["status"], answer["code"]) == (status, "error", code)
+    assert port.token not in answer["error"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_plain_http_is_told_to_upgrade(door: Open) -> None:
+    """426, for people who open the port in a browser."""
+    port = await door()
+    got, answer = await port.answer(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (got, answer["status"]) == (426, "error")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_without_end_is_refused(door: Open) -> None:
+    """At 16 KiB."""
+    port = await door()
+    assert (await port.answer(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 4000))[0] == 431
+
+
+@pytest_twisted.ensureDeferred
+async def test_limit_handshake_seconds(door: Open) -> None:
+    """Whoever says nothing, or does not log in, is dropped."""
+    port = await door(handshake_seconds=0.2)
+    assert await (await port.raw()).all() == b""
+    assert await (await port.raw(b"GET /ws/connect HTTP/1.1\r\nHost:")).all() == b""
+    silent = await port.raw(upgrade("/ws/connect", V2_HEADER))
+    assert close_codes.BAD_CONNECT.code.to_bytes(2, "big") in await silent.all()
+    assert port.chat.hub.counts.refused["handshake-seconds"] == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_origins(door: Open) -> None:
+    """Web pages of other sites may not connect; programs, which send no Origin, may."""
+    port = await door(ws={"origins": "https://chat.example,https://*.example.org"})
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://chat.example",
+        "https://chat.example:444",
+        "https://chatxexample",
+    ):
+        assert (await port.answer(upgrade(port.url, f"Origin: {origin}")))[0] == 403
+    for headers in (
+        ("Origin: https://chat.example",),
+        ("Origin: https://CHAT.example",),
+        ("Origin: https://a.example.org",),
+        (),
+    ):
+        wiretap = await port.raw(upgrade(port.url, *headers))
+        await until(lambda w=wiretap: b"\r\n\r\n" in w.data)  # type: ignore[misc]
+        assert wiretap.data.startswith(b"HTTP/1.1 101")
+        wiretap.drop()
+
+
+@pytest.mark.parametrize("limit", ["connections", "connections_per_address"])
+@pytest_twisted.ensureDeferred
+async def test_limits_of_connections(door: Open, limit: str) -> None:
+    """One too many is dropped before it is read; when one has gone there is room."""
+    port = await door(**{limit: 2})
+    first, second = port.v2("1"), port.v2("2")
+    await first.connect()
+    await second.connect()
+    with pytest.raises(RefusedError):
+        await port.v2("3").connect()
+    await first.close()
+    await until(lambda: len(port.chat.hub.everybody()) == 1)
+    third = port.v2("3")
+    await third.connect()
+    assert third.open
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_goes_away_while_its_token_is_looked_up(door: Open) -> None:
+    """It leaves no ghost behind."""
+    port = await door()
+    port.store.shut = {"token"}
+    wiretap = await port.raw(upgrade(port.url))
+    await until(lambda: "token" in port.store.calls)
+    wiretap.drop()
+    again = await port.raw(upgrade(port.url))
+    await until(lambda: port.store.calls.count("token") == 2)
+    port.store.open_gate()
+    await until(lambda: again.data.startswith(b"HTTP/1.1 101"))
+    assert len(port.chat.hub.everybody()) == 1
+    again.drop()
+    await until(lambda: not port.chat.hub.everybody())
+
+
+@pytest_twisted.ensureDeferred
+async def test_frames_that_come_before_the_handshake_is_answered(door: Open) -> None:
+    """They wait for it."""
+    port = await door()
+    port.store.shut = {"token"}
+    wiretap = await port.raw(upgrade(port.url) + masked(b'{"type":1,"rid":"r","text":"early"}'))
+    await until(lambda: "token" in port.store.calls)
+    wiretap.write(masked(b'{"type":1,\r\n\r\n"rid":"r","text":"bird"}'))  # looks like a head's end
+    await deferLater(reactor, 0.1)  # it should have come in by then; if not, this shows less
+    port.store.open_gate()
+    await until(lambda: b'"bird"' in wiretap.data)
+    assert wiretap.data.index(b"101") < wiretap.data.index(b'"early"') < wiretap.data.index(b'"bird"')
+    wiretap.drop()
+
+
+# Frames
+
+
+@pytest_twisted.ensureDeferred
+async def test_bad_frames_are_answered_and_end_nothing(door: Open) -> None:
+    """In both protocols: never silence, and the connection stays."""
+    port = await door()
+    for client in (port.seed(), port.v2()):
+        await client.connect()
+        assert client.link is not None
+        bad = [b"", b"nonsense", b"[]", b"{}", b'{"type":99}', b'{"type":"send","rid":7}', b'{"type":1}', b"\xc3\xa9"]
+        for payload in bad:
+            client.link.sendMessage(payload)
+        client.link.sendMessage(b'{"type":1,"rid":"r","text":"x"}', isBinary=True)
+        await until(lambda: len(client.errors) == len(bad) + 1)  # noqa: B023 - called at once
+        assert {error["code"] for error in client.errors} == {"bad_request"}
+        ask = client.say("r", client.text())
+        await until(lambda a=ask: a.outcome == "ok")  # type: ignore[misc]
+        client.abort()
+
+
+@pytest.mark.parametrize("fragments", [1, 4])
+@pytest_twisted.ensureDeferred
+async def test_limit_frame_bytes(door: Open, fragments: int) -> None:
+    """1009, for a message as a whole, in however many frames it comes."""
+    port = await door(frame_bytes=1000)
+    client = port.v2()
+    await client.connect()
+    assert client.link is not None
+    fits = json.dumps({"type": "send", "rid": "r", "text": "", "ref": 1})
+    client.link.sendMessage(
+        fits.replace('""', f'"{"x" * (1000 - len(fits))}"').encode(), fragmentSize=1000 // fragments
+    )
+    await until(lambda: 1 in client.answers)
+    assert client.answers[1]["type"] == "ok"
+    client.link.sendMessage(b" " * 1001, fragmentSize=1001 // fragments + 1)
+    await until(lambda: client.closes)
+    assert client.closes[0][0] == 1009
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\x81\x02hi", 1002),  # not masked
+        (masked(b"x", 0xF1), 1002),  # reserved bits
+        (masked(b"x", 0x83), 1002),  # an opcode that nobody knows
+        (masked(b"\xff\xfe"), 1007),  # text that is not UTF-8
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_broken_websocket_is_closed(door: Open, frame: bytes, code: int) -> None:
+    """With RFC 6455's code for it (7.4.1)."""
+    port = await door()
+    wiretap = await port.raw(upgrade(port.url) + frame)
+    frames = (await wiretap.all()).partition(b"\r\n\r\n")[2]
+    close = frames.index(b"\x88")
+    assert frames[close + 2 : close + 4] == code.to_bytes(2, "big")
+    assert len(frames) == close + 2 + frames[close + 1], "and nothing follows"
+
+
+@FLUENT
+@pytest_twisted.ensureDeferred
+async def test_closes_have_the_codes_of_the_table(door: Open, kind: type[FluentClient]) -> None:
+    """Those that Autobahn's own sendClose() would refuse, too."""
+    port = await door()
+    for why in close_codes.ALL:
+        client = port.v2(kind=kind)
+        await client.connect()
+        port.chat.hub.everybody()[0].end(why)
+        await until(lambda c=client: c.closes)  # type: ignore[misc]
+        assert client.closes == [(why.code, why.reason)]
+
+
+# Peers that are gone, or do not read
+
+
+@pytest_twisted.ensureDeferred
+async def test_limit_ping_seconds(door: Open) -> None:
+    """A peer that answers no ping is gone after two, though its TCP connection looks well."""
+    port = await door(ping_seconds=0.1)
+    silent = await port.raw(upgrade(port.url))
+    client = port.v2()
+    await client.connect()
+    got = await silent.all()
+    assert b"\x89\x012" in got, "two pings at least"
+    assert b"nothing was heard" in got
+    assert client.open
+
+
+@pytest_twisted.ensureDeferred
+async def test_limit_drain_seconds(door: Open) -> None:
+    """A peer that never reads is dropped, and what waits for it is bounded by the socket (G6)."""
+    port = await door(ping_seconds=0.1, drain_seconds=0.3)
+    stuck = port.seed()
+    await stuck.connect()
+    stuck.stop_reading()
+    await until(lambda: len(port.chat.hub.everybody()) == 1)
+    [session] = port.chat.hub.everybody()
+    transport = session.connection.transport
+    text, most = "x" * 16000, 0
+    for _ in range(1000):
+        await port.chat.rooms.post("bob", "r", text)
+        most = max(most, len(transport.dataBuffer) + transport._tempDataLen)
+        if session.is_slow:
+            break
+    assert session.is_slow
+    for _ in range(50):
+        await port.chat.rooms.post("bob", "r", text)
+        most = max(most, len(transport.dataBuffer) + transport._tempDataLen)
+    assert most < 200_000
+    await until(lambda: not port.chat.hub.everybody())
+    stuck.abort()
+
+
+@FLUENT
+@pytest_twisted.ensureDeferred
+async def test_a_flood_of_questions_without_reading_the_answers(door: Open, kind: type[FluentClient]) -> None:
+    """Answers do not pile up: the socket is not read until they are taken, and then all come (G6)."""
+    port = await door()
+    for _ in range(30):
+        await port.chat.rooms.post("bob", "r", "x" * 16000)
+    client = port.v2(kind=kind)
+    await client.connect()
+    await until(lambda: client.has.get("r") == 31)
+    client.stop_reading()
+    refs = range(1000, 1500)
+    for ref in refs:
+        client.write(type="history", rid="r", ref=ref)
+    [session] = port.chat.hub.everybody()
+    await until(lambda: session.is_slow)
+    transport = session.connection.transport
+    assert len(transport.dataBuffer) + transport._tempDataLen < 2_000_000
+    client.read_again()
+    await until(lambda: len(client.answers) == len(refs))
+    assert list(client.answers) == list(refs)
+
+
+# Compression
+
+
+@FLUENT
+@pytest.mark.parametrize("compression", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_compression(door: Open, compression: bool, kind: type[FluentClient]) -> None:
+    """Off unless asked for; on, both directions work, for short texts and long ones, beside clients without."""
+    port = await door(ws={"compression": compression})
+    client = port.v2("deflate", type("Deflater", (Deflating, kind), {}))
+    plain = port.v2("plain", kind)
+    await client.connect()
+    await plain.connect()
+    assert client.compressed is compression
+    texts = [client.text("я" * size) for size in (0, 1, 30, 5000)] + [client.text("\n" * 300)]
+    for text in texts:
+        client.say("r", text)
+    for reader in (client, plain):
+        await until(lambda r=reader: len(r.connection.seen.get("r", ())) == len(texts) + 1)  # type: ignore[misc]
+        assert [seen.text for seen in reader.connection.seen["r"][1:]] == texts
+    assert await client.history("r") == client.connection.seen["r"][1:]
+    assert client.link is not None
+    if compression:
+        assert client.link.trafficStats.incomingOctetsWireLevel < plain.link.trafficStats.incomingOctetsWireLevel
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_small_frame_that_inflates_beyond_the_limit(door: Open) -> None:
+    """The limit holds for what a message inflates to."""
+    port = await door(ws={"compression": True}, frame_bytes=10_000)
+    wiretap = await port.raw(upgrade(port.url, "Sec-WebSocket-Extensions: permessage-deflate"))
+    await until(lambda: b"\r\n\r\n" in wiretap.data)
+    assert b"permessage-deflate" in wiretap.data
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = (deflate.compress(bytes(10_000_000)) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    assert len(bomb) < 10_000
+    wiretap.write(masked(bomb, 0xC1))
+    assert (1009).to_bytes(2, "big") in await wiretap.all()
+
+
+def test_what_a_wire_makes_is_what_json_says() -> None:
+    """A frame's head tells its length in RFC 6455's three forms (5.2)."""
+    wire = Wire(V2(Limits()))
+    for size in (0, 60, 125, 126, 200, 65535, 65536, 70000):
+        data = wire.frame(b"x" * size)
+        head = 2 if size < 126 else 4 if size < 65536 else 10
+        assert data[0] == 0x81
+        assert len(data) == size + head
+        length = data[1] if head == 2 else int.from_bytes(data[2:head], "big")
+        assert length == size
