@@ -75,7 +75,7 @@ async def watch(node: Node, subject: Subject, database: Database) -> dict[str, C
     heads = {room["rid"]: room["head"] for room in hello["rooms"]}
     entries, rids = subject.missed
 
-    async def come_back() -> None:
+    async def reconnect() -> None:
         late.session.await_connect()
         resume = commands.Resume(epoch=hello["epoch"], rooms={rid: heads[rid] - entries for rid in rids})
         late.session.receive(
@@ -85,7 +85,7 @@ async def watch(node: Node, subject: Subject, database: Database) -> dict[str, C
 
     late = Quiet(node.chat)
     device = f"late {sum(heads.values())}"  # one that was never there
-    await note("missed", come_back())
+    await note("missed", reconnect())
 
     async def acknowledge() -> None:
         await late.ask(commands.Ack(rid=rids[0], seq=heads[rids[0]]))

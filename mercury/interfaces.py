@@ -19,8 +19,8 @@ from mercury.domain.model import (
     Draft,
     Entry,
     Handed,
+    Membership,
     Outcome,
-    Place,
     ReadMark,
     Resealed,
     Room,
@@ -146,7 +146,7 @@ class IStore(Interface):
     def is_member(mid: str) -> Deferred[bool]:
         """Whether this member has come into being, by a token or by a room."""
 
-    def places(mid: str, device: str) -> Deferred[list[Place]]:
+    def memberships(mid: str, device: str) -> Deferred[list[Membership]]:
         """All rooms of a member, ordered by name, with `delivered` of this device. Flat in the length of the logs."""
 
     # Marks
@@ -304,7 +304,7 @@ class IBusListener(Interface):
         known to be. It is there again when node_came() says so."""
 
 
-class IWire(Interface):
+class IFrameEncoder(Interface):
     """Bytes for one kind of connection (a protocol on a framing). Connections of a kind share one wire object.
 
     Shared, so that a batch is encoded once for all of them. Both methods are pure.
@@ -343,11 +343,11 @@ class IConnection(Interface):
     def abort() -> None:
         """End the connection now."""
 
-    def hold() -> None:
+    def pause_reading() -> None:
         """Stop reading from the peer until release()."""
 
-    def release() -> None:
+    def resume_reading() -> None:
         """Read again."""
 
-    def drained() -> int:
+    def bytes_taken() -> int:
         """A count of what the peer has taken so far. It stands still when the peer does not read."""

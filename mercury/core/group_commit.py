@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mercury.domain.counters import SECONDS, SIZES, Histogram
-from mercury.domain.log_context import SERVED, Served, serving
+from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context
 from mercury.errors import MercuryError
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ ENOUGH = 3  # a third of the last batch is worth a batch of its own
 Done = Callable[[R | MercuryError], None]
 
 #: An item that waits, what to do with its answer, and whom it is for.
-Waiting = tuple[T, Done[R], Served | None]
+Waiting = tuple[T, Done[R], LogContext | None]
 
 
 def as_error(failure: Failure) -> MercuryError:
@@ -39,7 +39,7 @@ def as_error(failure: Failure) -> MercuryError:
     return MercuryError("internal", "Mercury failed to do this; its log says why", 1.0)
 
 
-def promised(add: Callable[[Done[R]], None]) -> Deferred[R]:
+def as_deferred(add: Callable[[Done[R]], None]) -> Deferred[R]:
     """A Deferred for what `add` is given a Done for, or for the MercuryError that it raises."""
     answer: Deferred[R] = Deferred(lambda d: None)
 
@@ -61,13 +61,13 @@ def promised(add: Callable[[Done[R]], None]) -> Deferred[R]:
 def _whose(batch: Sequence[Waiting[T, R]]) -> dict[str, Any]:
     """The sessions and requests that items are for, for the log."""
     ids: dict[str, dict[int | str, None]] = {}
-    for _, _, served in batch:
-        if served is not None:
-            ids.setdefault(served[0], {})[served[1]] = None
+    for _, _, log_context in batch:
+        if log_context is not None:
+            ids.setdefault(log_context[0], {})[log_context[1]] = None
     return {kind: next(iter(some)) if len(some) == 1 else ",".join(map(str, some)) for kind, some in ids.items()}
 
 
-class Batches(Generic[T, R]):
+class GroupCommit(Generic[T, R]):
     """Items go in by add(), in batches of at most `most` to `write`, and each answer to the item's own `done`.
 
     `write` answers one result an item, in order, or fails as a whole. `before` and `after` frame the settling of a
@@ -110,14 +110,14 @@ class Batches(Generic[T, R]):
         """Take one item; `done` is called later, never from within. Raises busy when too many wait."""
         if len(self._waiting) >= self._room:
             raise MercuryError("busy", "too many writes are waiting for the store", 1.0, limit="journal")
-        self._waiting.append((item, done, SERVED.get()))
+        self._waiting.append((item, done, LOG_CONTEXT.get()))
         if not self._busy:
             self._busy = True
             self._clock.callLater(0, self._next)
 
     def put(self, item: T) -> Deferred[R]:
         """add() for those who would rather have a Deferred. Cancelling it does not take the item back."""
-        return promised(lambda done: self.add(item, done))
+        return as_deferred(lambda done: self.add(item, done))
 
     @property
     def depth(self) -> int:
@@ -158,7 +158,7 @@ class Batches(Generic[T, R]):
         del self._waiting[:count]
         self._since = self._clock.seconds()
         try:
-            return batch, serving(batch[0][2] if len(batch) == 1 else None, self._write, items)
+            return batch, in_context(batch[0][2] if len(batch) == 1 else None, self._write, items)
         except Exception:
             return batch, fail()
 
@@ -197,10 +197,10 @@ class Batches(Generic[T, R]):
         self.seconds.observe(took)
         self._before()
         try:
-            for (_, done, served), answer in zip(batch, answers, strict=True):
+            for (_, done, log_context), answer in zip(batch, answers, strict=True):
                 try:
                     done(answer)
                 except Exception:  # one listener that fails must not starve the rest
-                    serving(served, self.log.failure, "an answer could not be handed over")
+                    in_context(log_context, self.log.failure, "an answer could not be handed over")
         finally:
             self._after(items, answers)

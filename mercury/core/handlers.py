@@ -74,8 +74,8 @@ async def _presence(chat: Chat, session: Listener, command: commands.Presence) -
 
 
 async def _rooms(chat: Chat, session: Listener, command: commands.Rooms) -> Sequence[events.Event]:
-    places = await chat.rooms.places(session.mid, session.device)
-    return [events.RoomsOk(ref=command.ref, rooms=[events.room_state(place) for place in places])]
+    memberships = await chat.rooms.memberships(session.mid, session.device)
+    return [events.RoomsOk(ref=command.ref, rooms=[events.room_state(membership) for membership in memberships])]
 
 
 async def _leave(chat: Chat, session: Listener, command: commands.Leave) -> Sequence[events.Event]:

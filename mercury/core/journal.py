@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from mercury.core.delivery.hub import Hub
-from mercury.core.group_commit import Batches, Done, promised
+from mercury.core.group_commit import Done, GroupCommit, as_deferred
 from mercury.core.page_size import PAGE_BYTES, fit
 from mercury.domain.model import Draft, Entry, Outcome
 from mercury.errors import MercuryError
@@ -36,14 +36,14 @@ class Journal:
         self._wall = wall
         self._bytes = 0
         self.is_open = True
-        self._batches: Batches[Draft, Outcome] = Batches(
+        self._batches: GroupCommit[Draft, Outcome] = GroupCommit(
             clock,
             self._write,
             most=BATCH,
             waiting=WAITING,
             fits=self._fit,
             apart=self._are_apart,
-            before=hub.outbox.hold,
+            before=hub.outbox.cork,
             after=self._committed,
         )
         self.sizes, self.seconds = self._batches.sizes, self._batches.seconds
@@ -75,7 +75,7 @@ class Journal:
 
     def append(self, draft: Draft) -> Deferred[Outcome]:
         """submit() with a Deferred. Cancelling it does not take the draft back."""
-        return promised(lambda done: self.submit(draft, done))
+        return as_deferred(lambda done: self.submit(draft, done))
 
     def idle(self) -> Deferred[None]:
         """Fires when all that was submitted has been answered and delivered."""
@@ -121,7 +121,7 @@ class Journal:
             if doubtful:  # it may have been stored all the same: look at the log when the store is back
                 self._hub.doubt(doubtful)
         finally:
-            self._hub.outbox.release()
+            self._hub.outbox.uncork()
 
 
 def _size(draft: Draft) -> int:

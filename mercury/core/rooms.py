@@ -17,7 +17,7 @@ from mercury.core.group_commit import Done, as_error
 from mercury.core.journal import Journal
 from mercury.core.page_size import within
 from mercury.core.rates import Rates
-from mercury.domain.model import CID_BYTES, Draft, Entry, Outcome, Place, ReadMark, Room, check_name, check_text_of
+from mercury.domain.model import CID_BYTES, Draft, Entry, Membership, Outcome, ReadMark, Room, check_name, check_text_of
 from mercury.errors import MercuryError
 from mercury.interfaces import IStore
 from mercury.settings.limits import Limits
@@ -145,12 +145,12 @@ class Rooms:
         await self.room(rid)
         return await self._store.members(rid, after, limit)
 
-    async def places(self, mid: str, device: str = "") -> list[Place]:
+    async def memberships(self, mid: str, device: str = "") -> list[Membership]:
         """A member's rooms by name. not_found if nobody has heard of the member."""
-        places = await self._store.places(mid, device)
-        if not places:
+        memberships = await self._store.memberships(mid, device)
+        if not memberships:
             await self.check_member(mid)
-        return places
+        return memberships
 
     async def check_member(self, mid: str) -> None:
         """not_found if nobody has heard of the member."""

@@ -24,12 +24,12 @@ from mercury.core.group_commit import as_error
 from mercury.core.handlers import answer
 from mercury.core.parts import Chat
 from mercury.domain import close_codes, commands, events
-from mercury.domain.close_codes import Closing
+from mercury.domain.close_codes import CloseReason
 from mercury.domain.counters import Cause
-from mercury.domain.log_context import serving
-from mercury.domain.model import NAME_BYTES, Outcome, Place, Token, check_text_of
+from mercury.domain.log_context import in_context
+from mercury.domain.model import NAME_BYTES, Membership, Outcome, Token, check_text_of
 from mercury.errors import MercuryError
-from mercury.interfaces import IConnection, IWire
+from mercury.interfaces import IConnection, IFrameEncoder
 
 INBOX = 256  # commands of one session that may wait before its connection is held
 MISSED = 2  # pings without a sign of life after which a peer is taken for dead
@@ -46,8 +46,8 @@ class Session(Listener):
         "_unproved", "_wheel", "since",
     )  # fmt: skip
 
-    def __init__(self, chat: Chat, connection: IConnection, wire: IWire) -> None:
-        super().__init__(connection, wire)
+    def __init__(self, chat: Chat, connection: IConnection, encoder: IFrameEncoder) -> None:
+        super().__init__(connection, encoder)
         self.since = chat.clock.seconds()
         self._chat = chat
         self._open = True
@@ -107,16 +107,16 @@ class Session(Listener):
         first = self._chat.hub.enter(self, checked)
         _log.debug(
             "{member} is connected by {protocol}", peer=self.connection.peer, member=self.mid, device=self.device,
-            protocol=self.wire.name,
+            protocol=self.encoder.name,
         )  # fmt: skip
-        places, joined = await self._chat.hub.places.open(self)
+        memberships, joined = await self._chat.hub.memberships.open(self)
         if not self._open:
             return
-        self._chat.hub.outbox.hold()
+        self._chat.hub.outbox.cork()
         try:
-            self._begin(places, joined, resume)
+            self._begin(memberships, joined, resume)
         finally:
-            self._chat.hub.outbox.release()
+            self._chat.hub.outbox.uncork()
         if first:
             for room in self.rooms:
                 self._chat.nodes.presence(room.rid, self.mid, True, but=self)
@@ -126,12 +126,12 @@ class Session(Listener):
             self._timer.cancel()
         self._timer = None
 
-    def _begin(self, places: list[Place], joined: dict[str, int], resume: commands.Resume | None) -> None:
+    def _begin(self, memberships: list[Membership], joined: dict[str, int], resume: commands.Resume | None) -> None:
         hub, epoch = self._chat.hub, self._chat.store.epoch
-        states = [events.room_state(place) for place in places]
+        states = [events.room_state(membership) for membership in memberships]
         self._greet(events.Hello(self.mid, self.device, epoch, self._wheel.interval, states))
-        for place in places:
-            hub.listen(self, place.rid, self._resume_at(place, resume, epoch), place.head)
+        for membership in memberships:
+            hub.listen(self, membership.rid, self._resume_at(membership, resume, epoch), membership.head)
         for rid, seq in joined.items():
             if resume is not None and rid in resume.rooms:  # left and joined again meanwhile
                 self._tell_of(rid, events.Reset(rid, seq - 1))
@@ -141,18 +141,20 @@ class Session(Listener):
                 self.caught_up(room)
         self.catch_up("login")
 
-    def _resume_at(self, place: Place, resume: commands.Resume | None, epoch: str) -> int:
+    def _resume_at(self, membership: Membership, resume: commands.Resume | None, epoch: str) -> int:
         """The seq that this device is to get next in a room: after what the client says it has, or what it was proved
         to have, or from the member's joining on."""
-        pending = self._chat.rooms.marks.pending(place.rid, self.mid, self.device)
-        known = max(place.delivered or 0, pending, place.joined - 1)  # what was proved before they left counts no more
-        if resume is None or place.rid not in resume.rooms:
+        pending = self._chat.rooms.marks.pending(membership.rid, self.mid, self.device)
+        known = max(
+            membership.delivered or 0, pending, membership.joined - 1
+        )  # what was proved before they left counts no more
+        if resume is None or membership.rid not in resume.rooms:
             return known + 1
-        claimed = resume.rooms[place.rid]
-        if resume.epoch == epoch and claimed <= place.head:
+        claimed = resume.rooms[membership.rid]
+        if resume.epoch == epoch and claimed <= membership.head:
             return claimed + 1
-        floor = place.joined - 1  # another store's numbers: start afresh
-        self._tell_of(place.rid, events.Reset(place.rid, floor))
+        floor = membership.joined - 1  # another store's numbers: start afresh
+        self._tell_of(membership.rid, events.Reset(membership.rid, floor))
         return floor + 1
 
     def _greet(self, hello: events.Hello) -> None:
@@ -219,7 +221,7 @@ class Session(Listener):
             return
         if isinstance(outcome, MercuryError):
             self._refuse(ref, outcome)
-        elif outcome.entry is not None and self.wire.acknowledges:
+        elif outcome.entry is not None and self.encoder.acknowledges:
             self._tell(events.SendOk(ref=ref, id=outcome.entry.id, seq=outcome.entry.seq, duplicate=outcome.duplicate))
         if self._inbox or self._held:
             self._go_on()
@@ -259,29 +261,29 @@ class Session(Listener):
             while inbox and self._open and not self._busy and not self.is_slow:
                 if self._sending and type(inbox[0]) is not commands.Send:
                     break
-                serving(self.served, self._start, inbox.popleft())
+                in_context(self.log_context, self._start, inbox.popleft())
         finally:
             self._going_on = False
         if self._held and not self.is_slow and self._sending + len(inbox or ()) < INBOX // 2:
             self._held = False
-            self.connection.release()
+            self.connection.resume_reading()
 
     def _hold_if_full(self) -> None:
         if not self._held and self._sending + len(self._inbox or ()) >= INBOX:
             self._held = True
-            self.connection.hold()
+            self.connection.pause_reading()
 
     def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
         self._chat.hub.counts.error(error)
         self._tell(events.Error(ref=ref, code=error.code, reason=error.reason, retry_after=error.retry_after))
 
     def _tell(self, event: events.Event) -> None:
-        if data := self.wire.event(event):
+        if data := self.encoder.event(event):
             self._chat.hub.outbox.put((self,), data)
 
     def _tell_of(self, rid: str, event: events.Event) -> None:
         """Tell of what has become of the session's place in a room."""
-        if data := self.wire_in(rid).event(event):
+        if data := self.encoder_in(rid).event(event):
             self._chat.hub.outbox.put((self,), data)
 
     # What the hub and the catching up ask for
@@ -302,16 +304,16 @@ class Session(Listener):
         """The peer's socket is full: nothing live until drained(), and nothing is read from it either."""
         self.is_slow = True
         self._chat.hub.counts.slowed += 1
-        self._stalled, self._taken = 0.0, self.connection.drained()
+        self._stalled, self._taken = 0.0, self.connection.bytes_taken()
         for room in self.rooms:
             room.fall_behind(self)
-        self.connection.hold()
+        self.connection.pause_reading()
 
     def drained(self) -> None:
         """The socket has room again: the log is read from where the live feed was left."""
         self.is_slow = False
         if not self._held:
-            self.connection.release()
+            self.connection.resume_reading()
         self._go_on()
         self.catch_up("slow")
 
@@ -378,7 +380,7 @@ class Session(Listener):
             self._ping()
 
     def _beat_slow(self) -> None:
-        taken = self.connection.drained()
+        taken = self.connection.bytes_taken()
         self._stalled = 0.0 if taken != self._taken else self._stalled + self._wheel.turn
         self._taken = taken
         if self._stalled >= self._chat.limits.drain_seconds:
@@ -389,7 +391,7 @@ class Session(Listener):
         self._takes = False
         self._inbox = None
 
-    def end(self, why: Closing) -> None:
+    def end(self, why: CloseReason) -> None:
         self.connection.close(why.code, why.reason)
         self.closed()  # at once: what a peer sends while it is being closed counts for nothing
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 
-class Closing(NamedTuple):
+class CloseReason(NamedTuple):
     """A close code, the reason that goes with it, and whether the client should come back by itself."""
 
     code: int
     reason: str
-    come_back: bool
+    reconnect: bool
 
 
-GONE: Final = Closing(1001, "nothing was heard from the client", True)
-RESTART: Final = Closing(1012, "the server is restarting", True)
-BUSY: Final = Closing(1013, "too busy, try again later", True)
-BAD_CONNECT: Final = Closing(4400, "the first frame must be a valid connect", False)
-UNAUTHORIZED: Final = Closing(4401, "the token is unknown, expired or revoked", False)
-KICKED: Final = Closing(4403, "kicked by the application", False)
-TOO_SLOW: Final = Closing(4408, "the client took nothing of what was sent to it", True)
+GONE: Final = CloseReason(1001, "nothing was heard from the client", True)
+RESTART: Final = CloseReason(1012, "the server is restarting", True)
+BUSY: Final = CloseReason(1013, "too busy, try again later", True)
+BAD_CONNECT: Final = CloseReason(4400, "the first frame must be a valid connect", False)
+UNAUTHORIZED: Final = CloseReason(4401, "the token is unknown, expired or revoked", False)
+KICKED: Final = CloseReason(4403, "kicked by the application", False)
+TOO_SLOW: Final = CloseReason(4408, "the client took nothing of what was sent to it", True)
 
 ALL: Final = (GONE, RESTART, BUSY, BAD_CONNECT, UNAUTHORIZED, KICKED, TOO_SLOW)

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from mercury.domain.commands import Ref
-from mercury.domain.model import Entry, Lost, Place
+from mercury.domain.model import Entry, Lost, Membership
 from mercury.errors import Code
 
 #: What a person reads in place of a text that is lost.
@@ -200,6 +200,6 @@ def of_entry(entry: Entry) -> Message | Joined | Left:
     return kind(entry.rid, entry.seq, entry.members, rfc3339(entry.ctime))
 
 
-def room_state(place: Place) -> RoomState:
+def room_state(membership: Membership) -> RoomState:
     """What a client is told of its place in a room."""
-    return RoomState(place.rid, place.head, place.read, place.unread)
+    return RoomState(membership.rid, membership.head, membership.read, membership.unread)

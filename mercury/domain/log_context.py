@@ -15,21 +15,21 @@ from twisted.internet.defer import Deferred
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Served = tuple[Literal["session", "request"], int | str]
+LogContext = tuple[Literal["session", "request"], int | str]
 
 #: What it is, and its id; None while nobody in particular is served.
-SERVED: Final[ContextVar[Served | None]] = ContextVar("served", default=None)
+LOG_CONTEXT: Final[ContextVar[LogContext | None]] = ContextVar("served", default=None)
 
 
-def serving(served: Served | None, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def in_context(log_context: LogContext | None, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `work` for somebody."""
-    token = SERVED.set(served)
+    token = LOG_CONTEXT.set(log_context)
     try:
         return work(*args, **kwargs)
     finally:
-        SERVED.reset(token)
+        LOG_CONTEXT.reset(token)
 
 
-def begin(served: Served | None, work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+def start_in_context(log_context: LogContext | None, work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
     """Deferred.fromCoroutine for somebody. Its callbacks, unlike the coroutine, are called for whoever comes along."""
-    return serving(served, Deferred.fromCoroutine, work)
+    return in_context(log_context, Deferred.fromCoroutine, work)

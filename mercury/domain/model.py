@@ -93,7 +93,7 @@ class Room(Struct, frozen=True):
     ctime: int
 
 
-class Place(Struct, frozen=True):
+class Membership(Struct, frozen=True):
     """A member's place in one room.
 
     `joined`: the seq of the entry that brought them in (the last one, if several). `read`: up to where they say that

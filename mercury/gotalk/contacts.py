@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mercury.core.parts import Chat
 from mercury.domain import events
-from mercury.domain.model import Entry, Place
+from mercury.domain.model import Entry, Membership
 from mercury.gotalk.accounts import Accounts, Session
 from mercury.gotalk.conversations import pair_of, room_of
 
@@ -40,12 +40,12 @@ class People:
         Whoever has no account is left out: the application may put anybody into a room that is called so.
         """
         friends = await self._accounts.friends(session.id)
-        places = await self._places(session)
+        memberships = await self._memberships(session)
         found = []
-        for id in dict.fromkeys([*friends, *places]):
-            name, place = await self._accounts.name_of(id), places.get(id)
+        for id in dict.fromkeys([*friends, *memberships]):
+            name, membership = await self._accounts.name_of(id), memberships.get(id)
             if name is not None:
-                unread, last = (place.unread, place.head) if place else (0, 0)
+                unread, last = (membership.unread, membership.head) if membership else (0, 0)
                 found.append(Known(id, name, id in friends, unread, last))
         return found
 
@@ -57,7 +57,7 @@ class People:
         Nothing if they have not talked, or if the application took this one out of the conversation.
         """
         await self._accounts.check(other)
-        if other not in await self._places(session):
+        if other not in await self._memberships(session):
             return [], False
         return await self._chat.rooms.history(room_of(session.id, other), before, after)
 
@@ -69,11 +69,11 @@ class People:
         if moved is not None:
             self._chat.nodes.tell(rid, events.Read(rid, session.member, moved))
 
-    async def _places(self, session: Session) -> dict[int, Place]:
+    async def _memberships(self, session: Session) -> dict[int, Membership]:
         """One's place in each conversation, by the other one's id."""
         found = {}
-        for place in await self._chat.store.places(session.member, ""):
-            pair = pair_of(place.rid)
+        for membership in await self._chat.store.memberships(session.member, ""):
+            pair = pair_of(membership.rid)
             if pair and session.id in pair:
-                found[pair[0] if pair[1] == session.id else pair[1]] = place
+                found[pair[0] if pair[1] == session.id else pair[1]] = membership
         return found

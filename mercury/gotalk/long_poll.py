@@ -19,19 +19,19 @@ from zope.interface import implementer
 from mercury.core.delivery.listeners import Listener, LiveRoom
 from mercury.core.parts import Chat
 from mercury.domain import close_codes, events
-from mercury.domain.close_codes import Closing
+from mercury.domain.close_codes import CloseReason
 from mercury.domain.counters import Cause
-from mercury.domain.log_context import SERVED, Served, serving
+from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context
 from mercury.domain.model import Entry, Token
 from mercury.errors import MercuryError
 from mercury.gotalk.conversations import PREFIX
-from mercury.interfaces import IConnection, IWire
+from mercury.interfaces import IConnection, IFrameEncoder
 
 LINGER: Final = 5.0  # seconds that an ear stays when nobody polls any more
 
 
-@implementer(IWire)
-class Rustle:
+@implementer(IFrameEncoder)
+class PollEncoder:
     """A wire that says no more than that there was something, in one of the conversations of two."""
 
     name = "poll"
@@ -45,7 +45,7 @@ class Rustle:
         return b""
 
 
-RUSTLE: Final = Rustle()
+POLL_ENCODER: Final = PollEncoder()
 
 
 @implementer(IConnection)
@@ -76,13 +76,13 @@ class Nowhere:
     def abort(self) -> None:
         """Nor ended."""
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         """Nothing is read."""
 
-    def release(self) -> None:
+    def resume_reading(self) -> None:
         """Nor held."""
 
-    def drained(self) -> int:
+    def bytes_taken(self) -> int:
         return 0
 
 
@@ -96,11 +96,11 @@ class Ear(Listener):
     reads = False
 
     def __init__(self, chat: Chat, token: Token, forget: Callable[[Ear], None]) -> None:
-        super().__init__(Nowhere(self._rustle), RUSTLE)
+        super().__init__(Nowhere(self._rustle), POLL_ENCODER)
         self.mid = token.mid
         self.token = token.digest
         self.heard = 0
-        self.why: Closing | None = None
+        self.why: CloseReason | None = None
         self._chat = chat
         self._forget = forget
         self._leaving: IDelayedCall | None = None
@@ -113,14 +113,14 @@ class Ear(Listener):
         What was said before the ear really hears is not missed: when it does, it says so as if there were something.
         """
         first = self._chat.hub.enter(self, checked)
-        Deferred.fromCoroutine(self._open(first)).addErrback(self._failed, SERVED.get())
+        Deferred.fromCoroutine(self._open(first)).addErrback(self._failed, LOG_CONTEXT.get())
 
     async def _open(self, first: bool) -> None:
-        places, joined = await self._chat.hub.places.open(self)
+        memberships, joined = await self._chat.hub.memberships.open(self)
         if self.why is not None:
             return
-        for place in places:
-            self._chat.hub.listen(self, place.rid, place.head + 1, place.head)
+        for membership in memberships:
+            self._chat.hub.listen(self, membership.rid, membership.head + 1, membership.head)
         for rid, seq in joined.items():
             self._chat.hub.listen(self, rid, seq, seq)
         if first:
@@ -129,9 +129,9 @@ class Ear(Listener):
         self.catch_up("login")
         self._rustle()
 
-    def _failed(self, failure: Failure, served: Served | None) -> None:
+    def _failed(self, failure: Failure, log_context: LogContext | None) -> None:
         if not failure.check(MercuryError):
-            serving(served, self.log.failure, "an ear could not be opened", failure)
+            in_context(log_context, self.log.failure, "an ear could not be opened", failure)
         self.end(close_codes.BUSY)
 
     def news(self) -> Deferred[None]:
@@ -176,7 +176,7 @@ class Ear(Listener):
         missed = False
         for room in self.rooms:
             if not room.cold and room.behind.get(self, room.head + 1) <= room.head:
-                room.place(self, room.head + 1)
+                room.attach(self, room.head + 1)
                 missed = True
         if missed:
             self._rustle()
@@ -193,7 +193,7 @@ class Ear(Listener):
     def finish(self) -> None:
         """It takes no commands."""
 
-    def end(self, why: Closing) -> None:
+    def end(self, why: CloseReason) -> None:
         if self.why is None:
             self.why = why
             if self._leaving is not None:

@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mercury.domain.log_context import SERVED, Served, begin, serving
+from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context, start_in_context
 from mercury.http.server import Channel, Request, Site
 from mercury.net.direct_write import plain, waiting
 
@@ -36,7 +36,7 @@ class ProvingChannel(Channel):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.unproved: list[tuple[Served | None, Proof]] = []
+        self.unproved: list[tuple[LogContext | None, Proof]] = []
         self._proving: list[Deferred[None]] = []
         self._plain: Any = None
         self._closed: Callable[[Failure], None]
@@ -91,9 +91,9 @@ class ProvingChannel(Channel):
 
     def _prove(self) -> None:
         proofs, self.unproved = self.unproved, []
-        for served, proof in proofs:
-            proving = begin(served, proof())
-            proving.addErrback(partial(serving, served, _log.failure, "noting what has arrived failed"))
+        for log_context, proof in proofs:
+            proving = start_in_context(log_context, proof())
+            proving.addErrback(partial(in_context, log_context, _log.failure, "noting what has arrived failed"))
             self._proving.append(proving)
 
     async def proved(self) -> None:
@@ -112,7 +112,7 @@ class ProvingRequest(Request):
         self.write(body[:-1])  # type: ignore[no-untyped-call]
         await deferLater(clock, HELD_BACK)
         if not self._disconnected:
-            self.channel.unproved.append((SERVED.get(), proof))
+            self.channel.unproved.append((LOG_CONTEXT.get(), proof))
         return body[-1:]
 
 

@@ -26,7 +26,7 @@ from twisted.logger import Logger
 
 from mercury.core.parts import Chat
 from mercury.domain import close_codes
-from mercury.domain.model import NAME_BYTES, Cursor, Entry, Handed, Place, check_text_of
+from mercury.domain.model import NAME_BYTES, Cursor, Entry, Handed, Membership, check_text_of
 from mercury.errors import MercuryError
 from mercury.gotalk.accounts import Session
 from mercury.gotalk.conversations import pair_of
@@ -87,7 +87,7 @@ class Budget:
 class Standing:
     """Where a device stands: its member's conversations, its cursor in each, and what was handed over above these."""
 
-    places: dict[str, Place]
+    memberships: dict[str, Membership]
     cursors: dict[str, int]
     handed: list[Handed] = field(default_factory=list)
 
@@ -185,16 +185,16 @@ class Handover:
         if poll.ack and (proved := await self._acked(stored, poll.ack)):
             await self._chat.store.move_cursors(cursors_of(poll, proved))
         marks, member, device = self._chat.rooms.marks, poll.session.member, poll.device
-        places = {
-            place.rid: place
-            for place in await self._chat.store.places(member, device)
-            if poll.session.id in (pair_of(place.rid) or ())
+        memberships = {
+            membership.rid: membership
+            for membership in await self._chat.store.memberships(member, device)
+            if poll.session.id in (pair_of(membership.rid) or ())
         }
         cursors = {
-            rid: max(place.delivered or 0, marks.pending(rid, member, device), place.joined - 1)
-            for rid, place in places.items()
+            rid: max(membership.delivered or 0, marks.pending(rid, member, device), membership.joined - 1)
+            for rid, membership in memberships.items()
         }
-        return Standing(places, cursors, [run for run in stored if run.last > cursors.get(run.rid, run.last)])
+        return Standing(memberships, cursors, [run for run in stored if run.last > cursors.get(run.rid, run.last)])
 
     async def _acked(self, stored: list[Handed], ack: int) -> list[Handed]:
         """What was handed over up to and with this message; nothing if it is none of those."""
@@ -215,23 +215,27 @@ class Handover:
             after = max(run.first - 1, standing.cursors[run.rid])
             entries += budget.take(await self._read(poll, run.rid, after, run.last, budget.messages, budget.text))
         new: list[Entry] = []
-        rooms = [place for place in standing.places.values() if place.head > standing.end(place.rid)]
-        rooms.sort(key=lambda place: place.head - standing.end(place.rid))  # so that no conversation starves another
-        for n, place in enumerate(rooms):
+        rooms = [
+            membership for membership in standing.memberships.values() if membership.head > standing.end(membership.rid)
+        ]
+        rooms.sort(
+            key=lambda membership: membership.head - standing.end(membership.rid)
+        )  # so that no conversation starves another
+        for n, membership in enumerate(rooms):
             if not budget.messages:
                 break
             share = max(1, budget.messages // (len(rooms) - n))
-            new += budget.take(await self._news(poll, standing, place, share, budget.text))
+            new += budget.take(await self._news(poll, standing, membership, share, budget.text))
         return entries + sorted(new, key=lambda entry: entry.id)
 
-    async def _news(self, poll: Poll, standing: Standing, place: Place, most: int, text: int) -> list[Entry]:
+    async def _news(self, poll: Poll, standing: Standing, membership: Membership, most: int, text: int) -> list[Entry]:
         """The first new messages of a conversation. A cursor that has nothing but one's own words above it moves on."""
-        end = standing.end(place.rid)
-        found = await self._read(poll, place.rid, end, place.head, most, text)
-        if end == standing.cursors[place.rid]:
-            idle = found[0].seq - 1 if found else place.head
+        end = standing.end(membership.rid)
+        found = await self._read(poll, membership.rid, end, membership.head, most, text)
+        if end == standing.cursors[membership.rid]:
+            idle = found[0].seq - 1 if found else membership.head
             if idle > end:
-                self._chat.rooms.marks.delivered(place.rid, poll.session.member, poll.device, idle)
+                self._chat.rooms.marks.delivered(membership.rid, poll.session.member, poll.device, idle)
         return found
 
     async def _read(self, poll: Poll, rid: str, after: int, last: int, most: int, text: int) -> list[Entry]:

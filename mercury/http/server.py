@@ -27,7 +27,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 
 from mercury.core.parts import Chat
-from mercury.domain.log_context import serving
+from mercury.domain.log_context import in_context
 from mercury.errors import CODES, MercuryError
 from mercury.http.results import Error, NotReadyError
 
@@ -217,7 +217,7 @@ class Request(server.Request):
     def process(self) -> None:
         self.began = self.channel.site.clock.seconds()
         self.responseHeaders.setRawHeaders("X-Request-Id", [self.number])
-        serving(("request", self.number), super().process)
+        in_context(("request", self.number), super().process)
 
     def connectionLost(self, reason: Failure) -> None:
         self.note("its client has hung up")

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mercury.domain.events import rfc3339
-from mercury.domain.log_context import SERVED
+from mercury.domain.log_context import LOG_CONTEXT
 from mercury.settings.schema import Log
 
 LEVELS: Final = {"debug": 0, "info": 1, "warn": 2, "error": 3, "critical": 4}
@@ -115,8 +115,8 @@ def _fields(event: LogEvent, own: Mapping[str, object]) -> dict[str, object]:
         "message": _clean(_message(event, failure)),
         **own,
     }
-    if (served := SERVED.get()) is not None and served[0] not in event:
-        fields[served[0]] = served[1]
+    if (log_context := LOG_CONTEXT.get()) is not None and log_context[0] not in event:
+        fields[log_context[0]] = log_context[1]
     for name, value in event.items():
         if name.startswith("log_") or name in INTERNAL or name in fields:
             continue

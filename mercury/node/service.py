@@ -238,7 +238,7 @@ class MercuryService(Service):
         spread = max(1.0, len(sessions) / RETURN_RATE - self._config.drain.seconds)  # their closing is spread as well
         for session in sessions:
             bye = events.Bye(round(random.uniform(0.1, spread), 3))  # noqa: S311 - only to spread them
-            self._chat.hub.outbox.put((session,), session.wire.event(bye))
+            self._chat.hub.outbox.put((session,), session.encoder.event(bye))
             session.finish()
         return len(sessions)
 

@@ -102,7 +102,7 @@ def codes() -> str:
 def closes() -> str:
     """Close codes as a Markdown table."""
     lines = ["| code | why | come back? |", "|---|---|---|"]
-    rows = (f"| {c.code} | {c.reason} | {'yes' if c.come_back else 'no'} |" for c in close_codes.ALL)
+    rows = (f"| {c.code} | {c.reason} | {'yes' if c.reconnect else 'no'} |" for c in close_codes.ALL)
     return "\n".join([*lines, *rows]) + "\n"
 
 

@@ -127,8 +127,8 @@ class Api:
     @call("GET", "/api/members/{member}/rooms", "not_found")
     async def member_rooms(self, member: str) -> shapes.RoomStates:
         """List a member's rooms, with what they have not read."""
-        places = await self._chat.rooms.places(member)
-        return shapes.RoomStates([events.room_state(place) for place in places])
+        memberships = await self._chat.rooms.memberships(member)
+        return shapes.RoomStates([events.room_state(membership) for membership in memberships])
 
     @call("GET", "/api/members/{member}/connections", "not_found")
     async def member_connections(self, member: str) -> shapes.ConnectionList:
@@ -166,7 +166,7 @@ class Api:
         since = rfc3339(int((time.time() - age) * 1_000_000))
         worker = UNSET if self._siblings.number is None else self._siblings.number
         return shapes.Connection(
-            session.number, session.device, session.wire.name, session.connection.peer, since, worker
+            session.number, session.device, session.encoder.name, session.connection.peer, since, worker
         )
 
     # The node

@@ -23,7 +23,7 @@ from mercury import __version__
 from mercury.core.parts import Chat
 from mercury.domain.counters import CAUSES, CLOSES, OTHER, Counts, Histogram, Load
 from mercury.errors import CODES, LIMITS
-from mercury.gotalk.long_poll import RUSTLE
+from mercury.gotalk.long_poll import POLL_ENCODER
 from mercury.gotalk.sync import DEVICE as GOTALK
 from mercury.http.results import Parts, PlainText
 from mercury.net.siblings import Siblings
@@ -98,8 +98,8 @@ def _each(names: Iterable[object], counted: Mapping[str, int]) -> dict[str, Valu
 
 
 def _sessions(seen: Seen) -> dict[str, Value]:
-    names = (session.wire.name for session in seen.chat.hub.everybody())
-    return _each(PROTOCOLS, Counter(GOTALK if name == RUSTLE.name else name for name in names))
+    names = (session.encoder.name for session in seen.chat.hub.everybody())
+    return _each(PROTOCOLS, Counter(GOTALK if name == POLL_ENCODER.name else name for name in names))
 
 
 def _of_pools(value: Callable[[Load], Value]) -> Callable[[Seen], Values]:

@@ -14,7 +14,7 @@ from mercury.domain.model import SYSTEM, Draft, Entry, Kind, Outcome
 from mercury.errors import Code, MercuryError
 
 
-class Membership(Struct, frozen=True, gc=False):
+class MembershipRow(Struct, frozen=True, gc=False):
     """A member's place in a room: the seq that brought them in, their read mark, how many messages lie up to it."""
 
     joined: int
@@ -34,7 +34,7 @@ class RoomState(Struct):
     messages: int
     ctime: int
     deleted: bool = False
-    members: dict[str, Membership] = {}
+    members: dict[str, MembershipRow] = {}
     firsts: dict[tuple[str, str | None], Entry] = {}
 
 
@@ -98,7 +98,7 @@ class Batch:
         if not coming:
             return Outcome(None)
         entry = self._add(room, "joined", members=coming)
-        place = Membership(entry.seq, entry.seq, room.messages)
+        place = MembershipRow(entry.seq, entry.seq, room.messages)
         for mid in coming:
             room.members[mid] = place
             self.joined.append((room, mid))

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-from mercury.domain.log_context import SERVED, Served, serving
+from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context
 from mercury.errors import MercuryError
 from mercury.stores.pool import RETRY_AFTER, WAITING, Pool
 
@@ -24,13 +24,13 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 #: A key, the answer for it, and whom it is for.
-Asked = tuple[K, Deferred[V], Served | None]
+Asked = tuple[K, Deferred[V], LogContext | None]
 
 MOST: Final = 64  # keys in one read: nobody waits for a longer one, and more would be hardly cheaper
 SHARE: Final = 0.005  # seconds for which answers are handed out before others have their turn
 
 
-class Together(Generic[K, V]):
+class ReadCoalescer(Generic[K, V]):
     """Reads by key, of one kind: `work(cursor, keys)`, which runs in the pool, answers in the order of the keys.
 
     A failure is that of all who were in a read, but one that is the fault of a key (`internal`) is its own only.
@@ -48,7 +48,7 @@ class Together(Generic[K, V]):
             reason = f"{WAITING} calls wait for the store already"
             return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
         answer: Deferred[V] = Deferred()
-        self._waiting.append((key, answer, SERVED.get()))
+        self._waiting.append((key, answer, LOG_CONTEXT.get()))
         self._pool.load.waiting += 1
         if not self._reading:
             self._next()
@@ -59,8 +59,8 @@ class Together(Generic[K, V]):
         self._pool.load.waiting -= len(batch)
         self._reading = bool(batch)
         if batch:
-            served = batch[0][2] if len(batch) == 1 else None
-            serving(served, self._read, [key for key, _, _ in batch]).addBoth(self._done, batch)
+            log_context = batch[0][2] if len(batch) == 1 else None
+            in_context(log_context, self._read, [key for key, _, _ in batch]).addBoth(self._done, batch)
 
     def _read(self, keys: Sequence[K]) -> Deferred[list[V]]:
         return self._pool.run(self._work, keys)
@@ -70,17 +70,17 @@ class Together(Generic[K, V]):
         if not isinstance(result, Failure):
             self._hand_out(zip(batch, result, strict=True))
         elif len(batch) > 1 and getattr(result.value, "code", "") == "internal":
-            for key, answer, served in batch:
-                serving(served, self._read, [key]).addCallback(lambda found: found[0]).chainDeferred(answer)
+            for key, answer, log_context in batch:
+                in_context(log_context, self._read, [key]).addCallback(lambda found: found[0]).chainDeferred(answer)
         else:
-            for _, answer, served in batch:
-                serving(served, answer.errback, Failure(result.value))
+            for _, answer, log_context in batch:
+                in_context(log_context, answer.errback, Failure(result.value))
 
     def _hand_out(self, answers: Iterator[tuple[Asked[K, V], V]]) -> None:
         """What is done with an answer may take long, and others want their turn."""
         end = monotonic() + SHARE
-        for (_, answer, served), value in answers:
-            serving(served, answer.callback, value)
+        for (_, answer, log_context), value in answers:
+            in_context(log_context, answer.callback, value)
             if monotonic() > end:
                 self._pool.soon(lambda: self._hand_out(answers))
                 return

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mercury.domain.counters import Load
-from mercury.domain.log_context import SERVED, serving
+from mercury.domain.log_context import LOG_CONTEXT, in_context
 from mercury.errors import MercuryError
 
 P = ParamSpec("P")
@@ -115,9 +115,9 @@ class Pool:
 
         def done(result: Any) -> Any:
             self.load.waits.observe((began or monotonic()) - asked)
-            return serving(served, self._done, result)
+            return in_context(log_context, self._done, result)
 
-        served = SERVED.get()
+        log_context = LOG_CONTEXT.get()
         self.load.running += 1
         answer: Deferred[T] = Deferred()
         self._connections.runWithConnection(transact).addBoth(done).chainDeferred(answer)

@@ -18,12 +18,12 @@ from mercury.domain.model import NAME_BYTES, Token, check_text_of
 from mercury.errors import MercuryError
 from mercury.settings.schema import WS_PATH, Config
 from mercury.websocket.connection import WebSocketConnection
-from mercury.websocket.framing import DeflatedWire, Wire
+from mercury.websocket.framing import DeflatedFrameEncoder, FrameEncoder
 from mercury.websocket.subprotocols import v2
 from mercury.websocket.subprotocols.codec import Codec
 from mercury.websocket.subprotocols.v1 import Seed
 from mercury.websocket.subprotocols.v2 import V2
-from mercury.websocket.wamp.encoders import WampWires
+from mercury.websocket.wamp.encoders import WampEncoders
 from mercury.websocket.wamp.messages import NAMES, Packer
 from mercury.websocket.wamp.session import WampSession
 
@@ -45,10 +45,10 @@ class Protocols:
         packers = {name: Packer(name, limits) for name in NAMES}
         self._codecs = codecs
         self._wamp_settings = config.wamp
-        self._wires = {(name, False): Wire(codec) for name, codec in codecs.items()}
-        self._wires |= {(name, True): DeflatedWire(codec) for name, codec in codecs.items()}
-        self._wamp = {(name, False): WampWires(packer, False) for name, packer in packers.items()}
-        self._wamp |= {(name, True): WampWires(packer, True) for name, packer in packers.items()}
+        self._encoders = {(name, False): FrameEncoder(codec) for name, codec in codecs.items()}
+        self._encoders |= {(name, True): DeflatedFrameEncoder(codec) for name, codec in codecs.items()}
+        self._wamp = {(name, False): WampEncoders(packer, False) for name, packer in packers.items()}
+        self._wamp |= {(name, True): WampEncoders(packer, True) for name, packer in packers.items()}
         self._names = [name for name in (*codecs, *NAMES) if name]
 
     def choose(self, offered: list[str]) -> str | None:
@@ -86,7 +86,7 @@ class Protocols:
         """A session that speaks a subprotocol, and has begun to log in. `agent`: what the client says it is."""
         if name in NAMES:
             return WampSession(chat, connection, self._wamp[name, deflate], self._wamp_settings, token, agent)
-        session = Session(chat, connection, self._wires[name, deflate])
+        session = Session(chat, connection, self._encoders[name, deflate])
         if token is not None:
             session.login(*token)
         else:
@@ -159,7 +159,7 @@ class ChatDoor:
             self._session, self.message = None, _ignore
             _log.debug(
                 "the session of {peer} has ended with {code}", peer=self._connection.peer, member=session.mid,
-                protocol=session.wire.name, code=self._connection.ended_with, session=session.number,
+                protocol=session.encoder.name, code=self._connection.ended_with, session=session.number,
             )  # fmt: skip
         del self._connection  # which knows this door: without that circle both go at once
 

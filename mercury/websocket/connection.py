@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mercury.domain.counters import Counts
-from mercury.domain.log_context import SERVED, Served, begin, serving
+from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context, start_in_context
 from mercury.errors import CODES, MercuryError
 from mercury.interfaces import IConnection
 from mercury.net.direct_write import plain, through, waiting
@@ -111,7 +111,7 @@ class WebSocketConnection(Opening):
 
     def connectionMade(self) -> None:
         self.number = next(_numbers)
-        self._served: Served = ("session", self.number)
+        self._log_context: LogContext = ("session", self.number)
         self.door = self.factory.open_door(self)
         self.factory.counts.open(self)
         super().connectionMade()
@@ -122,14 +122,14 @@ class WebSocketConnection(Opening):
 
     def dataReceived(self, data: bytes) -> None:
         self.bytes_in += len(data)
-        token = SERVED.set(self._served)
+        token = LOG_CONTEXT.set(self._log_context)
         try:
             self._received(data)
         except Exception:
             _log.failure("what {peer} sent could not be handled", peer=self.peer)
             self.abort()
         finally:
-            SERVED.reset(token)
+            LOG_CONTEXT.reset(token)
 
     def _received(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:
@@ -205,7 +205,7 @@ class WebSocketConnection(Opening):
         if not self.factory.welcomes(request.origin):
             raise ConnectionDeny(403, "scripts of that origin may not connect (--server.ws.origins)")
         self._admitting = True
-        return begin(self._served, self.door.admit(request)).addErrback(self._deny)
+        return start_in_context(self._log_context, self.door.admit(request)).addErrback(self._deny)
 
     def _deny(self, failure: Failure) -> None:
         error = failure.value
@@ -218,7 +218,7 @@ class WebSocketConnection(Opening):
     def succeedHandshake(self, res: Any) -> None:
         self._admitting = False
         if not self._gone:
-            serving(self._served, super().succeedHandshake, res)
+            in_context(self._log_context, super().succeedHandshake, res)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Answer with HTTP and a JSON body, and hang up. Autobahn's own logs the reason, which may quote a token."""
@@ -291,7 +291,7 @@ class WebSocketConnection(Opening):
             for name in ("_put", "deliver", "request"):  # they hold on to the socket
                 self.__dict__.pop(name, None)
             self.factory.counts.close(self, self.ended_with)
-            serving(self._served, self.door.closed)
+            in_context(self._log_context, self.door.closed)
 
     # IConnection, for the session
 
@@ -330,11 +330,11 @@ class WebSocketConnection(Opening):
         self.dropConnection(abort=True)
         self.transport.abortConnection()  # it may be dropped and still not be gone
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self._held = True
         self.transport.pauseProducing()
 
-    def release(self) -> None:
+    def resume_reading(self) -> None:
         self._held = False
         if self._rest and not self._gone:
             self._wait_a_turn()
@@ -345,7 +345,7 @@ class WebSocketConnection(Opening):
         """The code with which it ended: HTTP's of a refused handshake, else the close code of who closed first."""
         return self._ended or self.remoteCloseCode or NO_GOODBYE
 
-    def drained(self) -> int:
+    def bytes_taken(self) -> int:
         return self._resumed if self._plain is None else self.bytes_out - waiting(self._plain)
 
 

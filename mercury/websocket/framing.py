@@ -15,8 +15,8 @@ from zope.interface import implementer
 
 from mercury.domain.events import Event
 from mercury.domain.model import Entry
-from mercury.interfaces import IWire
-from mercury.websocket.subprotocols.codec import Encoder
+from mercury.interfaces import IFrameEncoder
+from mercury.websocket.subprotocols.codec import PayloadEncoder
 
 TEXT = 0x81  # FIN and opcode 1
 BINARY = 0x82  # FIN and opcode 2
@@ -50,13 +50,13 @@ def _head(first: int, size: int) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8, "big")
 
 
-@implementer(IWire)
-class Wire:
+@implementer(IFrameEncoder)
+class FrameEncoder:
     """A codec's payloads in plain frames, `first` being their first byte."""
 
     framed = staticmethod(frame)
 
-    def __init__(self, codec: Encoder, first: int = TEXT) -> None:
+    def __init__(self, codec: PayloadEncoder, first: int = TEXT) -> None:
         self.name = codec.name
         self.acknowledges = codec.acknowledges
         self._codec = codec
@@ -79,24 +79,24 @@ class Wire:
         return self.framed(self._first, payload)
 
 
-class DeflatedWire(Wire):
+class DeflatedFrameEncoder(FrameEncoder):
     """The same for peers that agreed on permessage-deflate."""
 
     framed = staticmethod(deflated)
 
 
-@implementer(IWire)
-class Several:
+@implementer(IFrameEncoder)
+class CombinedEncoder:
     """What several wires say of a room, one after the other; nothing without any."""
 
     acknowledges = False
 
-    def __init__(self, name: str, wires: Sequence[Wire]) -> None:
+    def __init__(self, name: str, encoders: Sequence[FrameEncoder]) -> None:
         self.name = name
-        self._wires = wires
+        self._encoders = encoders
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
-        return b"".join([wire.entries(entries) for wire in self._wires])
+        return b"".join([encoder.entries(entries) for encoder in self._encoders])
 
     def event(self, event: Event) -> bytes:
-        return b"".join([wire.event(event) for wire in self._wires])
+        return b"".join([encoder.event(event) for encoder in self._encoders])

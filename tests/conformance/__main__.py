@@ -89,7 +89,7 @@ def failure_lines(failed: Sequence[Verdict]) -> list[str]:
     """What the suite says of the first cases that failed."""
     lines = [
         f"FAILED {verdict.case}: {verdict.behavior}: {verdict.result} "
-        f"Closing: {verdict.behavior_close}, code {verdict.close_code}: {verdict.result_close}"
+        f"CloseReason: {verdict.behavior_close}, code {verdict.close_code}: {verdict.result_close}"
         for verdict in failed[:FAILURES_SHOWN]
     ]
     if len(failed) > FAILURES_SHOWN:

@@ -21,7 +21,7 @@ from mercury.node.fast_reactor import quicken
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Ws
 from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
-from mercury.websocket.framing import TEXT, DeflatedWire, Wire
+from mercury.websocket.framing import TEXT, DeflatedFrameEncoder, FrameEncoder
 from mercury.websocket.subprotocols.v1 import Seed
 
 BINARY = 0x82  # FIN and opcode 2; Mercury itself sends none
@@ -34,14 +34,14 @@ class EchoDoor:
 
     def __init__(self, connection: WebSocketConnection) -> None:
         self._connection = connection
-        self.frame = Wire(NO_CODEC).frame
+        self.frame = FrameEncoder(NO_CODEC).frame
 
     async def admit(self, request: ConnectionRequest) -> str | None:
         return None
 
     def opened(self, deflate: bool) -> None:
         if deflate:
-            self.frame = DeflatedWire(NO_CODEC).frame
+            self.frame = DeflatedFrameEncoder(NO_CODEC).frame
 
     def message(self, payload: bytes, binary: bool) -> None:
         framed = self.frame(payload)

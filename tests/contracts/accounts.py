@@ -30,7 +30,7 @@ from tests.contracts.tools import (  # fmt: skip
     OpenStore,
     joined,
     left,
-    place_of,
+    membership_of,
     put,
     some_time,
     unavailable_unless_open,
@@ -274,11 +274,11 @@ class AccountsContract(OpenStore):
     async def test_what_was_handed_over_changes_no_cursor(self, store: Any) -> None:
         await put(store, joined("b", "a"))
         await store.put_handed("a", "d", RUNS)
-        assert (await place_of(store, "a", "b", "d")).delivered is None
+        assert (await membership_of(store, "a", "b", "d")).delivered is None
         await store.move_cursors([Cursor("b", "a", "d", 1)])
         assert await store.handed("a", "d") == RUNS
         await store.put_handed("a", "d", [])
-        assert (await place_of(store, "a", "b", "d")).delivered == 1
+        assert (await membership_of(store, "a", "b", "d")).delivered == 1
         await store.put_handed("a", "d", RUNS)
         await put(store, left("b", "a"))
         assert await store.handed("a", "d") == RUNS  # it may be of other rooms
@@ -297,7 +297,7 @@ class AccountsContract(OpenStore):
         await store.sweep(between + 1000, 1000, 9)
         devices = ("gone", "back", "acked")
         assert [await store.handed("a", device) for device in devices] == [[], RUNS[1:], RUNS]
-        assert [(await place_of(store, "a", "r", device)).delivered for device in devices] == [None, 1, 1]
+        assert [(await membership_of(store, "a", "r", device)).delivered for device in devices] == [None, 1, 1]
 
     @pytest_twisted.ensureDeferred
     async def test_sweep_counts_devices_that_were_only_handed_something(self, store: Any) -> None:
@@ -312,7 +312,7 @@ class AccountsContract(OpenStore):
         await store.sweep(NOW, 2**60, 3)
         devices = ("first", "second", "third", "fourth", "fifth")
         assert [await store.handed("a", device) for device in devices] == [[], RUNS, [], RUNS, []]
-        delivered = [(await place_of(store, "a", "r", device)).delivered for device in devices]
+        delivered = [(await membership_of(store, "a", "r", device)).delivered for device in devices]
         assert delivered == [None, 1, None, None, 1]
         assert await store.handed("b", "first") == RUNS
 
@@ -332,7 +332,7 @@ class AccountsContract(OpenStore):
         await store.sweep(NOW, 2**60, 1)
         lists = {device: [await store.handed(mid, device) for mid in members] for device in ("old", "new")}
         assert lists == {"old": [[]] * 12, "new": [RUNS, []] * 6}
-        places = {device: (await place_of(store, "m05", "r", device)).delivered for device in ("old", "new")}
+        places = {device: (await membership_of(store, "m05", "r", device)).delivered for device in ("old", "new")}
         assert places == {"old": None, "new": 1}
         await store.sweep(time.time_ns() // 1000, 0, 9)
         assert [await store.handed(mid, "new") for mid in members] == [[]] * 12

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from mercury.domain.model import SYSTEM, Cursor, Entry, Outcome, Place, ReadMark, Room
+from mercury.domain.model import SYSTEM, Cursor, Entry, Membership, Outcome, ReadMark, Room
 from mercury.errors import MercuryError
 from tests.contracts.tools import (
     NOW,
@@ -19,15 +19,15 @@ from tests.contracts.tools import (
     joined,
     left,
     log_of,
+    membership_of,
     message,
     opened,
-    place_of,
     put,
 )
 
 
 class AppendContract(OpenStore):
-    """Batches: order, refusals, cids, joins and leaves, names and texts."""
+    """GroupCommit: order, refusals, cids, joins and leaves, names and texts."""
 
     @pytest_twisted.ensureDeferred
     async def test_an_entry_is_stored_as_it_is_answered(self, store: Any) -> None:
@@ -189,15 +189,15 @@ class AppendContract(OpenStore):
     @pytest_twisted.ensureDeferred
     async def test_joining_again_does_not_touch_a_members_place(self, store: Any) -> None:
         await put(store, joined("r", "a"), message("r", "a"))
-        before = await store.places("a", "phone")
+        before = await store.memberships("a", "phone")
         assert await put(store, joined("r", "a")) == [Outcome(None)]
-        assert await store.places("a", "phone") == before
+        assert await store.memberships("a", "phone") == before
 
     @pytest_twisted.ensureDeferred
     async def test_a_new_member_has_read_all_before_them(self, store: Any) -> None:
         await put(store, joined("r", "a"), message("r", "a"), message("r", "a"), joined("r", "b"), message("r", "a"))
-        assert await place_of(store, "b", "r") == Place("r", head=5, joined=4, read=4, unread=1)
-        assert await place_of(store, "a", "r") == Place("r", head=5, joined=1, read=1, unread=3)
+        assert await membership_of(store, "b", "r") == Membership("r", head=5, joined=4, read=4, unread=1)
+        assert await membership_of(store, "a", "r") == Membership("r", head=5, joined=1, read=1, unread=3)
 
     @pytest_twisted.ensureDeferred
     async def test_a_member_is_in_no_more_rooms_than_allowed(self, make: Make) -> None:
@@ -238,11 +238,13 @@ class AppendContract(OpenStore):
             await store.move_cursors([Cursor(rid, mid, "phone", 2) for mid in "ab"])
         await store.move_reads([ReadMark("r", "a", 3)])
         await put(store, left("r", "a"), joined("r", "a"))
-        assert await place_of(store, "a", "r") == Place("r", head=7, joined=7, read=7, unread=0, delivered=None)
-        assert (await place_of(store, "a", "s")).delivered == 2
-        assert (await place_of(store, "b", "r")).delivered == 2
+        assert await membership_of(store, "a", "r") == Membership(
+            "r", head=7, joined=7, read=7, unread=0, delivered=None
+        )
+        assert (await membership_of(store, "a", "s")).delivered == 2
+        assert (await membership_of(store, "b", "r")).delivered == 2
         await put(store, left("r", "b"))
-        assert [place.rid for place in await store.places("b", "phone")] == ["s"]
+        assert [place.rid for place in await store.memberships("b", "phone")] == ["s"]
 
     # Names and texts
 
@@ -256,7 +258,7 @@ class AppendContract(OpenStore):
         by_bytes = sorted(TRICKY, key=str.encode)
         assert [room.rid for room in await store.rooms("", 100)] == by_bytes
         assert await store.members("Ann", "", 100) == by_bytes
-        assert [place.rid for place in await store.places("ann", "d")] == by_bytes
+        assert [place.rid for place in await store.memberships("ann", "d")] == by_bytes
         assert set(await store.heads(TRICKY)) == set(TRICKY)
         assert await log_of(store, "ann ") != await log_of(store, "ann")
 
@@ -264,7 +266,9 @@ class AppendContract(OpenStore):
     async def test_devices_compare_byte_for_byte(self, store: Any) -> None:
         await put(store, joined("r", "a"), *[message("r", "a")] * len(TRICKY))
         await store.move_cursors([Cursor("r", "a", device, n) for n, device in enumerate(TRICKY)])
-        assert [(await place_of(store, "a", "r", device)).delivered for device in TRICKY] == list(range(len(TRICKY)))
+        assert [(await membership_of(store, "a", "r", device)).delivered for device in TRICKY] == list(
+            range(len(TRICKY))
+        )
 
     @pytest_twisted.ensureDeferred
     async def test_a_long_text_comes_back_whole(self, store: Any) -> None:

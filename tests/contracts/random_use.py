@@ -128,7 +128,7 @@ class Model:
         self.reads[mark.rid, mark.mid] = seq
         return seq
 
-    def places(self, mid: str) -> list[tuple[str, int, int, int, int, int | None]]:
+    def memberships(self, mid: str) -> list[tuple[str, int, int, int, int, int | None]]:
         found = []
         for rid in sorted(self.logs):
             if mid in (inside := self.inside(rid)):
@@ -194,8 +194,8 @@ async def compare(store: Any, model: Model) -> None:
         room = await store.room(rid)
         assert (room.messages, room.members) == (len(said), len(model.inside(rid)))
     for mid in MIDS:
-        places = await store.places(mid, "phone")
-        assert [(p.rid, p.head, p.joined, p.read, p.unread, p.delivered) for p in places] == model.places(mid)
+        places = await store.memberships(mid, "phone")
+        assert [(p.rid, p.head, p.joined, p.read, p.unread, p.delivered) for p in places] == model.memberships(mid)
 
 
 class RandomContract:

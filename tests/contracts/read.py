@@ -8,9 +8,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
-from mercury.domain.model import SYSTEM, Cursor, Place, ReadMark, Room, Slice, Token
+from mercury.domain.model import SYSTEM, Cursor, Membership, ReadMark, Room, Slice, Token
 from mercury.errors import MercuryError
-from tests.contracts.tools import NOW, OpenStore, code_of, entry_of, joined, left, log_of, message, place_of, put
+from tests.contracts.tools import NOW, OpenStore, code_of, entry_of, joined, left, log_of, membership_of, message, put
 
 
 class ReadContract(OpenStore):
@@ -142,9 +142,9 @@ class ReadContract(OpenStore):
         assert await store.history("r", None, None, 9) == ([], False)
         assert await store.locate(entry_of(answers[1]).id, None) is None
         assert await store.locate(1, "r") == ("r", 1)
-        assert (await store.members("r", "", 9), await store.places("b", "phone")) == ([], [])
-        assert [place.rid for place in await store.places("a", "phone")] == ["s"]
-        assert (await place_of(store, "a", "s")).delivered == 1
+        assert (await store.members("r", "", 9), await store.memberships("b", "phone")) == ([], [])
+        assert [place.rid for place in await store.memberships("a", "phone")] == ["s"]
+        assert (await membership_of(store, "a", "s")).delivered == 1
         answers = await put(store, message("r", "a"), message("r", SYSTEM), left("r", "a"))
         assert [code_of(answer) for answer in answers] == ["not_found"] * 3
         assert await store.is_member("b")
@@ -157,7 +157,7 @@ class ReadContract(OpenStore):
         with pytest.raises(MercuryError, match=r"conflict: .*room r; .*left"):
             await store.delete_room("r")
         assert await log_of(store, "r") == log
-        assert await place_of(store, "b", "r") == Place("r", head=3, joined=1, read=1, unread=1, delivered=2)
+        assert await membership_of(store, "b", "r") == Membership("r", head=3, joined=1, read=1, unread=1, delivered=2)
         await put(store, left("r", "b"))
         assert await store.delete_room("r") is True
 
@@ -190,7 +190,9 @@ class ReadContract(OpenStore):
         assert await store.room("r") == Room("r", head=head, floor=3, messages=0, members=len(again), ctime=NOW + 9)
         answers = await put(store, joined("r", "a"), message("r", "a"))
         assert [entry_of(answer).seq for answer in answers] == [head + 1, head + 2]
-        assert await place_of(store, "a", "r") == Place("r", head + 2, head + 1, head + 1, unread=1, delivered=None)
+        assert await membership_of(store, "a", "r") == Membership(
+            "r", head + 2, head + 1, head + 1, unread=1, delivered=None
+        )
         found = await store.read("r", 1, 9)
         assert [entry.seq for entry in found.entries] == list(range(4, head + 3))
         assert (found.head, found.floor) == (head + 2, 3)
@@ -215,7 +217,7 @@ class ReadContract(OpenStore):
     async def test_one_who_joins_and_leaves_in_one_batch_comes_into_being(self, store: Any) -> None:
         await put(store, joined("r", "a"), left("r", "a"))
         assert await store.is_member("a")
-        assert await store.places("a", "phone") == []
+        assert await store.memberships("a", "phone") == []
 
     @pytest_twisted.ensureDeferred
     async def test_places_are_all_rooms_of_a_member_by_name(self, store: Any) -> None:
@@ -223,12 +225,12 @@ class ReadContract(OpenStore):
         await store.move_cursors(
             [Cursor("y", "a", "phone", 1), Cursor("x", "a", "laptop", 1), Cursor("x", "b", "phone", 2)]
         )
-        assert await store.places("a", "phone") == [
-            Place("x", head=2, joined=1, read=1, unread=1, delivered=None),
-            Place("y", head=1, joined=1, read=1, unread=0, delivered=1),
-            Place("z", head=1, joined=1, read=1, unread=0, delivered=None),
+        assert await store.memberships("a", "phone") == [
+            Membership("x", head=2, joined=1, read=1, unread=1, delivered=None),
+            Membership("y", head=1, joined=1, read=1, unread=0, delivered=1),
+            Membership("z", head=1, joined=1, read=1, unread=0, delivered=None),
         ]
-        assert await store.places("nobody", "phone") == []
+        assert await store.memberships("nobody", "phone") == []
 
     # Marks
 
@@ -241,7 +243,7 @@ class ReadContract(OpenStore):
         for n, name in enumerate(known):
             await store.put_token(Token(bytes([n] * 32), name, n + 1), 10)
         await store.move_cursors([Cursor(f"of {name}", name, "phone", 1) for name in known[::2]])
-        places = await gatherResults([store.places(name, "phone") for name in names])
+        places = await gatherResults([store.memberships(name, "phone") for name in names])
         expected = {name: [(f"of {name}", 1 if name in known[::2] else None)] for name in known}
         assert [[(p.rid, p.delivered) for p in found] for found in places] == [expected.get(name, []) for name in names]
         tokens = await gatherResults([store.token(bytes([n] * 32)) for n in range(200)])
@@ -253,16 +255,16 @@ class ReadContract(OpenStore):
         stands = []
         for seq in (0, 3, 2, 3, 4, 99):
             await store.move_cursors([Cursor("r", "a", "phone", seq)])
-            stands.append((await place_of(store, "a", "r")).delivered)
+            stands.append((await membership_of(store, "a", "r")).delivered)
         assert stands == [0, 3, 3, 3, 4, 5]
         await put(store, message("r", "a"))
-        assert (await place_of(store, "a", "r")).delivered == 5
+        assert (await membership_of(store, "a", "r")).delivered == 5
 
     @pytest_twisted.ensureDeferred
     async def test_a_batch_of_cursors_may_name_one_more_than_once(self, store: Any) -> None:
         await put(store, joined("r", "a"), *[message("r", "a")] * 4)
         await store.move_cursors([Cursor("r", "a", "phone", seq) for seq in (2, 4, 3)])
-        assert (await place_of(store, "a", "r")).delivered == 4
+        assert (await membership_of(store, "a", "r")).delivered == 4
         await store.move_cursors([])
 
     @pytest_twisted.ensureDeferred
@@ -270,9 +272,9 @@ class ReadContract(OpenStore):
         await put(store, joined("r", "a", "b"), message("r", "a"), left("r", "b"))
         cursors = [Cursor(rid, mid, "phone", 2) for rid, mid in (("r", "b"), ("r", "x"), ("no", "a"), ("r", "a"))]
         await store.move_cursors(cursors)
-        assert (await place_of(store, "a", "r")).delivered == 2
+        assert (await membership_of(store, "a", "r")).delivered == 2
         await put(store, joined("r", "b", "x"), joined("no", "a"))
-        assert [(await store.places(mid, "phone"))[0].delivered for mid in ("b", "x", "a")] == [None] * 3
+        assert [(await store.memberships(mid, "phone"))[0].delivered for mid in ("b", "x", "a")] == [None] * 3
 
     @pytest_twisted.ensureDeferred
     async def test_a_read_mark_moves_forward_at_most_to_the_head(self, store: Any) -> None:
@@ -282,7 +284,7 @@ class ReadContract(OpenStore):
             for mid, seq in (("a", 2), ("a", 1), ("a", 2), ("x", 2), ("a", 3), ("b", 2), ("a", 99))
         ]
         assert await store.move_reads([*marks, ReadMark("no", "a", 1)]) == [2, None, None, None, 3, None, 5, None]
-        assert (await place_of(store, "a", "r")).read == 5
+        assert (await membership_of(store, "a", "r")).read == 5
         await put(store, message("r", "a"))
         assert await store.move_reads([ReadMark("r", "a", 5), ReadMark("r", "a", 6)]) == [None, 6]
         assert await store.move_reads([]) == []
@@ -300,4 +302,4 @@ class ReadContract(OpenStore):
         )
         for seq, unread in ((2, 2), (3, 2), (4, 1), (5, 1), (6, 0)):
             assert await store.move_reads([ReadMark("r", "a", seq)]) == [seq]
-            assert await place_of(store, "a", "r") == Place("r", head=6, joined=1, read=seq, unread=unread)
+            assert await membership_of(store, "a", "r") == Membership("r", head=6, joined=1, read=seq, unread=unread)

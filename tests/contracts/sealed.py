@@ -118,11 +118,11 @@ class SealedContract(OpenStore):
         count = 2 * STEP + 7
         texts = await fill(store, "r", count)
         await fill(store, "s", 1)
-        before = await log_of(store, "r"), await store.room("r"), await store.places("a", "phone")
+        before = await log_of(store, "r"), await store.room("r"), await store.memberships("a", "phone")
         store.keys = Keys([NEW, OLD])
         assert await resealed(store, "r") == Resealed(count, count, 0)
         assert await resealed(store, "r") == Resealed(count, 0, 0)
-        assert (await log_of(store, "r"), await store.room("r"), await store.places("a", "phone")) == before
+        assert (await log_of(store, "r"), await store.room("r"), await store.memberships("a", "phone")) == before
         store.keys = Keys([NEW])
         assert await texts_of(store, "r") == texts
         assert await texts_of(store, "s") == ["no_key"]

@@ -25,8 +25,8 @@ from tests.contracts.tools import (  # fmt: skip
     entry_of,
     joined,
     log_of,
+    membership_of,
     message,
-    place_of,
     put,
     some_time,
     unavailable_unless_open,
@@ -56,12 +56,16 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
         await put(store, joined("r", "a"), message("r", "a", "hi", "c"), joined("gone"))
         await store.move_cursors([Cursor("r", "a", "phone", 2)])
         await store.put_token(Token(b"d", "a", NOW), 9)
-        before = await log_of(store, "r"), await place_of(store, "a", "r", "phone"), await store.rooms("", 9)
+        before = await log_of(store, "r"), await membership_of(store, "a", "r", "phone"), await store.rooms("", 9)
         epoch = store.epoch
         await store.begin_anew()
         assert store.epoch != epoch
         assert len(store.epoch) >= 16
-        assert (await log_of(store, "r"), await place_of(store, "a", "r", "phone"), await store.rooms("", 9)) == before
+        assert (
+            await log_of(store, "r"),
+            await membership_of(store, "a", "r", "phone"),
+            await store.rooms("", 9),
+        ) == before
         assert await store.token(b"d") == Token(b"d", "a", NOW)
         (again,) = await put(store, message("r", "a", "hi", "c"))
         assert again.duplicate
@@ -99,7 +103,7 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
         calls: list[tuple[str, tuple[Any, ...]]] = [
             ("ping", ()), ("append", ([joined("r", "a")], NOW)), ("read", ("r", 0, 1)), ("heads", (["r"],)),
             ("history", ("r", None, None, 1)), ("locate", (1, None)), ("room", ("r",)), ("rooms", ("", 1)),
-            ("delete_room", ("r",)), ("members", ("r", "", 1)), ("is_member", ("a",)), ("places", ("a", "d")),
+            ("delete_room", ("r",)), ("members", ("r", "", 1)), ("is_member", ("a",)), ("memberships", ("a", "d")),
             ("move_cursors", ([Cursor("r", "a", "d", 1)],)), ("move_reads", ([],)), ("put_token", (token, 1)),
             ("token", (b"d",)), ("tokens", ("a",)), ("drop_token", (b"d",)), ("drop_tokens", ("a",)),
             ("sweep", (NOW, 1, 1)), ("reseal", ("r", succeed)), ("begin_anew", ()),
@@ -222,11 +226,11 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
         await store.move_cursors([Cursor("s", "a", "old", 1)])
         await store.sweep(NOW, 2**60, 2)
         stands = {
-            device: [place.delivered for place in await store.places("a", device)]
+            device: [place.delivered for place in await store.memberships("a", device)]
             for device in ("old", "phone", "laptop")
         }
         assert stands == {"old": [1, 1], "phone": [None, None], "laptop": [1, None]}
-        assert (await place_of(store, "b", "r", "old")).delivered == 1
+        assert (await membership_of(store, "b", "r", "old")).delivered == 1
 
     @pytest_twisted.ensureDeferred
     async def test_sweep_drops_devices_that_did_not_move_for_long(self, store: Any) -> None:
@@ -237,7 +241,7 @@ class StoreContract(AppendContract, ReadContract, RandomContract):
         await some_time()
         await store.move_cursors([Cursor("s", "a", "back", 1), Cursor("r", "a", "gone", 1)])
         await store.sweep(between + 1000, 1000, 9)
-        assert [place.delivered for place in await store.places("a", "gone")] == [None, None]
-        assert [place.delivered for place in await store.places("a", "back")] == [1, 1]
+        assert [place.delivered for place in await store.memberships("a", "gone")] == [None, None]
+        assert [place.delivered for place in await store.memberships("a", "back")] == [1, 1]
         await store.move_cursors([Cursor("r", "a", "gone", 1)])
-        assert (await place_of(store, "a", "r", "gone")).delivered == 1
+        assert (await membership_of(store, "a", "r", "gone")).delivered == 1

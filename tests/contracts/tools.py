@@ -17,7 +17,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import provider
 
-from mercury.domain.model import Draft, Entry, Outcome, Place, Slice
+from mercury.domain.model import Draft, Entry, Membership, Outcome, Slice
 from mercury.errors import MercuryError
 
 T = TypeVar("T")
@@ -68,8 +68,8 @@ async def log_of(store: Any, rid: str) -> list[Entry]:
     return found.entries
 
 
-async def place_of(store: Any, mid: str, rid: str, device: str = "phone") -> Place:
-    places: list[Place] = await store.places(mid, device)
+async def membership_of(store: Any, mid: str, rid: str, device: str = "phone") -> Membership:
+    places: list[Membership] = await store.memberships(mid, device)
     return {place.rid: place for place in places}[rid]
 
 

@@ -204,7 +204,7 @@ def test_what_is_told_late_while_somebody_logs_in_does_not_reset_them(nodes: Two
     node.post("r", "one")
     again = node.device(name="again", login=False)
     secret = node.token("ann")
-    node.store.shut.add("places")
+    node.store.shut.add("memberships")
     if late == "a doubt":
         node.chat.hub.look_again(None)
     again.connect(secret, commands.Resume(epoch=node.store.epoch, rooms={"r": 1}))

@@ -11,7 +11,7 @@ from mercury.core.delivery.marks import FLUSH
 from mercury.core.delivery.proof import Barrier
 from mercury.core.delivery.rechecks import RETRY
 from mercury.domain import close_codes, commands
-from mercury.domain.model import Draft, Entry, Outcome, Place
+from mercury.domain.model import Draft, Entry, Membership, Outcome
 from mercury.errors import MercuryError
 from tests.support.clockwork import Clockwork, Device
 
@@ -389,10 +389,10 @@ def test_a_second_look_at_a_rooms_head_skips_nothing(node: Clockwork) -> None:
 def test_a_doubt_that_comes_while_places_are_read_is_not_lost(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is being read may be older than what the doubt is about."""
     ann = node.device()
-    old: Deferred[list[Place]] = Deferred()
+    old: Deferred[list[Membership]] = Deferred()
     answers = iter([old])
-    read = node.store.store.places
-    monkeypatch.setattr(node.store.store, "places", lambda mid, device: next(answers, None) or read(mid, device))
+    read = node.store.store.memberships
+    monkeypatch.setattr(node.store.store, "memberships", lambda mid, device: next(answers, None) or read(mid, device))
     node.chat.hub.look_again((), None)
     node.settle()
     stored(node, Draft(rid="another", kind="joined", members=("ann",)))

@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs
 from mercury.core.delivery.rechecks import RETRY
 from mercury.domain import close_codes, events
 from mercury.domain.model import Entry
-from mercury.interfaces import IWire
+from mercury.interfaces import IFrameEncoder
 from tests.support.clockwork import Clockwork, Device
 from tests.support.in_process_node import WIRE
 
@@ -52,7 +52,7 @@ def node() -> Clockwork:
 def by(node: Clockwork, wire: Broken, member: str = "ann") -> Device:
     """A device that hears by this wire."""
     device = node.device(member, "broken", login=False)
-    device.session.wire = cast(IWire, wire)
+    device.session.encoder = cast(IFrameEncoder, wire)
     device.enter(node.token(member))
     return device
 
@@ -76,7 +76,7 @@ def test_a_wire_that_fails_does_not_starve_who_hears_by_another(node: Clockwork)
         node.wait(2 * RETRY)
     assert [device.texts() for device in (ann, bob, cut)] == [["one", "two"], ["one", "two"], []]
     assert (ann.code, bob.code, cut.code) == (None, None, close_codes.BUSY.code)
-    assert faults(logged, "wire") == ["broken"]
+    assert faults(logged, "encoder") == ["broken"]
 
 
 @pytest.mark.parametrize("is_behind", [False, True])
@@ -99,7 +99,7 @@ def test_a_fault_about_who_has_caught_up_does_not_spare_whose_wire_failed(node: 
     room = node.chat.hub.rooms["r"]
     room.fall_behind(cat.session)
     room.behind[cat.session] = room.head + 2  # read ahead of what is told
-    cat.session.wire = cast(IWire, Broken(says_one, mute=True))
+    cat.session.encoder = cast(IFrameEncoder, Broken(says_one, mute=True))
     with capturedLogs() as logged:
         node.post("r", "one")
         node.wait(2 * RETRY)

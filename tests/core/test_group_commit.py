@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 
 from mercury.core.delivery.hub import Hub
-from mercury.core.group_commit import HALVED, Batches
+from mercury.core.group_commit import HALVED, GroupCommit
 from mercury.core.journal import Journal
 from mercury.core.page_size import PAGE_BYTES
 from mercury.domain.model import Draft
@@ -20,14 +20,14 @@ from tests.support.turn_clock import Turns
 
 
 class Desk:
-    """Batches on a store that answers when it is told to; `told` has what was begun (+) and settled (a number)."""
+    """GroupCommit on a store that answers when it is told to; `told` has what was begun (+) and settled (a number)."""
 
     def __init__(self, *, apart: bool, most: int = 100) -> None:
         self.clock = Turns()
         self.told: list[str | int] = []
         self.writing: list[tuple[Sequence[int], Deferred[list[int | MercuryError]]]] = []
         self.at_once = False
-        self.batches: Batches[int, int] = Batches(
+        self.batches: GroupCommit[int, int] = GroupCommit(
             self.clock, self.write, most=most, waiting=100, apart=lambda items: apart
         )
 
@@ -155,7 +155,7 @@ class Ledger:
         return succeed(answer) if self.answers else Deferred()
 
 
-def test_a_batch_holds_a_page_of_text_and_no_more() -> None:
+def test_a_batch_corks_a_page_of_text_and_no_more() -> None:
     """It may be one room's, and waits at each of its members' sockets. What is longer goes by itself."""
     clock, store = Turns(), Ledger(elsewhere=False, answers=True)
     journal = Journal(clock, cast(IStore, store), Hub(clock, cast(IStore, store), Limits()))
@@ -181,7 +181,7 @@ def test_a_store_that_answers_too_little_does_not_silence_the_node() -> None:
         for _ in range(4):
             clock.turn()
     assert store.given == [1, 1]
-    assert not hub.outbox._holds
+    assert not hub.outbox._corks
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ class Two:
 
     def __init__(self, *more: str) -> None:
         """`more`: who else is in "r"."""
-        self.wire = Wire()
-        self.here = Clockwork(bus=Bus(self.wire), wamp="json")
-        self.there = Clockwork(bus=Bus(self.wire), beside=self.here, wamp="json")
+        self.encoder = Wire()
+        self.here = Clockwork(bus=Bus(self.encoder), wamp="json")
+        self.there = Clockwork(bus=Bus(self.encoder), beside=self.here, wamp="json")
         self.here.join("q", "ann")
         self.here.join("r", "bob", *more)
 
@@ -53,13 +53,13 @@ def asked(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Defe
     """From when it is called, the first reading of ann's places is answered by what it returns."""
     answer: Deferred[Any] = Deferred()
     answers = iter([answer])
-    read: Places = node.store.store.places
+    read: Places = node.store.store.memberships
 
-    def places(mid: str, device: str) -> Any:
+    def memberships(mid: str, device: str) -> Any:
         return (next(answers, None) if mid == "ann" else None) or read(mid, device)
 
     def begin() -> Deferred[Any]:
-        monkeypatch.setattr(node.store.store, "places", places)
+        monkeypatch.setattr(node.store.store, "memberships", memberships)
         return answer
 
     return begin
@@ -74,9 +74,11 @@ def test_the_store_goes_away_between_a_leave_and_the_question_who_is_in(
     """Nobody may be taken to be beyond their leave before that is known."""
     ann, bob = node.device("ann"), node.device("bob")
     stored(node, said("one"), left("ann"))
-    read: Places = node.store.store.places
+    read: Places = node.store.store.memberships
     away = [MercuryError("unavailable", "the store is away", 1.0)]
-    monkeypatch.setattr(node.store.store, "places", lambda mid, device: fail(away.pop()) if away else read(mid, device))
+    monkeypatch.setattr(
+        node.store.store, "memberships", lambda mid, device: fail(away.pop()) if away else read(mid, device)
+    )
     node.chat.hub.warm(["r"])
     node.wait(2 * catch_up.RETRY)
     node.post("r", "secret")
@@ -207,9 +209,9 @@ def test_more_comes_early_than_may_wait(node: Clockwork, monkeypatch: pytest.Mon
 def test_a_leave_that_gets_lost_is_noticed_with_what_follows(bus: str) -> None:
     two = Two("ann")
     ann, bob = deaf(two.there), two.there.device("bob")
-    two.wire.lossy, two.wire.buses[1].is_up = True, bus == "up"
+    two.encoder.lossy, two.encoder.buses[1].is_up = True, bus == "up"
     two.here.now(two.here.chat.rooms.leave("r", ["ann"]))
-    two.wire.lossy = bus == "down"
+    two.encoder.lossy = bus == "down"
     two.here.post("r", "secret")
     two.there.wait(2 * LOOK)
     assert bob.texts() == ["secret"]
@@ -219,7 +221,7 @@ def test_a_leave_that_gets_lost_is_noticed_with_what_follows(bus: str) -> None:
 def test_a_leave_while_the_room_is_being_subscribed_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ann has her places, and the bus does not bring the room's entries yet."""
     two, confirmed = Two("ann"), Deferred[None]()
-    monkeypatch.setattr(two.wire.buses[1], "subscribe", lambda rid: confirmed if rid == "r" else Deferred())
+    monkeypatch.setattr(two.encoder.buses[1], "subscribe", lambda rid: confirmed if rid == "r" else Deferred())
     ann = deaf(two.there)
     assert rooms(ann) == {"q", "r"}
     two.here.now(two.here.chat.rooms.leave("r", ["ann"]))
@@ -231,14 +233,14 @@ def test_a_leave_while_the_room_is_being_subscribed_to(monkeypatch: pytest.Monke
 def test_a_leave_between_a_look_at_the_places_and_one_at_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listened to the room there when it was told, and somebody does when ann's places come."""
     two = Two("ann")
-    read: Places = two.there.store.store.places
+    read: Places = two.there.store.store.memberships
     places, answer = two.here.now(read("ann", "deaf")), Deferred[Any]()
     monkeypatch.setattr(
-        two.there.store.store, "places", lambda mid, device: answer if not answer.called else read(mid, device)
+        two.there.store.store, "memberships", lambda mid, device: answer if not answer.called else read(mid, device)
     )
     ann = deaf(two.there)
     two.here.now(two.here.chat.rooms.leave("r", ["ann"]))
-    monkeypatch.setattr(two.there.store.store, "places", read)
+    monkeypatch.setattr(two.there.store.store, "memberships", read)
     two.there.device("bob")
     answer.callback(places)
     two.there.settle()
@@ -280,10 +282,10 @@ def test_a_join_is_told_and_its_leave_is_not() -> None:
     """Nobody listened to the room there, so its entries were not sent."""
     two = Two()
     ann = deaf(two.there)
-    two.wire.delayed = []
+    two.encoder.delayed = []
     two.here.join("r", "ann")
     two.here.now(two.here.chat.rooms.leave("r", ["ann"]))
-    for tell in two.wire.delayed:
+    for tell in two.encoder.delayed:
         tell()
     two.there.settle()
     assert rooms(ann) == {"q"}
@@ -349,12 +351,12 @@ def test_who_comes_by_what_is_still_to_be_told_is_in_at_once() -> None:
     two.there.device("bob")
     ann = two.there.device("ann")
     two.there.store.calls.clear()
-    two.wire.delayed = []
+    two.encoder.delayed = []
     two.here.join("r", "ann")
     two.here.join("r", "cyd")
-    for tell in reversed(two.wire.delayed):
+    for tell in reversed(two.encoder.delayed):
         tell()
     two.there.settle()
     assert rooms(ann) == {"q", "r"}
     assert [event["members"] for event in ann.of("joined") if event["rid"] == "r"] == [["ann"], ["cyd"]]
-    assert "places" not in two.there.store.calls
+    assert "memberships" not in two.there.store.calls

@@ -27,9 +27,9 @@ class Places:
     def __init__(self, node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: Counter[str] = Counter()
         self._node = node
-        self._read = node.store.store.places
+        self._read = node.store.store.memberships
         self._answers: list[tuple[Deferred[Any], Any]] = []
-        monkeypatch.setattr(node.store.store, "places", self._places)
+        monkeypatch.setattr(node.store.store, "memberships", self._places)
 
     def _places(self, mid: str, device: str) -> Deferred[Any]:
         self.asked[mid] += 1
@@ -111,7 +111,7 @@ def test_ones_own_changes_count_at_once_while_a_rooms_head_is_looked_up(what: st
     node.chat.hub.rooms["r"].chill("hole")
     node.chat.hub.warm(["r"])
     node.settle()
-    node.store.shut = {"heads", "places", "read"}
+    node.store.shut = {"heads", "memberships", "read"}
     if what == "join":
         node.join("r", "ann")
         ann.say("r", "hello")
@@ -131,7 +131,7 @@ def test_a_hole_has_those_asked_for_whom_it_may_have_put_out(missed: int, asked:
     *_, last = stored(two.here, *[said("missed")] * missed, left("m7"), said("told"))
     two.there.chat.hub.deliver([last])
     two.there.wait(1)
-    assert two.there.store.calls.count("places") == asked
+    assert two.there.store.calls.count("memberships") == asked
     assert [device.member for device in devices if not rooms(device)] == ["m7"]
 
 
@@ -154,18 +154,18 @@ def test_the_latest_leaves_are_remembered_and_so_many(monkeypatch: pytest.Monkey
     crowd(node, 5)
     for number in (0, 1, 2, 3, 4):
         node.now(node.chat.rooms.leave("r", [f"m{number}"]))
-    remembered = [mid for _, mid in node.chat.hub.places._left]
+    remembered = [mid for _, mid in node.chat.hub.memberships._left]
     assert remembered == ["m2", "m3", "m4"]
-    assert [node.chat.hub.places.have_left("r", mid, 1) for mid in ("m1", "m4")] == [False, True]
+    assert [node.chat.hub.memberships.have_left("r", mid, 1) for mid in ("m1", "m4")] == [False, True]
 
 
 def test_one_who_cannot_be_answered_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Clockwork(wamp="json")
     devices = crowd(node, 3 * MOST)
-    read = node.store.store.places
+    read = node.store.store.memberships
     poisoned = MercuryError("internal", "this one cannot be read")
     monkeypatch.setattr(
-        node.store.store, "places", lambda mid, device: fail(poisoned) if mid == "m0" else read(mid, device)
+        node.store.store, "memberships", lambda mid, device: fail(poisoned) if mid == "m0" else read(mid, device)
     )
     stored(node, left(*[device.member for device in devices[1:]]))
     node.chat.hub.look_again(())
@@ -179,13 +179,13 @@ def test_what_is_not_answered_is_not_asked_for_again(monkeypatch: pytest.MonkeyP
     crowd(node, MOST)
     open_: list[Deferred[Any]] = []
 
-    def places(mid: str, device: str) -> Deferred[Any]:
+    def memberships(mid: str, device: str) -> Deferred[Any]:
         if mid == "m0":
             return fail(MercuryError("unavailable", "refused", 1.0))
         open_.append(Deferred())
         return open_[-1]
 
-    monkeypatch.setattr(node.store.store, "places", places)
+    monkeypatch.setattr(node.store.store, "memberships", memberships)
     node.chat.hub.look_again(())
     node.wait(10 * RETRY)
     assert len(open_) == MOST - 1
@@ -213,10 +213,10 @@ def test_who_comes_and_goes_while_places_are_read_is_out(monkeypatch: pytest.Mon
     node.device("bob")
     ann = node.device("ann") if hears else deaf(node)
     join = stored(node, joined("ann"))
-    read = node.store.store.places
+    read = node.store.store.memberships
     places, answer = node.now(read("ann", "")), Deferred[Any]()
     answers = iter([answer])
-    monkeypatch.setattr(node.store.store, "places", lambda mid, device: next(answers, None) or read(mid, device))
+    monkeypatch.setattr(node.store.store, "memberships", lambda mid, device: next(answers, None) or read(mid, device))
     node.chat.hub.look_again((), ("ann",))
     node.settle()
     node.chat.hub.deliver(join)
@@ -271,7 +271,7 @@ def test_who_logs_in_during_a_look_goes_by_what_they_read() -> None:
         node.chat.hub.look_again((), ("ann",))
         node.settle()
     stored(node, left("ann"))
-    node.store.shut = {"places"}
+    node.store.shut = {"memberships"}
     ann.connect(secret)
     node.store.open_gate()
     node.settle()

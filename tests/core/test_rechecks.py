@@ -60,9 +60,9 @@ def deaf(node: Clockwork, member: str = "ann", name: str = "deaf") -> Device:
 @contextmanager
 def places_read(node: Clockwork) -> Iterator[Callable[[], None]]:
     """Ann's places are read in this block, and come as they stood at its beginning when what it gives is called."""
-    places, answer = node.now(node.store.store.places("ann", "")), Deferred[Any]()
+    places, answer = node.now(node.store.store.memberships("ann", "")), Deferred[Any]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node.store.store, "places", lambda mid, device: answer)
+        patch.setattr(node.store.store, "memberships", lambda mid, device: answer)
         yield partial(answer.callback, places)
 
 

@@ -137,7 +137,7 @@ def test_commands_that_come_with_the_connect_wait_for_it(node: Clockwork) -> Non
     """A client need not wait for hello."""
     ann = node.device(login=False)
     token, _ = node.now(node.chat.tokens.make("ann"))
-    node.store.shut = {"token", "places"}
+    node.store.shut = {"token", "memberships"}
     ann.connect(token)
     ann.say("r", "at once", 1)
     node.settle()
@@ -242,7 +242,7 @@ def test_a_kick_closes_one_device_or_all(node: Clockwork) -> None:
 
 def test_a_join_while_logging_in_is_not_missed(node: Clockwork) -> None:
     """The places were read before it, the hub was told of it before the session listened."""
-    node.store.shut = {"places"}
+    node.store.shut = {"memberships"}
     ann = node.device()
     joining = node.chat.rooms.join("new", ["ann"])
     node.now(joining)
@@ -255,8 +255,8 @@ def test_a_join_while_logging_in_is_not_missed(node: Clockwork) -> None:
 
 def test_a_leave_while_logging_in_counts(node: Clockwork) -> None:
     """What is said afterwards is not told, though the places that were read still had the room."""
-    places = node.now(node.store.store.places("ann", ""))
-    node.store.shut = {"places"}
+    places = node.now(node.store.store.memberships("ann", ""))
+    node.store.shut = {"memberships"}
     ann = node.device()
     node.now(node.chat.rooms.leave("r", ["ann"]))
     node.post("r", "secret")

@@ -37,7 +37,7 @@ class Slow:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.behind, name)
-        if name not in ("read", "heads", "places"):
+        if name not in ("read", "heads", "memberships"):
             return found
 
         def call(*args: Any) -> Deferred[Any]:
@@ -79,10 +79,10 @@ class Walk:
 
     def __init__(self, seed: int, deaf: bool) -> None:
         self.random = random.Random(seed)
-        self.wire = LateWire()
+        self.encoder = LateWire()
         wamp = "json" if deaf else ""
-        first = Clockwork(bus=Bus(self.wire), wamp=wamp)
-        self.nodes = (first, Clockwork(bus=Bus(self.wire), beside=first, wamp=wamp))
+        first = Clockwork(bus=Bus(self.encoder), wamp=wamp)
+        self.nodes = (first, Clockwork(bus=Bus(self.encoder), beside=first, wamp=wamp))
         self.devices: list[Device] = []
         first.join("r", "ann", "bob")
         first.join("s", "ann")
@@ -98,13 +98,13 @@ class Walk:
             self._settle()
         for _ in range(60):
             self._drain()
-            while self.wire.hear(min) or self._answer():
+            while self.encoder.hear(min) or self._answer():
                 self._settle()
             self.nodes[0].clock.advance(0.05)
 
     def _settle(self) -> None:
         for _ in range(4):
-            self.wire.turn += 1
+            self.encoder.turn += 1
             self.nodes[0].clock.advance(0)
 
     def _login(self, node: Clockwork, mid: str, rid: str) -> None:
@@ -128,7 +128,7 @@ class Walk:
         Deferred.fromCoroutine(work).addErrback(lambda failure: None)
 
     def _hear(self, *_: Any) -> None:
-        self.wire.hear(self.random.choice)
+        self.encoder.hear(self.random.choice)
 
     def _answer(self, *_: Any) -> bool:
         answers = self.store.answers
@@ -165,7 +165,7 @@ class Walk:
         """What does not hold in the end."""
         wrong = []
         for number, device in enumerate(self.devices):
-            places = {place.rid: place for place in self.nodes[0].now(self.store.behind.places(device.member, ""))}
+            places = {place.rid: place for place in self.nodes[0].now(self.store.behind.memberships(device.member, ""))}
             rooms = {room.rid for room in device.session.rooms}
             if rooms != set(places):
                 wrong.append(f"{number}, {device.member}, is in {sorted(rooms)} and has places in {sorted(places)}")

@@ -75,13 +75,13 @@ class Meanwhile:
 
     def __init__(self, house: House, device: str, happen: Callable[[], Deferred[Any]], *, before: bool = False) -> None:
         self.store, self.device, self.happen, self.before = house.node.store.store, device, happen, before
-        self.read, self.idle = self.store.places, house.node.chat.rooms.journal.idle
-        self.store.places = self.places  # type: ignore[method-assign]
+        self.read, self.idle = self.store.memberships, house.node.chat.rooms.journal.idle
+        self.store.memberships = self.memberships  # type: ignore[method-assign]
 
-    def places(self, mid: str, device: str) -> Deferred[Any]:
+    def memberships(self, mid: str, device: str) -> Deferred[Any]:
         if device != self.device:
             return self.read(mid, device)
-        self.store.places = self.read  # type: ignore[method-assign]
+        self.store.memberships = self.read  # type: ignore[method-assign]
         seen = None if self.before else self.read(mid, device)
         later: Deferred[Any] = Deferred()
         self.happen()

@@ -92,7 +92,7 @@ def test_nothing_is_written_for_a_sync_that_has_nothing_to_say() -> None:
     house.sync(3, device="old")
     house.node.store.calls.clear()
     assert house.sync(3, ack=entry.id) == house.sync(3, device="old") == []
-    assert house.node.store.calls == ["handed", "places"] * 2
+    assert house.node.store.calls == ["handed", "memberships"] * 2
 
 
 @pytest.mark.parametrize("acks", [True, False])

@@ -81,9 +81,9 @@ def test_the_bytes_arrive_in_their_order_and_once(steps: list[str], takes: list[
         data = b"<%d %s>" % (number, step.encode())
         match step:
             case "tell":
-                outbox.hold()
-                outbox.spread([cast(Listener, session)], data)
-                outbox.release()
+                outbox.cork()
+                outbox.broadcast([cast(Listener, session)], data)
+                outbox.uncork()
             case "write":
                 connection.write(data)
             case "autobahn":
@@ -102,9 +102,9 @@ def test_bytes_are_counted_once() -> None:
     session = SimpleNamespace(connection=connection, out=[], rooms={1: 1}, write=connection.write, served=None)
     outbox = Outbox()
     for size in (10, 20, 30):
-        outbox.hold()
-        outbox.spread([cast(Listener, session)], b"x" * size)
-        outbox.release()
+        outbox.cork()
+        outbox.broadcast([cast(Listener, session)], b"x" * size)
+        outbox.uncork()
         assert outbox.delivered_bytes + connection.bytes_out == {10: 10, 20: 30, 30: 60}[size]
         transport.drain()
 

@@ -64,7 +64,7 @@ async def statuses(node: Whole, *more: str, before: bytes = b"") -> list[int]:
     ]
 
 
-SERVED: Final = [200, 426, 404]
+LOG_CONTEXT: Final = [200, 426, 404]
 DROPPED: Final = [0, 0, 0]
 REFUSED: Final = [400, 400, 400]  # it is no HTTP
 
@@ -73,7 +73,7 @@ REFUSED: Final = [400, 400, 400]  # it is no HTTP
     ("endpoint", "address", "proxies", "before", "expected"),
     [
         # Said by whoever connects directly
-        (HERE, "127.0.0.1", "127.0.0.1", b"", SERVED),
+        (HERE, "127.0.0.1", "127.0.0.1", b"", LOG_CONTEXT),
         (HERE, "192.0.2.0/24", "127.0.0.1", b"", DROPPED),
         (HERE, "192.0.2.0/24", "127.0.0.1", v1("192.0.2.7"), DROPPED),
         (HERE, "192.0.2.0/24", "127.0.0.1", v2("192.0.2.7"), DROPPED),
@@ -83,8 +83,8 @@ REFUSED: Final = [400, 400, 400]  # it is no HTTP
         (PROXY, "0.0.0.0/0", "192.0.2.1", v1("127.0.0.1"), DROPPED),
         (PROXY, "0.0.0.0/0", "192.0.2.1", v2("192.0.2.1"), DROPPED),
         # Said by a proxy that is listed
-        (PROXY, "192.0.2.0/24", "127.0.0.1", v1("192.0.2.7"), SERVED),
-        (PROXY, "192.0.2.0/24", "127.0.0.1", v2("192.0.2.7"), SERVED),
+        (PROXY, "192.0.2.0/24", "127.0.0.1", v1("192.0.2.7"), LOG_CONTEXT),
+        (PROXY, "192.0.2.0/24", "127.0.0.1", v2("192.0.2.7"), LOG_CONTEXT),
         (PROXY, "192.0.2.0/24", "127.0.0.1", v1("203.0.113.7"), DROPPED),
         (PROXY, "192.0.2.0/24", "127.0.0.1", v2("203.0.113.7"), DROPPED),
         (PROXY, "192.0.2.0/24", "127.0.0.1", v2("192.0.2.7", command=0x20), DROPPED),

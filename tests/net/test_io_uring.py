@@ -116,7 +116,7 @@ class Member:
         self.write = connection.write
         self.out: list[bytes] = []
         self.rooms = {1: 1}
-        self.served = None
+        self.log_context = None
         self.heard = b""
 
     def hear(self, most: int) -> None:
@@ -136,9 +136,9 @@ def test_each_socket_gets_all_in_order_at_its_own_pace(ring: Ring, pairs: Pairs,
     for number in range(300):
         data = b"%d," % number * chance.randrange(1, 300)
         wanted += data
-        outbox.hold()
-        outbox.spread(cast(Any, members), data)
-        outbox.release()
+        outbox.cork()
+        outbox.broadcast(cast(Any, members), data)
+        outbox.uncork()
         for place, member in enumerate(members):
             if place % 3 or chance.random() < 0.2:  # a third reads seldom
                 member.hear(chance.randrange(1, 20_000))

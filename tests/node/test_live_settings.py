@@ -391,7 +391,7 @@ async def _(node: Whole) -> int:
     await node.chat.rooms.join("r", [member])
     await node.store.move_cursors([Cursor("r", member, name, 1) for name in ("phone", "tablet")])
     await node.service._sweep()
-    places = [(await node.store.places(member, name))[0] for name in ("phone", "tablet")]
+    places = [(await node.store.memberships(member, name))[0] for name in ("phone", "tablet")]
     return sum(place.delivered is not None for place in places)
 
 

@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import Logger, globalLogPublisher
 
-from mercury.core.group_commit import Batches
-from mercury.domain.log_context import SERVED, begin, serving
+from mercury.core.group_commit import GroupCommit
+from mercury.domain.log_context import LOG_CONTEXT, in_context, start_in_context
 from mercury.node.logs import observer
 from mercury.settings.schema import Log
 from mercury.stores.memory.store import MemoryStore
@@ -227,7 +227,7 @@ async def test_a_fault_in_a_databases_thread_is_its_requests(tmp_path: Path) -> 
         ]
 
 
-@pytest.mark.parametrize("call", ["places", "read"])
+@pytest.mark.parametrize("call", ["memberships", "read"])
 @ensureDeferred
 async def test_a_fault_in_a_login_and_in_what_follows_it_is_the_sessions(call: str, tmp_path: Path) -> None:
     """A login by the URL goes on when the store has answered; catching up begins when it likes."""
@@ -254,16 +254,16 @@ def test_a_batch_that_fails_names_all_whom_it_was_for() -> None:
         Logger().info("writing {count}", count=len(items))
         raise RuntimeError("a bug")
 
-    batches: Batches[int, None] = Batches(clock, write, most=10, waiting=10)
+    batches: GroupCommit[int, None] = GroupCommit(clock, write, most=10, waiting=10)
     globalLogPublisher.addObserver(keep)
     heard: list[Any] = []
     add: Callable[..., None] = batches.add
-    serving(("request", "a"), add, 1, heard.append)
+    in_context(("request", "a"), add, 1, heard.append)
     clock.pump([0] * 5)
-    serving(("request", "a"), add, 1, heard.append)
-    serving(("session", 7), add, 2, lambda answer: [][0])
-    serving(("session", 7), add, 3, heard.append)
-    serving(("session", 9), add, 4, heard.append)
+    in_context(("request", "a"), add, 1, heard.append)
+    in_context(("session", 7), add, 2, lambda answer: [][0])
+    in_context(("session", 7), add, 3, heard.append)
+    in_context(("session", 9), add, 4, heard.append)
     add(5, heard.append)
     clock.pump([0] * 5)
     globalLogPublisher.removeObserver(keep)
@@ -279,15 +279,15 @@ async def test_who_is_served_goes_along_and_stays_behind() -> None:
     later: Deferred[None] = Deferred()
 
     async def work() -> None:
-        seen.append(SERVED.get())
-        reactor.callLater(0, lambda: seen.append(SERVED.get()))
+        seen.append(LOG_CONTEXT.get())
+        reactor.callLater(0, lambda: seen.append(LOG_CONTEXT.get()))
         await later
-        seen.append(SERVED.get())
+        seen.append(LOG_CONTEXT.get())
 
-    done = begin(("session", 5), work())
-    assert SERVED.get() is None
+    done = start_in_context(("session", 5), work())
+    assert LOG_CONTEXT.get() is None
     await deferLater(reactor, 0)
-    serving(("request", "other"), later.callback, None)
+    in_context(("request", "other"), later.callback, None)
     await done
     assert seen == [("session", 5), None, ("session", 5)]
 
@@ -295,8 +295,8 @@ async def test_who_is_served_goes_along_and_stays_behind() -> None:
 def test_the_log_writes_it_unless_the_event_knows_better() -> None:
     stream = io.StringIO()
     logger = Logger(namespace="here", observer=observer(stream, Log(format="logfmt")))
-    serving(("session", 5), logger.info, "one")
-    serving(("session", 5), logger.info, "two", session=6)
+    in_context(("session", 5), logger.info, "one")
+    in_context(("session", 5), logger.info, "two", session=6)
     logger.info("three")
     lines = [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()]
     assert lines == [

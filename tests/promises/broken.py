@@ -143,14 +143,14 @@ def cursor_when_queued() -> None:
 
 def log_before_subscribing() -> None:
     """Whoever connects reads the log up to the head that was there, and hears what comes from then on: not between."""
-    place = LiveRoom.place
+    place = LiveRoom.attach
 
     def place_at_once(room: LiveRoom, session: Any, next_seq: int) -> bool:
         if next_seq <= room.head and not room.cold and room.head - next_seq < 5:
             next_seq = room.head + 1
         return place(room, session, next_seq)
 
-    put(LiveRoom, "place", place_at_once)
+    put(LiveRoom, "attach", place_at_once)
 
 
 FAULTS = (

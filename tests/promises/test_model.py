@@ -56,7 +56,7 @@ class Promises(RuleBasedStateMachine):
         self.record = Record()
         self.joined: dict[tuple[str, str], int] = {}  # (room, member) -> the seq of the join; missing: not in
         self.cids: dict[tuple[str, str, str], Ask] = {}
-        self.places: dict[int, dict[str, int]] = {}  # connection -> where its member had joined when it was made
+        self.memberships: dict[int, dict[str, int]] = {}  # connection -> where its member had joined when it was made
         self.before: dict[int, dict[str, int]] = {}  # connection -> what its device had seen before
         self.choosy: set[int] = set()  # connections that did not hear of all rooms all the time
         wait(self._begin(*kinds))
@@ -84,7 +84,9 @@ class Promises(RuleBasedStateMachine):
     async def _join(self, rid: str, mid: str) -> None:
         if await self.node.chat.rooms.join(rid, [mid]):
             assert (rid, mid) not in self.joined
-            self.joined[rid, mid] = next(p.joined for p in await self.node.chat.store.places(mid, "") if p.rid == rid)
+            self.joined[rid, mid] = next(
+                p.joined for p in await self.node.chat.store.memberships(mid, "") if p.rid == rid
+            )
         assert (rid, mid) in self.joined
 
     async def _connect(self, client: Client, **how: Any) -> None:
@@ -93,7 +95,9 @@ class Promises(RuleBasedStateMachine):
         if isinstance(client, WampClient) and client.topics != (INBOX,):
             self.choosy.add(id(client.connection))
         self.before[id(client.connection)] = before
-        self.places[id(client.connection)] = {r: seq for (r, mid), seq in self.joined.items() if mid == client.member}
+        self.memberships[id(client.connection)] = {
+            r: seq for (r, mid), seq in self.joined.items() if mid == client.member
+        }
 
     def speakers(self) -> list[Client]:
         return [client for client in self.clients if client.open and client.reading]
@@ -310,7 +314,7 @@ class Promises(RuleBasedStateMachine):
         mid = self.record.devices[connection.device]
         comings = [seq for seq, e in log.items() if e.kind == "joined" and mid in e.members]
         goings = [seq for seq, e in log.items() if e.kind == "left" and mid in e.members]
-        inside = self.places[id(connection)].get(rid)  # the join that held when the connection was made
+        inside = self.memberships[id(connection)].get(rid)  # the join that held when the connection was made
         prev: Seen | None = None
         for seen in run:
             assert seen == log[seen.seq]

@@ -10,23 +10,23 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from mercury.domain.counters import Load
-from mercury.domain.log_context import SERVED, Served, serving
+from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context
 from mercury.errors import MercuryError
 from mercury.stores import coalesced_reads
-from mercury.stores.coalesced_reads import Together
+from mercury.stores.coalesced_reads import ReadCoalescer
 
 
 class Reads:
-    """A Together whose reads are answered by hand, and what those who asked were told. It is its own pool."""
+    """A ReadCoalescer whose reads are answered by hand, and what those who asked were told. It is its own pool."""
 
     def __init__(self) -> None:
         self.load = Load("reading")
         self.begun: list[tuple[Sequence[str], Deferred[list[str]]]] = []
         self.told: dict[str, str] = {}
-        self.served: list[Served | None] = []
+        self.log_context: list[LogContext | None] = []
         self.later: list[Callable[[], None]] = []
         pool: Any = self
-        self.together = Together[str, str](pool, lambda cursor, keys: [])
+        self.together = ReadCoalescer[str, str](pool, lambda cursor, keys: [])
 
     def run(self, work: object, keys: Sequence[str]) -> Deferred[list[str]]:
         """What Pool has."""
@@ -51,7 +51,7 @@ class Reads:
 
     def _tell(self, value: str, key: str) -> None:
         self.told[key] = value
-        self.served.append(SERVED.get())
+        self.log_context.append(LOG_CONTEXT.get())
 
     def _fail(self, failure: Failure, key: str) -> None:
         assert isinstance(failure.value, MercuryError)
@@ -159,10 +159,10 @@ def test_who_has_asked_is_served_with_the_answer() -> None:
     """The log says for whom something was done."""
     reads = Reads()
     for number, key in enumerate("abc"):
-        serving(("session", number), reads.ask, key)
+        in_context(("session", number), reads.ask, key)
     reads.answer(0)
     reads.answer(1)
-    assert reads.served == [("session", 0), ("session", 1), ("session", 2)]
+    assert reads.log_context == [("session", 0), ("session", 1), ("session", 2)]
 
 
 def test_who_gives_up_takes_nothing_from_the_others() -> None:

@@ -16,7 +16,19 @@ from mercury.errors import MercuryError
 from mercury.stores.mysql import schema, sweep
 from mercury.stores.mysql.server import Server
 from mercury.stores.mysql.store import MysqlStore
-from tests.contracts.tools import NOW, code_of, entry_of, joined, left, log_of, logged, message, opened, place_of, put
+from tests.contracts.tools import (
+    NOW,
+    code_of,
+    entry_of,
+    joined,
+    left,
+    log_of,
+    logged,
+    membership_of,
+    message,
+    opened,
+    put,
+)
 from tests.support.mariadb_servers import MariaDb
 from tests.support.mysql_tools import nodes
 
@@ -32,10 +44,10 @@ async def test_what_was_stored_is_there_after_opening_it_again(mysql: Server) ->
         await store.move_reads([ReadMark("r", "b", 2)])
         await store.put_token(Token(b"d", "a", NOW), 9)
         await store.delete_room("gone")
-        before = await log_of(store, "r"), await place_of(store, "b", "r"), await store.rooms("", 9)
+        before = await log_of(store, "r"), await membership_of(store, "b", "r"), await store.rooms("", 9)
     async with opened(lambda _: MysqlStore(mysql)) as store:
         assert store.epoch == epoch
-        assert (await log_of(store, "r"), await place_of(store, "b", "r"), await store.rooms("", 9)) == before
+        assert (await log_of(store, "r"), await membership_of(store, "b", "r"), await store.rooms("", 9)) == before
         assert await store.token(b"d") == Token(b"d", "a", NOW)
         answers = await put(store, message("r", "a", "hi", "c"), joined("gone", "a"))
         assert answers[0].duplicate
@@ -172,7 +184,7 @@ async def test_marks_never_outlive_a_leave_on_another_node(mysql: Server) -> Non
                 calls += [other.move_cursors([Cursor("r", "a", "d", 99)]), other.move_reads([ReadMark("r", "a", 99)])]
             await gatherResults(calls)
             joining = entry_of((await put(one, joined("r", "a")))[0])
-            place = await place_of(one, "a", "r", "d")
+            place = await membership_of(one, "a", "r", "d")
             assert (place.delivered, place.read, place.unread) == (None, joining.seq, 0), n
 
 
@@ -239,7 +251,7 @@ async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
         }
         assert counts == {"room": 2, "entry": 2, "membership": 21, "delivered": 20, "token": 4}
         assert [entry.members for entry in await log_of(store, "r")] == [("new",)]
-        assert [(await store.places(mid, "d"))[0].delivered for mid in members] == [1] * 20
+        assert [(await store.memberships(mid, "d"))[0].delivered for mid in members] == [1] * 20
 
 
 @pytest_twisted.ensureDeferred

@@ -26,8 +26,8 @@ from tests.contracts.tools import (
     left,
     log_of,
     logged,
+    membership_of,
     message,
-    place_of,
     put,
     some_time,
 )
@@ -283,7 +283,7 @@ async def test_of_a_long_log_only_the_last_entries_are_kept(start: Start) -> Non
     room = await store.room("r")
     assert room is not None
     assert (room.floor, room.head, room.messages) == (found.floor, 401, 400)
-    place = await place_of(store, "b", "r")
+    place = await membership_of(store, "b", "r")
     assert (place.head, place.unread) == (401, 400)
     assert await store.locate(ids[0], None) is None
     assert await store.locate(ids[-1], None) == ("r", 401)
@@ -293,7 +293,7 @@ async def test_of_a_long_log_only_the_last_entries_are_kept(start: Start) -> Non
     assert int(engine.ask("HLEN", "mercury:cids:r")[1:]) <= 50 + 100
     assert kept.duplicate
     assert await store.move_reads([ReadMark("r", "b", 5), ReadMark("r", "b", 400)]) == [5, 400]
-    assert (await place_of(store, "b", "r")).unread == 2
+    assert (await membership_of(store, "b", "r")).unread == 2
     await store.close()
 
 
@@ -333,7 +333,7 @@ async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
         await store.put_token(Token(bytes([n]), "m1", n), 99)
     await store.delete_room("gone")
     await store.sweep(15, 2**50, 2)
-    devices = [[(await store.places(mid, f"d{n}"))[0].delivered for n in range(12)] for mid in members]
+    devices = [[(await store.memberships(mid, f"d{n}"))[0].delivered for n in range(12)] for mid in members]
     assert devices == [[None] * 10 + [1, 1]] * 20
     assert engine.ask("ZCARD", "mercury:expiry") == b":4\r\n"
     assert engine.ask("EXISTS", "mercury:graves") == b":0\r\n"

@@ -24,7 +24,7 @@ from mercury.errors import MercuryError
 from mercury.stores.sqlite import schema
 from mercury.stores.sqlite import store as sqlite
 from mercury.stores.sqlite.store import SqliteStore
-from tests.contracts.tools import NOW, code_of, entry_of, joined, log_of, logged, message, opened, place_of, put
+from tests.contracts.tools import NOW, code_of, entry_of, joined, log_of, logged, membership_of, message, opened, put
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ async def test_what_was_stored_is_there_after_opening_it_again(path: str) -> Non
         await store.move_reads([ReadMark("r", "b", 2)])
         await store.put_token(Token(b"d", "a", NOW), 9)
         await store.delete_room("gone")
-        before = await log_of(store, "r"), await place_of(store, "b", "r"), await store.rooms("", 9)
+        before = await log_of(store, "r"), await membership_of(store, "b", "r"), await store.rooms("", 9)
     async with opened(lambda _: SqliteStore(path)) as store:
         assert store.epoch == epoch
-        assert (await log_of(store, "r"), await place_of(store, "b", "r"), await store.rooms("", 9)) == before
+        assert (await log_of(store, "r"), await membership_of(store, "b", "r"), await store.rooms("", 9)) == before
         assert await store.token(b"d") == Token(b"d", "a", NOW)
         answers = await put(store, message("r", "a", "hi", "c"), joined("gone", "a"), message("r", "a"))
         assert answers[0].duplicate
@@ -74,13 +74,13 @@ async def test_nothing_is_answered_before_the_epoch_is_known(path: str) -> None:
     again = SqliteStore(path)
     opening = again.open()
     for call in (
-        lambda: again.places("a", ""), lambda: again.token(b"d"), lambda: again.read("r", 0, 9), again.ping,
+        lambda: again.memberships("a", ""), lambda: again.token(b"d"), lambda: again.read("r", 0, 9), again.ping,
     ):  # fmt: skip
         with pytest.raises(MercuryError, match="unavailable"):
             await call()
     await opening
     assert again.epoch
-    assert [place.rid for place in await again.places("a", "")] == ["r"]
+    assert [place.rid for place in await again.memberships("a", "")] == ["r"]
     await again.close()
 
 

@@ -45,7 +45,7 @@ async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
         assert await counts(store) == {"room": 2, "entry": 24, "cursor": 40, "token": 20, "grave": 1}
         await store.sweep(15, 2**60, 1)
         assert await counts(store) == {"room": 2, "entry": 2, "cursor": 20, "token": 4, "grave": 0}
-        assert [(await store.places(mid, "d"))[0].delivered for mid in members] == [1] * 20
+        assert [(await store.memberships(mid, "d"))[0].delivered for mid in members] == [1] * 20
         assert [entry.members for entry in await log_of(store, "r")] == [("new",)]
 
 

@@ -18,7 +18,7 @@ from mercury.stores.sealing import Keys
 from mercury.stores.sqlite import sweep
 from mercury.stores.sqlite.schema import MIGRATIONS
 from mercury.stores.sqlite.store import SqliteStore
-from tests.contracts.tools import NOW, entry_of, joined, left, log_of, message, opened, place_of, put
+from tests.contracts.tools import NOW, entry_of, joined, left, log_of, membership_of, message, opened, put
 
 LIMITS = (1, 50, 64, 65, 400)
 
@@ -73,7 +73,7 @@ async def check_marks(store: Any, log: Sequence[Entry]) -> None:
     for seq in places(log):
         answers = await store.move_reads([ReadMark(rid, "reader", seq), ReadMark(rid, "nobody", seq)])
         assert answers == [min(seq, log[-1].seq) if log[0].seq < seq <= log[-1].seq else None, None]
-        place = await place_of(store, "reader", rid)
+        place = await membership_of(store, "reader", rid)
         assert place.unread == sum(entry.kind == "message" and entry.seq > place.read for entry in log)
 
 

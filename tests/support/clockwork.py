@@ -25,7 +25,7 @@ from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Wamp
 from mercury.stores.memory.store import MemoryStore
 from mercury.websocket.framing import BINARY
-from mercury.websocket.wamp.encoders import WampWires
+from mercury.websocket.wamp.encoders import WampEncoders
 from mercury.websocket.wamp.messages import Packer
 from mercury.websocket.wamp.session import WampSession
 from tests.support.in_process_node import WIRE
@@ -36,7 +36,7 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 SETTINGS = Wamp(authmethods="ticket")
-WIRES = {name: WampWires(Packer(f"wamp.2.{name}", Limits(json_depth=50)), deflate=False) for name in SERIALIZERS}
+WIRES = {name: WampEncoders(Packer(f"wamp.2.{name}", Limits(json_depth=50)), deflate=False) for name in SERIALIZERS}
 
 
 class Gate:
@@ -144,7 +144,7 @@ class Clockwork:
 
     def delivered(self, member: str, rid: str, device: str = "") -> int | None:
         """The stored cursor of a device."""
-        places = self.now(self.store.store.places(member, device))
+        places = self.now(self.store.store.memberships(member, device))
         return next(place.delivered for place in places if place.rid == rid)
 
 
@@ -226,13 +226,13 @@ class Device:
     def abort(self) -> None:
         self.node.clock.callLater(0, self.lose)
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self.held = True
 
-    def release(self) -> None:
+    def resume_reading(self) -> None:
         self.held = False
 
-    def drained(self) -> int:
+    def bytes_taken(self) -> int:
         return self.taken
 
     # What a test does with it

@@ -30,7 +30,7 @@ from mercury.core.session import Session
 from mercury.domain import events
 from mercury.domain.model import Entry
 from mercury.http.server import Site
-from mercury.interfaces import IConnection, IStore, IWire
+from mercury.interfaces import IConnection, IFrameEncoder, IStore
 from mercury.net.siblings import Siblings
 from mercury.node.build import make_chat
 from mercury.rest.api_keys import ApiKeys
@@ -204,7 +204,7 @@ async def together(*waits: Any) -> list[Any]:
     return list(await gatherResults([Deferred.fromCoroutine(wait) for wait in waits]))
 
 
-@implementer(IWire)
+@implementer(IFrameEncoder)
 class EarWire:
     """Says entries and events in lines of JSON, as mercury.v2.json has them."""
 
@@ -263,13 +263,13 @@ class Ear:
     def abort(self) -> None:
         self.close(1006, "")
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         """There is no socket to hold."""
 
-    def release(self) -> None:
+    def resume_reading(self) -> None:
         """Nor to release."""
 
-    def drained(self) -> int:
+    def bytes_taken(self) -> int:
         return 0
 
 

@@ -20,7 +20,7 @@ from mercury.domain.model import Token
 from mercury.interfaces import IConnection
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Wamp
-from mercury.websocket.wamp.encoders import WampWires
+from mercury.websocket.wamp.encoders import WampEncoders
 from mercury.websocket.wamp.messages import Packer
 from mercury.websocket.wamp.session import WampSession
 from mercury.websocket.wamp.topics import ALL, LOG, SIGNALS, Topic
@@ -83,7 +83,9 @@ class Node(Clockwork):
         self.join("b", "bob", "eve")
         self.settings = Wamp()
         self.wires = {
-            (name, deflate): WampWires(Packer(name, Limits()), deflate) for name in NAMES for deflate in (False, True)
+            (name, deflate): WampEncoders(Packer(name, Limits()), deflate)
+            for name in NAMES
+            for deflate in (False, True)
         }
 
     def token(self, member: str = "ann") -> str:
@@ -171,13 +173,13 @@ class Client:
         self.code = 1006
         self.session.closed()
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         """There is no socket to hold."""
 
-    def release(self) -> None:
+    def resume_reading(self) -> None:
         """Nor to release."""
 
-    def drained(self) -> int:
+    def bytes_taken(self) -> int:
         return 0
 
 

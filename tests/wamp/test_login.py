@@ -237,7 +237,7 @@ def test_what_is_asked_before_welcome_is_answered_after_it() -> None:
     node = Node()
     client = node.stranger()
     client.tell(hello())
-    node.store.shut = {"places"}
+    node.store.shut = {"memberships"}
     ticket = [AUTHENTICATE, node.token(), {}]
     assert client.tell(ticket, [SUBSCRIBE, 1, {}, "mercury.room.r"], [CALL, 2, {}, "mercury.typing", ["r"]]) == []
     node.store.open_gate()
@@ -393,7 +393,7 @@ def test_who_is_kicked_while_logging_in_is_told_so() -> None:
     node = Node()
     client = node.stranger()
     client.tell(hello())
-    node.store.shut = {"places"}
+    node.store.shut = {"memberships"}
     assert client.tell([AUTHENTICATE, node.token(), {}]) == []
     node.chat.hub.kick("ann")
     node.store.open_gate()
@@ -406,7 +406,7 @@ def test_a_restart_says_nothing_but_its_code_so_that_clients_come_back() -> None
     client = node.client()
     early = node.stranger()
     early.tell(hello())
-    node.store.shut = {"places"}
+    node.store.shut = {"memberships"}
     early.tell([AUTHENTICATE, node.token(), {}])
     for session in node.chat.hub.everybody():
         session.end(close_codes.RESTART)

@@ -23,7 +23,7 @@ from mercury.node import build
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Server, Ws
 from mercury.stores.memory.store import MemoryStore
-from mercury.websocket.framing import Wire
+from mercury.websocket.framing import FrameEncoder
 from mercury.websocket.subprotocols.v2 import V2
 from tests.support.clockwork import Gate
 from tests.support.deflating import Deflating
@@ -427,7 +427,7 @@ async def test_a_small_frame_that_inflates_beyond_the_limit(door: Open) -> None:
 
 def test_what_a_wire_makes_is_what_json_says() -> None:
     """A frame's head tells its length in RFC 6455's three forms (5.2)."""
-    wire = Wire(V2(Limits()))
+    wire = FrameEncoder(V2(Limits()))
     for size in (0, 60, 125, 126, 200, 65535, 65536, 70000):
         data = wire.frame(b"x" * size)
         head = 2 if size < 126 else 4 if size < 65536 else 10

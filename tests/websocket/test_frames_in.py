@@ -29,7 +29,7 @@ REQUEST = (
 
 
 class Notebook:
-    """A door that lets everybody in and writes down what comes; `stop` closes the connection, `hold` holds it."""
+    """A door that lets everybody in and writes down what comes; `stop` closes the connection, `hold` pauses it."""
 
     def __init__(self, connection: WebSocketConnection) -> None:
         self.connection = connection
@@ -46,7 +46,7 @@ class Notebook:
         if payload == b"stop":
             self.connection.close(1000, "")
         elif payload == b"hold":
-            self.connection.hold()
+            self.connection.pause_reading()
 
     def pong(self, payload: bytes) -> None:
         self.seen.append(("pong", payload))
@@ -80,7 +80,7 @@ class Run:
         while self.connection._turn is not None and not self.transport.disconnecting:
             self.clock.turn()
             if self.connection._held and not self.transport.disconnecting:
-                self.connection.release()
+                self.connection.resume_reading()
 
 
 def run(chunks: list[bytes]) -> tuple[list[tuple[Any, ...]], bytes, bool, int]:
@@ -220,7 +220,7 @@ def test_who_is_held_is_not_read_nor_what_came_before_and_waits_its_turn() -> No
     for _ in range(3):
         one.clock.turn()
         assert len(one.seen) == 1 + many
-    one.connection.release()
+    one.connection.resume_reading()
     assert one.transport.producerState == "paused"
     one.clock.turn()
     assert len(one.seen) == 1 + 2 * many

@@ -19,10 +19,10 @@ from mercury.core.delivery.listeners import Listener, LiveRoom
 from mercury.core.page_size import within
 from mercury.domain import events
 from mercury.domain.counters import Cause
-from mercury.domain.log_context import begin
+from mercury.domain.log_context import start_in_context
 from mercury.domain.model import Entry, Slice
 from mercury.errors import MercuryError
-from mercury.interfaces import IStore, IWire
+from mercury.interfaces import IFrameEncoder, IStore
 
 PAGE = 64  # entries, and no more than pages.PAGE_BYTES of them
 READERS = 32  # readings at once
@@ -38,13 +38,13 @@ class Page:
     def __init__(self, slice: Slice) -> None:
         self.slice = slice
         self.entries = within(slice.entries)
-        self._frames: dict[IWire, bytes] = {}
+        self._frames: dict[IFrameEncoder, bytes] = {}
 
-    def frames(self, wire: IWire) -> bytes:
+    def frames(self, encoder: IFrameEncoder) -> bytes:
         """The page's entries as bytes for this wire."""
-        data = self._frames.get(wire)
+        data = self._frames.get(encoder)
         if data is None:
-            data = self._frames[wire] = wire.entries(self.entries)
+            data = self._frames[encoder] = encoder.entries(self.entries)
         return data
 
 
@@ -104,7 +104,7 @@ class CatchUp:
         """Catch up in all rooms where the session is behind. Harmless when that goes on already."""
         if session not in self._running and not session.is_slow and session.rooms:
             self._running.add(session)
-            begin(session.served, self._run(session, cause))
+            start_in_context(session.log_context, self._run(session, cause))
 
     async def _run(self, session: Listener, cause: Cause) -> None:
         try:
@@ -131,7 +131,7 @@ class CatchUp:
         """Read and deliver one room's log until the session is live, slow or gone from it."""
         counted = False
         while not session.is_slow and not room.cold and (next_seq := room.behind.get(session)) is not None:
-            if room.place(session, next_seq):
+            if room.attach(session, next_seq):
                 session.caught_up(room)
                 return
             if next_seq > room.head + 1:  # read before it was told here: it is being delivered at this moment
@@ -148,38 +148,38 @@ class CatchUp:
                 continue
             self._deliver(session, room, next_seq, page, left)
             if left is not None and not is_in:
-                self._hub.places.put_out(session, room, left.seq)
-                self._hub.places.ask((session.mid,))  # they may have come back since
+                self._hub.memberships.put_out(session, room, left.seq)
+                self._hub.memberships.ask((session.mid,))  # they may have come back since
 
     async def _is_in(self, session: Listener, room: LiveRoom, left: Entry) -> bool:
         """Whether the member has come back since they left: the log is read faster than joins and leaves are told."""
-        places = await self._store.places(session.mid, session.device)
-        return any(place.rid == room.rid and place.joined > left.seq for place in places)
+        memberships = await self._store.memberships(session.mid, session.device)
+        return any(membership.rid == room.rid and membership.joined > left.seq for membership in memberships)
 
     def _deliver(self, session: Listener, room: LiveRoom, next_seq: int, page: Page, left: Entry | None) -> None:
         """Write a page; of one in which the member leaves, no more than up to that."""
-        wire = session.wire_in(room.rid)
+        encoder = session.encoder_in(room.rid)
         if left is None:
-            entries, frames = page.entries, page.frames(wire)
+            entries, frames = page.entries, page.frames(encoder)
         else:
             entries = [entry for entry in page.entries if entry.seq <= left.seq]
-            frames = wire.entries(entries)
-        self._outbox.hold()
+            frames = encoder.entries(entries)
+        self._outbox.cork()
         try:
             if page.slice.floor >= next_seq:
                 next_seq = page.slice.floor + 1
-                self._outbox.put((session,), wire.event(events.Reset(room.rid, page.slice.floor)))
+                self._outbox.put((session,), encoder.event(events.Reset(room.rid, page.slice.floor)))
             if entries:
                 next_seq = entries[-1].seq + 1
                 self._outbox.put((session,), frames)
-                self._hub.counts.delivered[wire.name] += len(entries)
+                self._hub.counts.delivered[encoder.name] += len(entries)
             elif next_seq <= room.head:  # the log is shorter than we were told: it was deleted
                 next_seq = room.head + 1
             room.behind[session] = next_seq
-            if left is None and room.place(session, next_seq):
+            if left is None and room.attach(session, next_seq):
                 session.caught_up(room)  # in the same write
         finally:
-            self._outbox.release()
+            self._outbox.uncork()
 
 
 def _stands_at(session: Listener, room: LiveRoom, next_seq: int) -> bool:

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from mercury.core.delivery.listeners import Listener
-from mercury.domain.log_context import serving
+from mercury.domain.log_context import in_context
 from mercury.settings.limits import Limits
 
 SLOTS = 32
@@ -64,8 +64,11 @@ class Wheel:
             try:
                 session.beat()
             except Exception:  # one session that fails must not stop the others' hearts
-                serving(
-                    session.served, self.log.failure, "the heartbeat of {peer} failed", peer=session.connection.peer
+                in_context(
+                    session.log_context,
+                    self.log.failure,
+                    "the heartbeat of {peer} failed",
+                    peer=session.connection.peer,
                 )
 
 

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from mercury.core.delivery.listeners import Listener, LiveRoom
-from mercury.core.delivery.membership import Places
+from mercury.core.delivery.membership import MembershipReader
 from mercury.core.delivery.outbox import Outbox
 from mercury.core.delivery.proof import Barrier
 from mercury.core.delivery.rechecks import Looks
@@ -64,7 +64,7 @@ class Hub:
         self.barrier = Barrier(clock)
         self.rooms: dict[str, LiveRoom] = {}
         self.sessions: dict[str, list[Listener]] = {}
-        self.places = Places(clock, store, self.sessions, self._admit, self.unlisten)
+        self.memberships = MembershipReader(clock, store, self.sessions, self._admit, self.unlisten)
         self.forget: Callable[[str, Collection[str]], None] = lambda rid, members: None
         self._clock = clock
         self._store = store
@@ -152,11 +152,11 @@ class Hub:
             self.others.listen(rid).addCallback(lambda _: self.warm((rid,)))
         session.rooms[room] = next_seq - 1
         if session.hears(rid):
-            room.place(session, next_seq)
+            room.attach(session, next_seq)
         else:
             room.pause(session, next_seq)
         if head < room.told_after and not room.is_read_by(session):
-            self.places.ask((session.mid,))
+            self.memberships.ask((session.mid,))
 
     def unlisten(self, session: Listener, room: LiveRoom) -> None:
         """The session gets no more of the room."""
@@ -169,7 +169,7 @@ class Hub:
         """A session that paused in a room hears its log from next_seq on."""
         room.remove(session)
         session.rooms[room] = min(session.rooms[room], next_seq - 1)
-        if room.place(session, next_seq):
+        if room.attach(session, next_seq):
             session.caught_up(room)
         else:
             session.catch_up("subscribed")
@@ -193,7 +193,7 @@ class Hub:
         by_room: dict[str, list[Entry]] = {}
         for entry in entries:
             by_room.setdefault(entry.rid, []).append(entry)
-        self.outbox.hold()  # a write may find a socket full, and that must not change who listens halfway
+        self.outbox.cork()  # a write may find a socket full, and that must not change who listens halfway
         try:
             for rid, run in by_room.items():
                 try:
@@ -202,7 +202,7 @@ class Hub:
                     self.log.failure("delivering to the room {room} failed", room=rid)
                     self._start_over(rid, run)
         finally:
-            self.outbox.release()
+            self.outbox.uncork()
 
     def _start_over(self, rid: str, run: Sequence[Entry]) -> None:
         """How much of this was told is not known, so the log says it; who has left by it hears no more in any case."""
@@ -264,18 +264,18 @@ class Hub:
         """Nothing is told of these: a look at the store was quicker than they, or something before them was lost, or
         they come twice. Whoever is in the room reads them in its log; of who is in, they say nothing that is certain.
         """
-        self.places.ask({mid for entry in entries if entry.kind != "message" for mid in entry.members})
+        self.memberships.ask({mid for entry in entries if entry.kind != "message" for mid in entry.members})
 
     def _jump(self, room: LiveRoom, head: int) -> None:
         """The head moves over what was not told here; who does not read that may have been put out by it."""
         if head > room.head:
             after, room.head, room.told_after = room.head, head, head
-            Deferred.fromCoroutine(self.places.skipped(room, after)).addErrback(
+            Deferred.fromCoroutine(self.memberships.skipped(room, after)).addErrback(
                 lambda failure: self.log.failure("looking for those who have left failed", failure)
             )
 
     def _change(self, entry: Entry) -> None:
-        self.places.changed(entry.rid, entry.members)
+        self.memberships.changed(entry.rid, entry.members)
         if entry.kind == "joined":
             self.admit(entry.rid, entry.seq, entry.members)
             self._tell(entry.rid, [entry])
@@ -286,9 +286,9 @@ class Hub:
     def came(self, rid: str, seq: int, members: Collection[str]) -> None:
         """Another node has put these into the room. Where that is served, its entry says so too, if all is well."""
         if (room := self.rooms.get(rid)) is None or seq > room.head:
-            self.admit(rid, seq, [mid for mid in members if not self.places.have_left(rid, mid, seq)])
+            self.admit(rid, seq, [mid for mid in members if not self.memberships.have_left(rid, mid, seq)])
         else:
-            self.places.ask({session.mid for session in self._of_members(members) if room not in session.rooms})
+            self.memberships.ask({session.mid for session in self._of_members(members) if room not in session.rooms})
 
     def admit(self, rid: str, seq: int, members: Collection[str]) -> None:
         """These members were put into the room by the entry `seq`: their sessions here listen to it from there on."""
@@ -309,10 +309,10 @@ class Hub:
             if session.opening is not None:
                 session.opening.note(entry.rid, entry.seq, False)
             elif (room := self.rooms.get(entry.rid)) is not None and session.rooms.get(room, entry.seq) < entry.seq:
-                last = session.wire_in(entry.rid).entries((entry,))  # unless they are there by a later joining
+                last = session.encoder_in(entry.rid).entries((entry,))  # unless they are there by a later joining
                 if last and room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
                     self.outbox.put((session,), last)
-                self.places.put_out(session, room, entry.seq)
+                self.memberships.put_out(session, room, entry.seq)
 
     def _of_members(self, members: Collection[str]) -> list[Listener]:
         return [session for mid in members for session in self.sessions.get(mid, ())]
@@ -322,17 +322,17 @@ class Hub:
         if room is None or not entries:
             return
         failed: list[Listener] = []
-        for wire, sessions in room.live.items():
+        for encoder, sessions in room.live.items():
             try:
-                data = wire.entries(entries)
+                data = encoder.entries(entries)
             except Exception:  # who hears by another wire hears once, and at once
-                self.log.failure("what was said in {room} cannot be told by {wire}", room=rid, wire=wire.name)
+                self.log.failure("what was said in {room} cannot be told by {encoder}", room=rid, encoder=encoder.name)
                 failed += sessions
                 continue
             if data:
-                self.outbox.spread(sessions, data)
+                self.outbox.broadcast(sessions, data)
                 self.barrier.stirred(room)
-                self.counts.delivered[wire.name] += len(sessions) * len(entries)
+                self.counts.delivered[encoder.name] += len(sessions) * len(entries)
         self._cut(failed)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
@@ -343,7 +343,7 @@ class Hub:
         for session, next_seq in tuple(room.behind.items()):
             if session.is_slow:
                 continue
-            if room.place(session, next_seq):
+            if room.attach(session, next_seq):
                 session.caught_up(room)
             elif next_seq <= room.head:
                 session.catch_up(cause)
@@ -361,7 +361,7 @@ class Hub:
         would hear of it by reading the rooms that they are in.
         """
         self.warm(self.rooms if rids is None else [rid for rid in rids if rid in self.rooms])
-        self.places.ask(self.sessions if members is None else members)
+        self.memberships.ask(self.sessions if members is None else members)
 
     def warm(self, rids: Iterable[str]) -> None:
         """Look up the heads of these rooms; then whoever stands at the head is live and others catch up."""
@@ -369,13 +369,13 @@ class Hub:
 
     async def _look_at_heads(self, rids: Sequence[str]) -> None:
         heads = await self._store.heads(rids)
-        self.outbox.hold()
+        self.outbox.cork()
         try:
             for rid in rids:
                 if (room := self.rooms.get(rid)) is not None:
                     self._warmed(room, heads.get(rid, 0))
         finally:
-            self.outbox.release()
+            self.outbox.uncork()
 
     def _warmed(self, room: LiveRoom, head: int) -> None:
         if head > room.head:  # a second look, and somebody may be live already: between lies what they were not told
@@ -396,8 +396,8 @@ class Hub:
         if room is None:
             return
         if not (most := self._limits.signals_room) or len(room) <= most:
-            for wire, sessions in room.live.items():
-                if data := wire.event(event):
+            for encoder, sessions in room.live.items():
+                if data := encoder.event(event):
                     self.outbox.put([session for session in sessions if session is not but], data)
             apart: Iterable[Listener] = room.paused
         elif but is not None:
@@ -406,5 +406,5 @@ class Hub:
         else:
             return
         for session in apart:
-            if session is not but and (data := session.wire_in(rid).event(event)):
+            if session is not but and (data := session.encoder_in(rid).event(event)):
                 self.outbox.put((session,), data)

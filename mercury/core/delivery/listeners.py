@@ -12,11 +12,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
-from mercury.domain.close_codes import Closing
+from mercury.domain.close_codes import CloseReason
 from mercury.domain.counters import Cause
-from mercury.domain.log_context import Served
-from mercury.domain.model import Entry, Place
-from mercury.interfaces import IConnection, IWire
+from mercury.domain.log_context import LogContext
+from mercury.domain.model import Entry, Membership
+from mercury.interfaces import IConnection, IFrameEncoder
 
 
 class LiveRoom:
@@ -37,7 +37,7 @@ class LiveRoom:
         self.early: list[Entry] = []
         self.cold = True
         self.cause: Cause = "login"
-        self.live: dict[IWire, set[Listener]] = {}
+        self.live: dict[IFrameEncoder, set[Listener]] = {}
         self.behind: dict[Listener, int] = {}
         self.paused: dict[Listener, int] = {}
 
@@ -56,20 +56,20 @@ class LiveRoom:
             return self.paused[session]
         return self.behind.get(session, self.head + 1)
 
-    def place(self, session: Listener, next_seq: int) -> bool:
+    def attach(self, session: Listener, next_seq: int) -> bool:
         """Put a session at its place; whether that is live."""
         if next_seq == self.head + 1 and not self.cold and not session.is_slow:
             self.behind.pop(session, None)
             if not self.behind:
                 self.behind.clear()  # an emptied dict keeps the room for five entries, 0.2 KB
-            self.live.setdefault(session.wire_in(self.rid), set()).add(session)
+            self.live.setdefault(session.encoder_in(self.rid), set()).add(session)
             return True
         self.behind[session] = next_seq
         return False
 
     def fall_behind(self, session: Listener) -> None:
         """Take a session out of the live ones; it keeps its place."""
-        sessions = self.live.get(session.wire_in(self.rid))
+        sessions = self.live.get(session.encoder_in(self.rid))
         if sessions and session in sessions:
             sessions.discard(session)
             self.behind[session] = self.head + 1
@@ -91,12 +91,12 @@ class LiveRoom:
         """Let a session go."""
         self.behind.pop(session, None)
         self.paused.pop(session, None)
-        wire = session.wire_in(self.rid)
-        sessions = self.live.get(wire)
+        encoder = session.encoder_in(self.rid)
+        sessions = self.live.get(encoder)
         if sessions is not None:
             sessions.discard(session)
             if not sessions:
-                del self.live[wire]
+                del self.live[encoder]
 
     def pause(self, session: Listener, next_seq: int) -> None:
         """The session is in the room and does not hear its log."""
@@ -119,15 +119,17 @@ class Opening:
         if self.told.get(rid, (0, False))[0] < seq:
             self.told[rid] = (seq, is_in)
 
-    def over(self, places: Sequence[Place]) -> tuple[list[Place], dict[str, int]]:
+    def over(self, memberships: Sequence[Membership]) -> tuple[list[Membership], dict[str, int]]:
         """The places were read: those that hold, and the rooms that the member was put into since, with the seq of it.
 
         What was told meanwhile may be older than what was read, so only what comes behind a place's own joining changes
         it.
         """
-        joined = {place.rid: place.joined for place in places}
+        joined = {membership.rid: membership.joined for membership in memberships}
         newer = {rid: change for rid, change in self.told.items() if change[0] > joined.get(rid, 0)}
-        return [p for p in places if p.rid not in newer], {rid: seq for rid, (seq, is_in) in newer.items() if is_in}
+        return [p for p in memberships if p.rid not in newer], {
+            rid: seq for rid, (seq, is_in) in newer.items() if is_in
+        }
 
 
 class Listener(ABC):
@@ -141,11 +143,11 @@ class Listener(ABC):
 
     reads = True
 
-    __slots__ = ("connection", "device", "is_slow", "mid", "opening", "out", "rooms", "token", "wire")
+    __slots__ = ("connection", "device", "encoder", "is_slow", "mid", "opening", "out", "rooms", "token")
 
-    def __init__(self, connection: IConnection, wire: IWire) -> None:
+    def __init__(self, connection: IConnection, encoder: IFrameEncoder) -> None:
         self.connection = connection
-        self.wire = wire
+        self.encoder = encoder
         self.mid = ""
         self.device = ""
         self.token = b""
@@ -155,7 +157,7 @@ class Listener(ABC):
         self.is_slow = False
 
     @property
-    def served(self) -> Served:
+    def log_context(self) -> LogContext:
         """Whom the log's lines are about that come of serving it."""
         return ("session", self.connection.number)
 
@@ -163,9 +165,9 @@ class Listener(ABC):
         """Whether it is to get this room's log; else it pauses there."""
         return True
 
-    def wire_in(self, rid: str) -> IWire:
+    def encoder_in(self, rid: str) -> IFrameEncoder:
         """The wire by which it hears this room. May change only while the session is not live there."""
-        return self.wire
+        return self.encoder
 
     def let_go(self, rid: str) -> None:  # noqa: B027 - most have nothing to do
         """It is out of this room now."""
@@ -199,5 +201,5 @@ class Listener(ABC):
         """Take no more commands; what was begun is answered."""
 
     @abstractmethod
-    def end(self, why: Closing) -> None:
+    def end(self, why: CloseReason) -> None:
         """Close the connection."""

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mercury.core.group_commit import Batches
+from mercury.core.group_commit import GroupCommit
 from mercury.domain.model import Cursor, ReadMark
 from mercury.errors import MercuryError
 from mercury.interfaces import IStore
@@ -39,7 +39,7 @@ class Marks:
         self._timer: IDelayedCall | None = None
         self._away = False  # the store, at the last writing
         self._lock = DeferredLock()  # one writing at a time
-        self._reads: Batches[ReadMark, int | None] = Batches(clock, store.move_reads, most=CHUNK, waiting=16384)
+        self._reads: GroupCommit[ReadMark, int | None] = GroupCommit(clock, store.move_reads, most=CHUNK, waiting=16384)
 
     def delivered(self, rid: str, mid: str, device: str, seq: int) -> None:
         """Delivery up to seq is proved. Never fails; stored soon."""

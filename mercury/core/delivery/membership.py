@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from mercury.core.delivery.listeners import Listener, LiveRoom, Opening
 from mercury.core.delivery.rechecks import Looks
 from mercury.core.page_size import within
-from mercury.domain.model import Place
+from mercury.domain.model import Membership
 from mercury.errors import MercuryError
 from mercury.interfaces import IStore
 
@@ -27,7 +27,7 @@ PAGE: Final = 64  # entries in which those are looked for who have left
 LEAVES: Final = 10_000  # that are remembered, in case somebody says late that one of these members came
 
 
-class Places:
+class MembershipReader:
     """`sessions`: all here, by member. `admit` lets a session in: into which room, from which seq on, and what the
     room's head was when that held. `unlisten` puts it out."""
 
@@ -48,16 +48,16 @@ class Places:
         self._left: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._searched: set[LiveRoom] = set()
 
-    async def open(self, session: Listener) -> tuple[list[Place], dict[str, int]]:
+    async def open(self, session: Listener) -> tuple[list[Membership], dict[str, int]]:
         """Read the places of a session that logs in: those that hold, and the rooms that its member was put into
         meanwhile, with the seq of that. It has to listen to all of these at once; if there may be more, or less, that
         is asked for then."""
         opening = session.opening = Opening()
-        places = await self._store.places(session.mid, session.device)
+        memberships = await self._store.memberships(session.mid, session.device)
         session.opening = None
         if opening.doubted:
             self._looks.at((session.mid,))
-        return opening.over(places)
+        return opening.over(memberships)
 
     def ask(self, members: Iterable[str]) -> None:
         """What these have been told of where they are in may not be all: the store will say."""
@@ -119,23 +119,25 @@ class Places:
         changed: set[tuple[str, str]] = set()
         self._changed = changed
         answers: list[tuple[bool, Any]] = await DeferredList(
-            [self._store.places(mid, "") for mid in here], consumeErrors=True
+            [self._store.memberships(mid, "") for mid in here], consumeErrors=True
         )
         self._changed = None
-        for mid, (is_answer, places) in zip(here, answers, strict=True):
+        for mid, (is_answer, memberships) in zip(here, answers, strict=True):
             for session in tuple(self._sessions.get(mid, ())):
                 if is_answer and session in before:
-                    self._compare(session, places, before[session], {rid for rid, who in changed if who == mid})
+                    self._compare(session, memberships, before[session], {rid for rid, who in changed if who == mid})
         for is_answer, failure in answers:
             if not is_answer:
                 failure.raiseException()
 
-    def _compare(self, session: Listener, places: Sequence[Place], before: set[str], changed: set[str]) -> None:
+    def _compare(
+        self, session: Listener, memberships: Sequence[Membership], before: set[str], changed: set[str]
+    ) -> None:
         """`before`: the rooms in which the session was when the reading began; `changed`: those of which the member has
         been told since, so that it is known who is in."""
-        for place in places:
-            if place.rid not in before | changed:
-                self._admit(session, place.rid, place.joined, place.head)
-        gone = before - changed - {place.rid for place in places}
+        for membership in memberships:
+            if membership.rid not in before | changed:
+                self._admit(session, membership.rid, membership.joined, membership.head)
+        gone = before - changed - {membership.rid for membership in memberships}
         for room in [room for room in session.rooms if room.rid in gone and not room.is_read_by(session)]:
             self._unlisten(session, room)

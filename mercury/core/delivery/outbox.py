@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from twisted.logger import Logger
 
 from mercury.core.delivery.listeners import Listener
-from mercury.domain.log_context import serving
+from mercury.domain.log_context import in_context
 
 MANY = 16  # sessions, from which on `many` is the shorter way
 
@@ -29,34 +29,34 @@ class Outbox:
     def __init__(self) -> None:
         self.delivered_bytes = 0
         self.many: Many | None = None
-        self._holds = 0
+        self._corks = 0
         self._dirty: list[Listener] = []
-        self._spreads: list[tuple[Sequence[Listener], bytes]] = []
+        self._broadcasts: list[tuple[Sequence[Listener], bytes]] = []
 
-    def hold(self) -> None:
+    def cork(self) -> None:
         """Gather until the matching release()."""
-        self._holds += 1
+        self._corks += 1
 
-    def release(self) -> None:
+    def uncork(self) -> None:
         """Write what was gathered, when this was the last hold."""
-        self._holds -= 1
-        if not self._holds:
+        self._corks -= 1
+        if not self._corks:
             self._flush()
 
     def put(self, sessions: Iterable[Listener], data: bytes) -> None:
         """Give the same bytes to all these sessions."""
-        if self._spreads:  # that comes before
-            spreads, self._spreads = self._spreads, []
-            for told, before in spreads:
+        if self._broadcasts:  # that comes before
+            broadcasts, self._broadcasts = self._broadcasts, []
+            for told, before in broadcasts:
                 self._gather(told, before)
         self._gather(sessions, data)
-        if not self._holds:
+        if not self._corks:
             self._flush()
 
-    def spread(self, sessions: Collection[Listener], data: bytes) -> None:
+    def broadcast(self, sessions: Collection[Listener], data: bytes) -> None:
         """put() for a room: in one go where that is possible, and the sessions are not asked to prove anything."""
-        self._spreads.append((tuple(sessions), data))
-        if not self._holds:
+        self._broadcasts.append((tuple(sessions), data))
+        if not self._corks:
             self._flush()
 
     def _gather(self, sessions: Iterable[Listener], data: bytes) -> None:
@@ -66,8 +66,8 @@ class Outbox:
             session.out.append(data)
 
     def _flush(self) -> None:
-        spreads, self._spreads = self._spreads, []
-        parcels = [(self._ready(sessions, data, len(spreads) == 1), data) for sessions, data in spreads]
+        broadcasts, self._broadcasts = self._broadcasts, []
+        parcels = [(self._ready(sessions, data, len(broadcasts) == 1), data) for sessions, data in broadcasts]
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             out = session.out
@@ -114,5 +114,5 @@ class Outbox:
 
     def _failed(self, session: Listener) -> None:
         """One connection that fails must not starve the rest."""
-        serving(session.served, self.log.failure, "writing to {peer} failed", peer=session.connection.peer)
+        in_context(session.log_context, self.log.failure, "writing to {peer} failed", peer=session.connection.peer)
         session.connection.abort()

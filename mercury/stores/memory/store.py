@@ -18,7 +18,19 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from mercury.domain.counters import Load
-from mercury.domain.model import Cursor, Draft, Entry, Handed, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
+from mercury.domain.model import (
+    Cursor,
+    Draft,
+    Entry,
+    Handed,
+    Membership,
+    Outcome,
+    ReadMark,
+    Resealed,
+    Room,
+    Slice,
+    Token,
+)
 from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
 from mercury.stores.append_rules import Batch, RoomState, occupied
@@ -92,10 +104,10 @@ class MemoryStore(MemoryAccounts):
 
     @when_open
     def append(self, drafts: Sequence[Draft], ctime: int) -> list[Outcome | MercuryError]:
-        places: dict[str, int] = {}
+        memberships: dict[str, int] = {}
         if self.rooms_per_member:
-            places = {mid: len(self._members.get(mid, ())) for draft in drafts for mid in draft.members}
-        batch = Batch(self._rooms, self._last_id, ctime, self.rooms_per_member, places, self.keys.opened)
+            memberships = {mid: len(self._members.get(mid, ())) for draft in drafts for mid in draft.members}
+        batch = Batch(self._rooms, self._last_id, ctime, self.rooms_per_member, memberships, self.keys.opened)
         answers = batch.decide(drafts)
         self._last_id = batch.last_id
         for rid in batch.changed:
@@ -220,15 +232,15 @@ class MemoryStore(MemoryAccounts):
         return mid in self._members
 
     @when_open
-    def places(self, mid: str, device: str) -> list[Place]:
+    def memberships(self, mid: str, device: str) -> list[Membership]:
         found = self._devices.get(mid, {}).get(device, Device())
-        places = []
+        memberships = []
         for rid in sorted(self._members.get(mid, ())):
             room = self._rooms[rid]
             mine = room.members[mid]
             unread = room.messages - mine.read_nth
-            places.append(Place(rid, room.head, mine.joined, mine.read, unread, found.cursors.get(rid)))
-        return places
+            memberships.append(Membership(rid, room.head, mine.joined, mine.read, unread, found.cursors.get(rid)))
+        return memberships
 
     # Marks
 
@@ -253,11 +265,11 @@ class MemoryStore(MemoryAccounts):
             return None
         room = self._rooms[mark.rid]
         read = min(mark.seq, room.head)
-        place = room.members[mark.mid]
-        if read <= place.read:
+        membership = room.members[mark.mid]
+        if read <= membership.read:
             return None
         nth = bisect_right(self._logs[mark.rid].messages, read, key=by_seq)
-        room.members[mark.mid] = replace(place, read=read, read_nth=nth)
+        room.members[mark.mid] = replace(membership, read=read, read_nth=nth)
         return read
 
     @when_open

@@ -19,14 +19,14 @@ from pymysql.constants import ER
 
 from mercury.domain.model import Draft, Entry, Outcome
 from mercury.errors import MercuryError
-from mercury.stores.append_rules import Batch, Membership, RoomState
+from mercury.stores.append_rules import Batch, MembershipRow, RoomState
 from mercury.stores.mysql import sql
 from mercury.stores.mysql.known import KnownRooms
 from mercury.stores.mysql.server import uncertain
 from mercury.stores.mysql.sql import Statement, insert, insertion, numbers, parts, pieces, rows, to_json, together
 from mercury.stores.sealing import OVERHEAD, Keys
 
-INSIDE: Final = Membership(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know
+INSIDE: Final = MembershipRow(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know
 PROVISIONAL: Final = -(2**62)  # ids below 0 are a Batch's own, until the database gives the entries theirs
 TEXT: Final = 6  # the place of the text in a row of entries
 

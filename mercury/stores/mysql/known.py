@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from mercury.domain.model import SYSTEM, Draft
-from mercury.stores.append_rules import Membership, RoomState
+from mercury.stores.append_rules import MembershipRow, RoomState
 
 ROOMS: Final = 20_000  # are remembered
 MEMBERS: Final = 200_000  # of all of them together
@@ -55,7 +55,7 @@ class KnownRooms:
             found[draft.rid] = known
         return found or None
 
-    def members(self, rid: str, nr: int, head: int) -> dict[str, Membership]:
+    def members(self, rid: str, nr: int, head: int) -> dict[str, MembershipRow]:
         """Those who are known to be in a room, of which the database says this."""
         known = self._rooms.get(rid)
         if known is None or (known.nr, known.room.head) != (nr, head):

@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 from zope.interface import implementer
 
 from mercury.domain.counters import Load
-from mercury.domain.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
+from mercury.domain.model import Cursor, Draft, Entry, Membership, Outcome, ReadMark, Resealed, Room, Slice, Token
 from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
 from mercury.stores.append_rules import occupied
@@ -175,8 +175,8 @@ class MysqlStore(MysqlAccounts):
     def is_member(self, mid: str) -> Deferred[bool]:
         return self._read(_row, sql.IS_MEMBER, mid).addCallback(bool)
 
-    def places(self, mid: str, device: str) -> Deferred[list[Place]]:
-        return self._read(rows, sql.PLACES, device, mid).addCallback(_places)
+    def memberships(self, mid: str, device: str) -> Deferred[list[Membership]]:
+        return self._read(rows, sql.PLACES, device, mid).addCallback(_memberships)
 
     # Marks
 
@@ -220,8 +220,8 @@ def _rooms(found: Sequence[Any]) -> list[Room]:
     return [Room(rid.decode(), *numbers) for rid, *numbers in found]
 
 
-def _places(found: Sequence[Any]) -> list[Place]:
-    return sorted((Place(rid.decode(), *numbers) for rid, *numbers in found), key=attrgetter("rid"))
+def _memberships(found: Sequence[Any]) -> list[Membership]:
+    return sorted((Membership(rid.decode(), *numbers) for rid, *numbers in found), key=attrgetter("rid"))
 
 
 # What runs in a thread

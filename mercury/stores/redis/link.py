@@ -26,7 +26,7 @@ from txredisapi import RedisError, RedisProtocol, ResponseError
 from zope.interface import implementer
 
 from mercury.domain.counters import Load
-from mercury.domain.log_context import SERVED, serving
+from mercury.domain.log_context import LOG_CONTEXT, in_context
 from mercury.errors import MercuryError
 from mercury.stores.tls import Check, Tls
 
@@ -350,8 +350,10 @@ class Link:
             return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
         self.load.running += 1
         answer: Deferred[Any] = Deferred()
-        served = SERVED.get()
-        done = Deferred.fromCoroutine(work).addErrback(lambda failure: serving(served, self._translate, failure))
+        log_context = LOG_CONTEXT.get()
+        done = Deferred.fromCoroutine(work).addErrback(
+            lambda failure: in_context(log_context, self._translate, failure)
+        )
         done.addBoth(self._done).chainDeferred(answer)
         return answer
 

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mercury.domain.counters import Load
-from mercury.domain.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
+from mercury.domain.model import Cursor, Draft, Entry, Membership, Outcome, ReadMark, Resealed, Room, Slice, Token
 from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
 from mercury.stores.append_rules import occupied, refused, repeated
@@ -47,7 +47,7 @@ _token = Decoder(tuple[str, int] | None)
 _tokens = Decoder(list[tuple[str, int]])
 _room = Decoder(Room | None)
 _rooms = Decoder(list[Room])
-_places = Decoder(list[Place])
+_memberships = Decoder(list[Membership])
 _names = Decoder(list[str])
 _numbers = Decoder(list[int])
 _number = Decoder(int)
@@ -230,8 +230,8 @@ class RedisStore(RedisAccounts):
     def is_member(self, mid: str) -> Deferred[bool]:
         return self._call(_yes, "is_member", mid=mid)
 
-    def places(self, mid: str, device: str) -> Deferred[list[Place]]:
-        return self._call(_places, "places", mid=mid, device=device).addCallback(sorted, key=attrgetter("rid"))
+    def memberships(self, mid: str, device: str) -> Deferred[list[Membership]]:
+        return self._call(_memberships, "places", mid=mid, device=device).addCallback(sorted, key=attrgetter("rid"))
 
     # Marks
 

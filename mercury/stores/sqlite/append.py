@@ -14,7 +14,7 @@ from msgspec.json import Decoder
 
 from mercury.domain.model import Draft, Outcome
 from mercury.errors import MercuryError
-from mercury.stores.append_rules import Batch, Membership, RoomState
+from mercury.stores.append_rules import Batch, MembershipRow, RoomState
 from mercury.stores.sealing import Keys
 from mercury.stores.sqlite import sql
 from mercury.stores.sqlite.sql import entries_in, insert, to_json
@@ -25,7 +25,7 @@ _counts = Decoder(dict[str, int])
 
 KNOWN_ROOMS = 20_000  # are kept
 KNOWN_MEMBERS = 200_000  # of all of them together
-INSIDE = Membership(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know of them
+INSIDE = MembershipRow(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know of them
 
 
 class Appender:

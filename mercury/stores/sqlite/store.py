@@ -21,11 +21,11 @@ from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from mercury.domain.counters import Load
-from mercury.domain.model import Cursor, Draft, Entry, Outcome, Place, ReadMark, Resealed, Room, Slice, Token
+from mercury.domain.model import Cursor, Draft, Entry, Membership, Outcome, ReadMark, Resealed, Room, Slice, Token
 from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
 from mercury.stores.append_rules import occupied
-from mercury.stores.coalesced_reads import Together
+from mercury.stores.coalesced_reads import ReadCoalescer
 from mercury.stores.pool import RETRY_AFTER, Pool
 from mercury.stores.sealing import NO_KEYS, STEP, Keys, renewed
 from mercury.stores.sqlite import room_log as log
@@ -53,7 +53,7 @@ READ_SECONDS = 60.0  # that a read may take, the wait for a thread with it
 LAST = 2**63 - 1  # no seq is greater
 
 _marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
-_places = msgspec.json.Decoder(list[tuple[int, Place]])
+_memberships = msgspec.json.Decoder(list[tuple[int, Membership]])
 _tokens = msgspec.json.Decoder(list[tuple[int, str, int]])
 
 
@@ -79,9 +79,9 @@ class SqliteStore(SqliteAccounts):
         self._claim: int | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None
-        self._tokens: Together[bytes, Token | None] | None = None
-        self._places: Together[tuple[str, str], list[Place]] | None = None
-        self._slices: Together[tuple[Keys, str, int, int], Slice] | None = None
+        self._tokens: ReadCoalescer[bytes, Token | None] | None = None
+        self._memberships: ReadCoalescer[tuple[str, str], list[Membership]] | None = None
+        self._slices: ReadCoalescer[tuple[Keys, str, int, int], Slice] | None = None
 
     @property
     def load(self) -> list[Load]:
@@ -108,8 +108,11 @@ class SqliteStore(SqliteAccounts):
         except MercuryError as error:
             await self.close()
             raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
-        self._tokens, self._places = Together(self._reader, _find_tokens), Together(self._reader, _find_places)
-        self._slices = Together(self._reader, _slices)
+        self._tokens, self._memberships = (
+            ReadCoalescer(self._reader, _find_tokens),
+            ReadCoalescer(self._reader, _find_memberships),
+        )
+        self._slices = ReadCoalescer(self._reader, _slices)
 
     def _take_file(self, name: str) -> None:
         if self._beside:
@@ -203,9 +206,9 @@ class SqliteStore(SqliteAccounts):
     def is_member(self, mid: str) -> Deferred[bool]:
         return self._read(_row, sql.IS_MEMBER, mid).addCallback(bool)
 
-    def places(self, mid: str, device: str) -> Deferred[list[Place]]:
-        places = self._places.ask((mid, device)) if self._places else _not_open()
-        return places.addCallback(sorted, key=attrgetter("rid"))
+    def memberships(self, mid: str, device: str) -> Deferred[list[Membership]]:
+        memberships = self._memberships.ask((mid, device)) if self._memberships else _not_open()
+        return memberships.addCallback(sorted, key=attrgetter("rid"))
 
     # Marks
 
@@ -313,21 +316,21 @@ def _move_reads(cursor: Any, marks: Sequence[ReadMark]) -> list[int | None]:
     found = _marks.decode(_row(cursor, log.READ_MARKS, asked)[0])
     answers: list[int | None] = [None] * len(marks)
     stand: dict[tuple[int, str], tuple[int, int]] = {}
-    for place, room, read, new, nth in sorted(found):
-        member = (room, marks[place].mid)
+    for membership, room, read, new, nth in sorted(found):
+        member = (room, marks[membership].mid)
         if new > stand.get(member, (read, 0))[0]:
             stand[member] = (new, nth)
-            answers[place] = new
+            answers[membership] = new
     if stand:
         insert(cursor, sql.SET_READS, [(*member, 0, *mark) for member, mark in stand.items()], sql.SET_READS_OF)
     return answers
 
 
-def _find_places(cursor: Any, devices: Sequence[tuple[str, str]]) -> list[list[Place]]:
-    answers: list[list[Place]] = [[] for _ in devices]
+def _find_memberships(cursor: Any, devices: Sequence[tuple[str, str]]) -> list[list[Membership]]:
+    answers: list[list[Membership]] = [[] for _ in devices]
     rows = [(nth, *device) for nth, device in enumerate(devices)]
-    for nth, place in _places.decode(ask(cursor, sql.PLACES, rows)):
-        answers[nth].append(place)
+    for nth, membership in _memberships.decode(ask(cursor, sql.PLACES, rows)):
+        answers[nth].append(membership)
     return answers
 
 

@@ -16,7 +16,7 @@ from mercury.domain.model import Entry
 from mercury.errors import MercuryError
 
 
-class Encoder(Protocol):
+class PayloadEncoder(Protocol):
     """Payloads (without framing) for what a session says. `name`: the protocol, as operators know it. `acknowledges`:
     whether it has one for a SendOk."""
 
@@ -30,7 +30,7 @@ class Encoder(Protocol):
         """The payloads for an event, in order; none if the protocol has none."""
 
 
-class Codec(Encoder, Protocol):
+class Codec(PayloadEncoder, Protocol):
     """One protocol, both ways."""
 
     def decode(self, payload: bytes) -> commands.Command:

@@ -22,13 +22,13 @@ from mercury.core.parts import Chat
 from mercury.core.session import Session
 from mercury.core.tokens import ITERATIONS, KEY_BYTES, SALT
 from mercury.domain import close_codes, commands, events
-from mercury.domain.close_codes import Closing
+from mercury.domain.close_codes import CloseReason
 from mercury.domain.model import Token
 from mercury.errors import Code, MercuryError
-from mercury.interfaces import IConnection, IWire
+from mercury.interfaces import IConnection, IFrameEncoder
 from mercury.settings.schema import Wamp
 from mercury.settings.types import methods
-from mercury.websocket.wamp.encoders import WampWires
+from mercury.websocket.wamp.encoders import WampEncoders
 from mercury.websocket.wamp.messages import (
     ABORTS,
     Goodbye,
@@ -63,21 +63,35 @@ class WampSession(Session):
     """
 
     __slots__ = (
-        "_aborted", "_all", "_authid", "_challenge", "_extra", "_id", "_kinds", "_method", "_resets", "_revokes",
-        "_settings", "_stage", "_subscriptions", "_token", "_welcomed", "_wires",
+        "_aborted",
+        "_all",
+        "_authid",
+        "_challenge",
+        "_encoders",
+        "_extra",
+        "_id",
+        "_kinds",
+        "_method",
+        "_resets",
+        "_revokes",
+        "_settings",
+        "_stage",
+        "_subscriptions",
+        "_token",
+        "_welcomed",
     )  # fmt: skip
 
     def __init__(
         self,
         chat: Chat,
         connection: IConnection,
-        wires: WampWires,
+        encoders: WampEncoders,
         settings: Wamp,
         token: tuple[Token, float, str] | None,
         agent: str,
     ) -> None:
-        super().__init__(chat, connection, wires.answers)
-        self._wires = wires
+        super().__init__(chat, connection, encoders.answers)
+        self._encoders = encoders
         self._settings = settings
         self._token = token
         self._id = publication()
@@ -97,7 +111,7 @@ class WampSession(Session):
         if not self._takes:
             return
         try:
-            message, raw = self._wires.packer.parse(payload, binary)
+            message, raw = self._encoders.packer.parse(payload, binary)
             if isinstance(message, wamp.Abort):  # which is never answered
                 self._hang_up(b"")
             else:
@@ -214,7 +228,7 @@ class WampSession(Session):
         elif isinstance(command, Refused):
             self._say_refused(command)
         elif isinstance(command, Goodbye):
-            self._hang_up(self._wires.message(wamp.Goodbye(OUT)))
+            self._hang_up(self._encoders.message(wamp.Goodbye(OUT)))
         else:
             await super()._do(command)
 
@@ -240,8 +254,11 @@ class WampSession(Session):
         another store's numbers: they are told to start afresh from where their device was. Raises forbidden for who has
         been put out of the room, and might go on behind that: it was not told here yet."""
         head = room.head
-        if after > head or self._chat.hub.places.is_asking(self.mid, room):
-            heads = {place.rid: place.head for place in await self._chat.store.places(self.mid, self.device)}
+        if after > head or self._chat.hub.memberships.is_asking(self.mid, room):
+            heads = {
+                membership.rid: membership.head
+                for membership in await self._chat.store.memberships(self.mid, self.device)
+            }
             if room.rid not in heads:
                 raise MercuryError("forbidden", "not a member of that room")
             head = heads[room.rid]
@@ -276,29 +293,29 @@ class WampSession(Session):
             room.remove(self)
         change()
         hub = self._chat.hub
-        hub.outbox.hold()
+        hub.outbox.cork()
         try:
             for room, paused, behind, next_seq in stands:
                 if not self.hears(room.rid):
                     room.pause(self, next_seq)
                     if behind:  # what they did not read may have put them out
-                        hub.places.ask((self.mid,))
+                        hub.memberships.ask((self.mid,))
                 elif paused or behind:
                     if (floor := self._resets.pop(room.rid, None)) is not None:
                         self._tell_of(room.rid, events.Reset(room.rid, floor))
                     hub.resume(self, room, start or next_seq)
                 else:
-                    room.place(self, next_seq)
+                    room.attach(self, next_seq)
         finally:
-            hub.outbox.release()
+            hub.outbox.uncork()
 
     # What the hub asks for
 
     def hears(self, rid: str) -> bool:
         return bool(self._all) or LOG in self._kinds.get(rid, NOTHING)
 
-    def wire_in(self, rid: str) -> IWire:
-        return self._wires.in_room(self._kinds.get(rid, NOTHING) | self._all)
+    def encoder_in(self, rid: str) -> IFrameEncoder:
+        return self._encoders.in_room(self._kinds.get(rid, NOTHING) | self._all)
 
     def let_go(self, rid: str) -> None:
         self._resets.pop(rid, None)
@@ -321,7 +338,7 @@ class WampSession(Session):
         self._stage = _over  # a method of its own would be a circle, which only gc would find
 
     def _say(self, message: wamp.Message) -> None:
-        self._chat.hub.outbox.put((self,), self._wires.message(message))
+        self._chat.hub.outbox.put((self,), self._encoders.message(message))
 
     def _say_refused(self, refused: Refused, code: Code = "bad_request") -> None:
         if refused.ref:
@@ -338,7 +355,7 @@ class WampSession(Session):
     def _abort(self, uri: str, reason: str) -> None:
         self._aborted = True
         self._chat.hub.counts.errors["unauthorized" if uri == DENIED else "bad_request"] += 1
-        self._hang_up(self._wires.message(wamp.Abort(uri, reason)), close_codes.BAD_CONNECT.code)
+        self._hang_up(self._encoders.message(wamp.Abort(uri, reason)), close_codes.BAD_CONNECT.code)
 
     def _hang_up(self, last: bytes, code: int = 1000) -> None:
         """Say what is left to say, and close."""
@@ -347,13 +364,13 @@ class WampSession(Session):
         self.connection.close(code, "")
         self.closed()
 
-    def end(self, why: Closing) -> None:
+    def end(self, why: CloseReason) -> None:
         """Clients that shall come back are told nothing but the close code: a GOODBYE makes Autobahn's stay away."""
-        if not (why.come_back or self._aborted):
-            self.connection.write(self._wires.message(self._farewell(why)))
+        if not (why.reconnect or self._aborted):
+            self.connection.write(self._encoders.message(self._farewell(why)))
         super().end(why)
 
-    def _farewell(self, why: Closing) -> wamp.Message:
+    def _farewell(self, why: CloseReason) -> wamp.Message:
         if self._welcomed:
             return wamp.Goodbye(KILLED, why.reason)
         if why == close_codes.BAD_CONNECT:
