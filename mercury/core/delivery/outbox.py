@@ -8,6 +8,7 @@ for 1,000 members that halves what there is to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from twisted.logger import Logger
 
@@ -34,7 +35,7 @@ class Outbox:
         self._broadcasts: list[tuple[Sequence[Listener], bytes]] = []
 
     def cork(self) -> None:
-        """Gather until the matching release()."""
+        """Gather until the matching uncork()."""
         self._corks += 1
 
     def uncork(self) -> None:
@@ -42,6 +43,15 @@ class Outbox:
         self._corks -= 1
         if not self._corks:
             self._flush()
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """Gather within a `with` block, and write at its end."""
+        self.cork()
+        try:
+            yield
+        finally:
+            self.uncork()
 
     def put(self, sessions: Iterable[Listener], data: bytes) -> None:
         """Give the same bytes to all these sessions."""
