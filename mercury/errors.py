@@ -22,18 +22,18 @@ Code = Literal[
     "internal",
 ]
 
-#: code -> (HTTP status, what it means to a client). docs/protocol.md prints this table.
+#: code -> (HTTP status, meaning for a client). docs/protocol.md prints this table.
 CODES: Final[dict[Code, tuple[int, str]]] = {
-    "bad_request": (400, "the request cannot be understood; mend it before sending it again"),
+    "bad_request": (400, "the request is not valid; fix it before retrying"),
     "unauthorized": (401, "the token is unknown, expired or revoked; get a new one"),
     "forbidden": (403, "not allowed: not a member of that room, or an address that is not on the list"),
-    "not_found": (404, "there is no such thing"),
-    "conflict": (409, "it contradicts what is stored, such as a cid used before with another text"),
-    "too_large": (413, "longer or more than a limit allows; the reason names the limit"),
-    "rate_limited": (429, "too fast; try again after retry_after seconds"),
-    "busy": (503, "more work is waiting than Mercury takes on; try again after retry_after seconds"),
+    "not_found": (404, "it does not exist"),
+    "conflict": (409, "it conflicts with what is stored, such as a cid that was used before with another text"),
+    "too_large": (413, "over a limit; the reason names the limit"),
+    "rate_limited": (429, "too many requests; try again after retry_after seconds"),
+    "busy": (503, "too much work is waiting; try again after retry_after seconds"),
     "unavailable": (503, "the store does not answer; nothing was acknowledged; try again after retry_after seconds"),
-    "internal": (500, "a fault of Mercury's own; it is in the log"),
+    "internal": (500, "an error in Mercury itself; the log has the details"),
 }
 
 
@@ -59,27 +59,27 @@ Limit = Literal[
     "store-calls",
 ]
 
-#: limit -> what it is. docs/metrics.md prints this table.
+#: limit -> meaning. docs/metrics.md prints this table.
 LIMITS: Final[dict[Limit, str]] = {
-    "address": "a connection from an address that is not on the listener's list (`address`)",
-    "proxies": "a connection to a `haproxy:` endpoint from what is no listed proxy (`proxies`)",
-    "connections": "a connection beyond `--limits.connections`, `--server.api.connections` or `--gotalk.connections`",
-    "connections-per-address": "one beyond `--limits.connections-per-address`, or goTalk's",
-    "connections-per-member": "one beyond `--limits.connections-per-member`",
-    "messages-per-second": "a send over `--limits.messages-per-second` of one member",
-    "typing": "a typing notice: more than ten a second of one member",
-    "text-bytes": "a text longer than `--limits.text-bytes`",
-    "frame-bytes": "a WebSocket frame longer than `--limits.frame-bytes`; its connection was closed with 1009",
-    "body-bytes": "an HTTP body longer than `--limits.body-bytes`",
-    "handshake-seconds": "a WebSocket that was not there, or not logged in, within `--limits.handshake-seconds`",
-    "request-seconds": "an HTTP request that did not come, or an answer not taken, within `--limits.request-seconds`",
-    "rooms-per-member": "somebody put into more rooms than `--limits.rooms-per-member`",
-    "friends": "a friend beyond `--gotalk.friends`",
-    "logins-per-minute": "a wrong password beyond `--gotalk.logins-per-minute`",
-    "registrations-per-minute": "a registration beyond `--gotalk.registrations-per-minute`",
-    "passwords": "a login while 64 wait already for their passwords to be checked",
-    "journal": "a send while 16,384 others, or 64 Mi characters, wait for the store, or a read mark while as many do",
-    "store-calls": "a call of the store while 10,000 others wait for it",
+    "address": "connections from an address that is not on the listener's list (`address`)",
+    "proxies": "connections to a `haproxy:` endpoint from an address that is not a listed proxy (`proxies`)",
+    "connections": "connections over `--limits.connections`, `--server.api.connections` or `--gotalk.connections`",
+    "connections-per-address": "connections over `--limits.connections-per-address`, or goTalk's setting of that name",
+    "connections-per-member": "connections over `--limits.connections-per-member`",
+    "messages-per-second": "sends over `--limits.messages-per-second` for one member",
+    "typing": "typing notices over ten per second for one member",
+    "text-bytes": "texts longer than `--limits.text-bytes`",
+    "frame-bytes": "WebSocket messages larger than `--limits.frame-bytes`; the connection is closed with 1009",
+    "body-bytes": "HTTP bodies larger than `--limits.body-bytes`",
+    "handshake-seconds": "WebSocket handshakes or logins that took longer than `--limits.handshake-seconds`",
+    "request-seconds": "HTTP requests not received, or answers not read, within `--limits.request-seconds`",
+    "rooms-per-member": "joins over `--limits.rooms-per-member`",
+    "friends": "friends over `--gotalk.friends`",
+    "logins-per-minute": "logins refused after too many wrong passwords (`--gotalk.logins-per-minute`)",
+    "registrations-per-minute": "registrations over `--gotalk.registrations-per-minute`",
+    "passwords": "logins while 64 others already wait for their password check",
+    "journal": "sends while 16,384 others (or 64 Mi characters) wait for the store; read marks, likewise",
+    "store-calls": "calls to the store while 10,000 others wait",
 }
 
 

@@ -16,12 +16,12 @@ class CloseReason(NamedTuple):
     reconnect: bool
 
 
-GONE: Final = CloseReason(1001, "nothing was heard from the client", True)
+GONE: Final = CloseReason(1001, "nothing was received from the client", True)
 RESTART: Final = CloseReason(1012, "the server is restarting", True)
 BUSY: Final = CloseReason(1013, "too busy, try again later", True)
 BAD_CONNECT: Final = CloseReason(4400, "the first frame must be a valid connect", False)
 UNAUTHORIZED: Final = CloseReason(4401, "the token is unknown, expired or revoked", False)
 KICKED: Final = CloseReason(4403, "kicked by the application", False)
-TOO_SLOW: Final = CloseReason(4408, "the client took nothing of what was sent to it", True)
+TOO_SLOW: Final = CloseReason(4408, "the client did not read what was sent to it", True)
 
 ALL: Final = (GONE, RESTART, BUSY, BAD_CONNECT, UNAUTHORIZED, KICKED, TOO_SLOW)

@@ -13,9 +13,11 @@ from msgspec import Meta, Struct
 
 from mercury.errors import MercuryError
 
-Seq = Annotated[int, Meta(ge=0, le=2**53 - 1, description="a place in a room's log")]
+Seq = Annotated[int, Meta(ge=0, le=2**53 - 1, description="a position in a room's log")]
 Ref = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**53), le=2**53)] | None
-Limit = Annotated[int, Meta(ge=1, le=1000, description="how many messages at most; the page limit applies")]
+Limit = Annotated[
+    int, Meta(ge=1, le=1000, description="the most messages to return; --limits.history-page applies too")
+]
 
 
 class Command(Struct, kw_only=True, gc=False):
@@ -25,14 +27,14 @@ class Command(Struct, kw_only=True, gc=False):
 
 
 class Resume(Struct, kw_only=True):
-    """Where the client itself knows that it is: the epoch it was told, and for each room the last seq it has."""
+    """What the client already has: the epoch from `hello`, and the last seq of each room."""
 
     epoch: str
     rooms: dict[str, Seq] = {}
 
 
 class Connect(Command, tag="connect", kw_only=True):
-    """Log in. The first frame of a connection whose URL holds no token; within --limits.handshake-seconds."""
+    """Log in. The first frame on a connection without a token in its URL, within --limits.handshake-seconds."""
 
     token: str
     member: str
@@ -41,7 +43,7 @@ class Connect(Command, tag="connect", kw_only=True):
 
 
 class Send(Command, tag="send", kw_only=True, gc=False):
-    """Say `text` in a room. A repeated `cid` stores nothing and gets the first one's answer."""
+    """Send `text` to a room. A repeated `cid` stores nothing and gets the answer of the first send."""
 
     rid: str
     text: str
@@ -49,7 +51,7 @@ class Send(Command, tag="send", kw_only=True, gc=False):
 
 
 class History(Command, tag="history", kw_only=True, gc=False):
-    """Messages of a room, oldest first: the last ones below `before`, the first ones above `after`, or the newest."""
+    """Get messages of a room, oldest first: the last ones before `before`, the first after `after`, or the newest."""
 
     rid: str
     before: Seq | None = None
@@ -58,7 +60,7 @@ class History(Command, tag="history", kw_only=True, gc=False):
 
 
 class HistoryById(Command, tag="history_by_id", kw_only=True, gc=False):
-    """The first Mercury's history: `offset` messages before the message `msgid`, in a room or in that message's."""
+    """History in the original protocol: `offset` messages before the id `msgid`, in `rid` or in that message's room."""
 
     msgid: Seq | None = None
     rid: str | None = None
@@ -66,37 +68,37 @@ class HistoryById(Command, tag="history_by_id", kw_only=True, gc=False):
 
 
 class Read(Command, tag="read", kw_only=True, gc=False):
-    """The member has read the room up to `seq`. Never moves backwards."""
+    """Set the member's read mark in the room to `seq`. It never moves backwards."""
 
     rid: str
     seq: Seq
 
 
 class Ack(Command, tag="ack", kw_only=True, gc=False):
-    """This device has received the room up to `seq`: the next connection starts after it."""
+    """This device has received the room up to `seq`. Its next connection starts after it."""
 
     rid: str
     seq: Seq
 
 
 class Typing(Command, tag="typing", kw_only=True, gc=False):
-    """The member is typing in the room: told to those who are there, never stored."""
+    """The member is typing in the room. Sent to the members who are connected; never stored."""
 
     rid: str
 
 
 class Presence(Command, tag="presence", kw_only=True, gc=False):
-    """Ask who of the room's members is connected now."""
+    """Ask which of the room's members are connected now."""
 
     rid: str
 
 
 class Rooms(Command, tag="rooms", kw_only=True, gc=False):
-    """Ask for one's rooms, with their heads and one's read marks and unread counts."""
+    """List the member's rooms, with their heads, read marks and unread counts."""
 
 
 class Leave(Command, tag="leave", kw_only=True, gc=False):
-    """Leave the room, with all of one's devices."""
+    """Leave the room, on all of the member's devices."""
 
     rid: str
 

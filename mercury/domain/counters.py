@@ -21,15 +21,15 @@ SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 Cause = Literal["login", "slow", "subscribed", "joined", "hole", "doubt", "again"]
 
-#: Why somebody reads a room's log -> in words.
+#: Why a session reads a room's log -> in words.
 CAUSES: Final[dict[Cause, str]] = {
-    "login": "it logged in and had missed something",
-    "slow": "its socket had been full",
+    "login": "the session logged in and had missed entries",
+    "slow": "the session's socket had been full",
     "subscribed": "a WAMP client subscribed to the room",
-    "joined": "it was put into the room, and this node heard of that late",
-    "hole": "entries before others did not come within 20 ms",
-    "doubt": "the bus was down, or it was not known whether a write was done",
-    "again": "it was still behind when new entries came: it had read ahead of them, or the store was away",
+    "joined": "the member was added to the room, and this node learned of it late",
+    "hole": "a gap: earlier entries did not arrive over the bus within 20 ms",
+    "doubt": "the bus was down, or the outcome of a write was unknown",
+    "again": "new entries came while the session was still behind: it had read ahead, or the store had been away",
 }
 
 #: The codes of ended connections: HTTP's for refused handshakes, WebSocket's (RFC 6455, 7.4), and ours. No others are

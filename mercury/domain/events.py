@@ -38,7 +38,7 @@ def rfc3339(micros: int) -> str:
 
 
 class RoomState(Struct, frozen=True):
-    """One of the member's rooms: the log's last seq, the member's read mark, how many messages lie above that."""
+    """One of the member's rooms: its head (last seq), the member's read mark, and how many messages are above it."""
 
     rid: str
     head: int
@@ -47,7 +47,7 @@ class RoomState(Struct, frozen=True):
 
 
 class Message(Struct, tag="message", omit_defaults=True, gc=False):
-    """A message, live or from the log; what `history` returns holds the same. `lost`: why there is no text."""
+    """A message, live or from the log. `history` returns the same object. `lost`: why the text is missing."""
 
     rid: str
     seq: int
@@ -60,7 +60,7 @@ class Message(Struct, tag="message", omit_defaults=True, gc=False):
 
 
 class Joined(Struct, tag="joined", gc=False):
-    """These members are in the room from this seq on."""
+    """These members joined the room at this seq."""
 
     rid: str
     seq: int
@@ -69,7 +69,7 @@ class Joined(Struct, tag="joined", gc=False):
 
 
 class Left(Struct, tag="left", gc=False):
-    """These members are out of the room from this seq on. Whoever finds themselves here hears no more of it."""
+    """These members left the room at this seq. A member listed here gets nothing more from the room."""
 
     rid: str
     seq: int
@@ -78,7 +78,7 @@ class Left(Struct, tag="left", gc=False):
 
 
 class Hello(Struct, tag="hello"):
-    """The connection is logged in. Then what its rooms said since its cursors, one `caught_up` a room, then live."""
+    """The login succeeded. Next come the missed entries of each room, one `caught_up` per room, then live entries."""
 
     member: str
     device: str
@@ -88,14 +88,14 @@ class Hello(Struct, tag="hello"):
 
 
 class Typing(Struct, tag="typing", gc=False):
-    """Somebody is typing."""
+    """A member is typing."""
 
     rid: str
     mid: str
 
 
 class Presence(Struct, tag="presence", gc=False):
-    """A member's first connection came, or their last one went a second ago and none has come since."""
+    """A member opened their first connection, or closed their last one a second ago and has not come back."""
 
     rid: str
     mid: str
@@ -103,7 +103,7 @@ class Presence(Struct, tag="presence", gc=False):
 
 
 class Read(Struct, tag="read", gc=False):
-    """A member has read up to seq: others, and one's own other devices, show it."""
+    """A member's read mark moved to `seq`. Sent to the other members and to the member's own other devices."""
 
     rid: str
     mid: str
@@ -111,33 +111,33 @@ class Read(Struct, tag="read", gc=False):
 
 
 class Reset(Struct, tag="reset", gc=False):
-    """What the client has of this room cannot be continued: drop it. What follows begins above `floor`."""
+    """The client's copy of this room cannot be continued: discard it. The next entries start above `floor`."""
 
     rid: str
     floor: int
 
 
 class CaughtUp(Struct, tag="caught_up", gc=False):
-    """All up to `seq` has been sent on this connection; what follows is live."""
+    """Everything up to `seq` has been sent on this connection. What follows is live."""
 
     rid: str
     seq: int
 
 
 class Bye(Struct, tag="bye", gc=False):
-    """The server is going away: come back after `retry_after` seconds. What comes from now on gets no answer."""
+    """The server is stopping. Reconnect after `retry_after` seconds. Commands sent from now on get no answer."""
 
     retry_after: float
 
 
 class Ok(Struct, tag="ok", omit_defaults=True, gc=False):
-    """Done. The answer to read, ack, typing and leave."""
+    """Done. The answer to `read`, `ack`, `typing` and `leave`."""
 
     ref: Ref = None
 
 
 class SendOk(Struct, tag="ok", omit_defaults=True, gc=False, kw_only=True):
-    """Committed. `duplicate`: this cid was committed before, and these are that message's numbers."""
+    """Committed: the answer to `send`. `duplicate`: the cid was sent before; `id` and `seq` are the first message's."""
 
     ref: Ref = None
     id: int
@@ -146,7 +146,7 @@ class SendOk(Struct, tag="ok", omit_defaults=True, gc=False, kw_only=True):
 
 
 class HistoryOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
-    """Messages, oldest first. `more`: there are further ones in the direction asked for."""
+    """The answer to `history`: messages, oldest first. `more`: there are more in the requested direction."""
 
     ref: Ref = None
     messages: list[Message]
@@ -154,21 +154,21 @@ class HistoryOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
 
 
 class PresenceOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
-    """Who is connected now, in the order of their names."""
+    """The answer to `presence`: the members who are connected now, sorted by name."""
 
     ref: Ref = None
     online: list[str]
 
 
 class RoomsOk(Struct, tag="ok", omit_defaults=True, kw_only=True):
-    """The member's rooms."""
+    """The answer to `rooms`: the member's rooms."""
 
     ref: Ref = None
     rooms: list[RoomState]
 
 
 class Error(Struct, tag="error", omit_defaults=True, kw_only=True):
-    """The command was not done. `code` is one of docs/protocol.md's; `retry_after` in seconds where that helps."""
+    """The command failed. `code` is from the error table; `retry_after`, in seconds, is set when a retry can help."""
 
     ref: Ref = None
     code: Code

@@ -154,7 +154,7 @@ def engine_tls(section: str, engine: Mysql | Redis) -> Tls | None:
                 raise ConfigError(f"{section}.{name} is set, but {section}.tls is not: set both, or neither")
         return None
     if bool(engine.tls_cert) != bool(engine.tls_key):
-        raise ConfigError(f"{section}.tls-cert and {section}.tls-key go together: give both or none")
+        raise ConfigError(f"{section}.tls-cert and {section}.tls-key belong together: set both or neither")
     return Tls(section, engine.tls_ca, engine.tls_cert, engine.tls_key)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # who supervises workers needs none of it
     from mercury.interfaces import IStore
     from mercury.node.listeners import Listening
 
-NOT_RELOADED: Final = "nothing is reloaded, all stays as it was: {why}; mend it and reload again"
+NOT_RELOADED: Final = "the reload failed and nothing has changed: {why}; fix it and reload again"
 
 log = Logger()
 
@@ -43,7 +43,9 @@ def reload(config: Config, read: Callable[[], Config], store: IStore, listenings
     for certificate, context in zip(certificates, contexts, strict=True):
         certificate.use(context)
     store.rooms_per_member = config.limits.rooms_per_member
-    waiting += [f"where {one.section}.address has it listen" for one in listenings if one.wanted() != one.endpoint]
+    waiting += [
+        f"the interface that {one.section}.address selects" for one in listenings if one.wanted() != one.endpoint
+    ]
     log.emit(
         LogLevel.warn if waiting else LogLevel.info,
         "reloaded; changed: {changed}; certificates read: {certificates}; takes effect at the next start: {waiting}",

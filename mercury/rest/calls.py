@@ -1,6 +1,6 @@
-"""The REST calls: what an application's backend, and whoever runs Mercury, can ask for. docs/rest.md is the reference.
+"""The REST calls, for an application's backend and for operators. docs/rest.md is the reference.
 
-Each method is a call (calls.py) and does no more than ask the core; input has been checked when it runs.
+Each method is one call, declared as mercury/rest/declare.py says. It only asks the core; its input is already checked.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Api:
 
     @call("POST", "/api/tokens")
     async def make_token(self, body: shapes.MakeToken) -> shapes.TokenMade:
-        """Make a token, with which a member's clients connect.
+        """Make a token that a member's clients log in with.
 
-        The member comes into being if need be. A member may have many tokens.
+        The member is created if necessary. A member may have many tokens.
         """
         ttl = None if body.ttl is UNSET else body.ttl
         secret, expires = await self._chat.tokens.make(body.member, ttl)
@@ -52,9 +52,9 @@ class Api:
 
     @call("DELETE", "/api/tokens")
     async def revoke_tokens(self, body: shapes.Revoke) -> shapes.Revoked:
-        """Revoke one token, or all of a member's, and close the connections that were made with them.
+        """Revoke one token or all tokens of a member, and close the connections that logged in with them.
 
-        Revoking what is not there is no error: `revoked` is 0.
+        If there is nothing to revoke, the call succeeds and `revoked` is 0.
         """
         if body.token is not UNSET and body.member is UNSET:
             return shapes.Revoked(int(await self._chat.tokens.revoke(body.token)))
@@ -72,12 +72,12 @@ class Api:
 
     @call("GET", "/api/rooms/{room}", "not_found")
     async def show_room(self, room: str) -> shapes.RoomInfo:
-        """Look at a room."""
+        """Show a room."""
         return shapes.room_info(await self._chat.rooms.room(room))
 
     @call("DELETE", "/api/rooms/{room}", "not_found", "conflict", "busy")
     async def delete_room(self, room: str) -> None:
-        """Delete a room: everybody leaves, then its messages are gone."""
+        """Delete a room: all members leave, then its messages are deleted."""
         await self._chat.rooms.delete(room)
 
     @call("GET", "/api/rooms/{room}/members", "not_found")
@@ -88,12 +88,12 @@ class Api:
 
     @call("POST", "/api/rooms/{room}/members", "busy")
     async def join_room(self, room: str, body: shapes.MemberNames) -> shapes.Joined:
-        """Put members into a room. It and they come into being if need be."""
+        """Add members to a room. The room and the members are created if necessary."""
         return shapes.Joined(await self._chat.rooms.join(room, body.members))
 
     @call("DELETE", "/api/rooms/{room}/members", "not_found", "busy")
     async def leave_room(self, room: str, body: shapes.MemberNames) -> shapes.Left:
-        """Take members out of a room."""
+        """Remove members from a room."""
         return shapes.Left(await self._chat.rooms.leave(room, body.members))
 
     # Messages
@@ -111,9 +111,9 @@ class Api:
     async def post_message(
         self, room: str, body: shapes.PostMessage, headers: shapes.PostHeaders
     ) -> shapes.Posted | shapes.PostedBefore:
-        """Say something in a room, as one of its members or as the system.
+        """Send a message to a room, as one of its members or as the system.
 
-        An Idempotency-Key counts for the room and the member that it was used with, as long as the message is kept.
+        An Idempotency-Key is valid for the room and the member it was used with, for as long as the message is kept.
         """
         member = SYSTEM if body.member is UNSET else body.member
         key = None if headers.idempotency_key is UNSET else headers.idempotency_key
@@ -126,7 +126,7 @@ class Api:
 
     @call("GET", "/api/members/{member}/rooms", "not_found")
     async def member_rooms(self, member: str) -> shapes.RoomStates:
-        """List a member's rooms, with what they have not read."""
+        """List a member's rooms, with unread counts."""
         memberships = await self._chat.rooms.memberships(member)
         return shapes.RoomStates([events.room_state(membership) for membership in memberships])
 
@@ -143,7 +143,7 @@ class Api:
     async def close_connections(self, member: str, query: shapes.Device) -> shapes.Closed:
         """Close a member's connections.
 
-        Their clients are told not to come back by themselves; their tokens stay valid.
+        The close code tells clients not to reconnect by themselves. The member's tokens stay valid.
         """
         await self._chat.rooms.check_member(member)
         device = () if query.device is UNSET else (query.device,)
@@ -173,14 +173,14 @@ class Api:
 
     @call("GET", "/healthz", open=True)
     async def health(self) -> None:
-        """Whether the process lives."""
+        """Check that the process is alive."""
 
     @call("GET", "/readyz", open=True)
     async def readiness(self) -> results.Parts:
-        """Whether this node can serve, and which part of it cannot; of a node with several workers, whether all can.
+        """Check whether this node can serve, and which part cannot. With several workers, all of them must be ready.
 
-        It can if it is not starting or stopping and its store answers. Without its bus other nodes' messages come late,
-        which is said and no reason to send clients elsewhere.
+        A node is ready when it is not starting or stopping and its store answers. A bus that is down is reported but
+        does not make the node unready: messages from other nodes then arrive late.
         """
         parts, why = await self._readiness.look_at_all()
         if why:
@@ -189,33 +189,33 @@ class Api:
 
     @call("GET", "/metrics")
     async def metrics(self) -> results.PlainText:
-        """Numbers about this node, for Prometheus."""
+        """Get this node's metrics, for Prometheus."""
         return await self._metrics.text()
 
     @call("GET", "/openapi.json")
     async def openapi(self) -> msgspec.Raw:
-        """This description, for programs (OpenAPI 3.1)."""
+        """Get this API's description, for programs (OpenAPI 3.1)."""
         return msgspec.Raw(self._document)
 
-    # As the first Mercury had them
+    # The original Mercury's calls
 
     @call("GET", "/api/token")
     async def old_token_by_query(self, query: shapes.OldTokenQuery) -> shapes.OldToken:
-        """Make a token, as the first Mercury's document has it."""
+        """Make a token, in the form that the original Mercury documented."""
         return await self.old_token(query.member)
 
     @call("GET", "/api/token/{member}")
     async def old_token(self, member: str) -> shapes.OldToken:
-        """Make a token, as the first Mercury did."""
+        """Make a token, in the form that the original Mercury accepted."""
         secret, _ = await self._chat.tokens.make(member)
         return shapes.OldToken(secret)
 
     @call("POST", "/api/room/add", "busy")
     async def old_join(self, query: shapes.OldAddQuery, body: shapes.OldAdd | None) -> None:
-        """Put members into a room, as the first Mercury did.
+        """Add members to a room, as in the original Mercury.
 
-        Without a body, `room` and `member` stand in the query, members joined by `-`. A member whose name holds a `-`
-        takes the JSON form.
+        Without a body, `room` and `member` are in the query, with members joined by `-`. If a member's name contains a
+        `-`, use the JSON form.
         """
         if body is not None:
             await self._chat.rooms.join(body.room, body.members)

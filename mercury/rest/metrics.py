@@ -108,15 +108,15 @@ def _of_pools(value: Callable[[Load], Value]) -> Callable[[Seen], Values]:
 
 METRICS: Final = (
     Metric(
-        "mercury_build_info", "gauge", "Always 1, for the sake of its label: the version that runs.",
+        "mercury_build_info", "gauge", "Always 1. The label is the running version.",
         lambda seen: {__version__: 1}, "version",
     ),
     Metric(
-        "mercury_store_info", "gauge", "Always 1: the kind of store, sqlite, mysql, redis or memory.",
+        "mercury_store_info", "gauge", "Always 1. The label is the kind of store: sqlite, mysql, redis or memory.",
         lambda seen: {seen.store: 1}, "kind",
     ),
     UP := Metric(
-        "mercury_up", "gauge", "1 for a part of the node that works, as /readyz has it: node, store, bus.",
+        "mercury_up", "gauge", "1 if this part of the node works, as in /readyz: node, store, bus.",
         lambda seen: {
             "node": int(seen.parts.node == "serving"),
             "store": int(seen.parts.store == "up"),
@@ -125,104 +125,104 @@ METRICS: Final = (
         "part",
     ),
     Metric(
-        "mercury_connections", "gauge", "WebSocket connections, those that have not logged in yet among them.",
+        "mercury_connections", "gauge", "WebSocket connections, including those that have not logged in yet.",
         lambda seen: len(seen.counts.connected),
     ),
     Metric(
-        "mercury_connections_opened_total", "counter", "WebSocket connections that were let in by the address filter.",
+        "mercury_connections_opened_total", "counter", "WebSocket connections that the address filter let in.",
         lambda seen: seen.counts.opened,
     ),
     Metric(
         "mercury_connections_closed_total", "counter",
-        "Those that have ended: by WebSocket close code, ours or the client's (1006: without one), or by the HTTP "
-        "status with which the handshake was refused.",
+        "Connections that have ended: by WebSocket close code, sent by either side (1006: none), or by the HTTP "
+        "status of a refused handshake.",
         lambda seen: _each([*sorted(CLOSES), OTHER], seen.counts.closed), "code",
     ),
     Metric(
-        "mercury_received_bytes_total", "counter", "Bytes read from WebSocket connections, TLS aside.",
+        "mercury_received_bytes_total", "counter", "Bytes read from WebSocket connections, without TLS overhead.",
         lambda seen: seen.counts.bytes_in(),
     ),
     Metric(
         "mercury_sent_bytes_total", "counter",
-        "Bytes of frames given to WebSocket connections, TLS aside; neither handshakes nor close frames.",
+        "Bytes of frames written to WebSocket connections, without TLS overhead, handshakes and close frames.",
         lambda seen: seen.counts.bytes_out() + seen.chat.hub.outbox.delivered_bytes,
     ),
     Metric(
-        "mercury_sessions", "gauge", "Sessions that have logged in; of goTalk those that poll.", _sessions, "protocol"
+        "mercury_sessions", "gauge", "Sessions that have logged in; of goTalk, those that poll.", _sessions, "protocol"
     ),
     Metric(
-        "mercury_sessions_slow", "gauge", "Sessions whose sockets are full, so that nothing live is written to them.",
+        "mercury_sessions_slow", "gauge", "Sessions whose sockets are full; live entries are not written to them.",
         lambda seen: sum([session.is_slow for session in seen.chat.hub.everybody()]),
     ),
     Metric(
-        "mercury_sessions_slowed_total", "counter", "Times that a session's socket became full.",
+        "mercury_sessions_slowed_total", "counter", "How often a session's socket became full.",
         lambda seen: seen.counts.slowed,
     ),
     Metric(
-        "mercury_sessions_catching_up", "gauge", "Sessions that read logs to catch up.",
+        "mercury_sessions_catching_up", "gauge", "Sessions that are reading logs to catch up.",
         lambda seen: seen.chat.catch_up.running,
     ),
     Metric(
         "mercury_catch_ups_total", "counter",
-        "Times that a session began to read a room's log because it was behind, by cause (below).",
+        "How often a session began to read a room's log because it was behind, by cause (below).",
         lambda seen: _each(CAUSES, seen.counts.catch_ups), "cause",
     ),
     Metric(
-        "mercury_rooms", "gauge", "Rooms with at least one session here.", lambda seen: len(seen.chat.hub.rooms)
+        "mercury_rooms", "gauge", "Rooms with at least one session on this node.", lambda seen: len(seen.chat.hub.rooms)
     ),
     Metric(
         "mercury_entries_total", "counter",
-        "Entries that this node has stored in rooms' logs, by kind: messages, and joins and leaves.",
+        "Entries that this node has stored in rooms' logs, by kind: messages, joins, leaves.",
         lambda seen: _each(KINDS, seen.counts.entries), "kind",
     ),
     Metric(
-        "mercury_duplicates_total", "counter", "Sends whose cid was stored before, and that stored nothing.",
+        "mercury_duplicates_total", "counter", "Sends with a cid that was stored before; they store nothing.",
         lambda seen: seen.counts.duplicates,
     ),
     Metric(
-        "mercury_deliveries_total", "counter", "Entries written to sessions, each as often as there were sessions.",
+        "mercury_deliveries_total", "counter", "Entries written to sessions, counted once per session.",
         lambda seen: _each(PROTOCOLS, seen.counts.delivered), "protocol",
     ),
     Metric(
-        "mercury_journal_entries_waiting", "gauge", "Entries that wait for the next transaction; 16,384 at most.",
+        "mercury_journal_entries_waiting", "gauge", "Entries that wait for the next transaction; at most 16,384.",
         lambda seen: seen.chat.rooms.journal.depth,
     ),
     Metric(
-        "mercury_journal_batch_entries", "histogram", "Entries in one transaction; 1,024 at most.",
+        "mercury_journal_batch_entries", "histogram", "Entries in one transaction; at most 1,024.",
         lambda seen: seen.chat.rooms.journal.sizes,
     ),
     Metric(
-        "mercury_journal_commit_seconds", "histogram", "Time from giving a transaction to the store to its answer.",
+        "mercury_journal_commit_seconds", "histogram", "Time from sending a transaction to the store until its answer.",
         lambda seen: seen.chat.rooms.journal.seconds,
     ),
     Metric(
-        "mercury_store_calls", "gauge", "Calls of the store that wait or are being done, by pool of connections.",
+        "mercury_store_calls", "gauge", "Calls to the store that are waiting or running, by connection pool.",
         _of_pools(lambda load: load.running + load.waiting), "pool",
     ),
     Metric(
-        "mercury_store_wait_seconds", "histogram", "Time that calls waited for a connection of their pool.",
+        "mercury_store_wait_seconds", "histogram", "Time that calls waited for a connection from their pool.",
         _of_pools(lambda load: load.waits), "pool",
     ),
     Metric(
-        "mercury_store_unavailable_total", "counter", "Calls to which the store did not answer in time, or not at all.",
+        "mercury_store_unavailable_total", "counter", "Calls that the store did not answer in time, or at all.",
         _of_pools(lambda load: load.unavailable), "pool",
     ),
     Metric(
         "mercury_bus_lag_seconds", "histogram",
-        "Time that a probe took through Redis and back, every two seconds. Empty where there is no such bus.",
+        "Round-trip time of a probe through Redis, sent every two seconds. Empty without a Redis bus.",
         lambda seen: seen.chat.nodes.lags,
     ),
     Metric(
         "mercury_holes_total", "counter",
-        "Rooms read again because entries came and those before them did not within 20 ms.",
+        "Gaps: rooms whose log was read because earlier entries did not arrive over the bus within 20 ms.",
         lambda seen: seen.counts.holes,
     ),
     Metric(
-        "mercury_errors_total", "counter", "Errors that clients and callers were told, by code (docs/protocol.md).",
+        "mercury_errors_total", "counter", "Errors sent to clients and API callers, by code (docs/protocol.md).",
         lambda seen: _each(CODES, seen.counts.errors), "code",
     ),
     Metric(
-        "mercury_refused_total", "counter", "What was refused by a limit, by limit (below).",
+        "mercury_refused_total", "counter", "What was refused because of a limit, by limit (below).",
         lambda seen: _each(LIMITS, seen.counts.refused), "limit",
     ),
 )  # fmt: skip

@@ -24,8 +24,8 @@ KEY = "key"  # the name of what --server.api.keys asks for
 REF = "#/components/schemas/{name}"
 
 ABOUT = """\
-What an application's backend asks of Mercury. Answers are {"status":"ok","body":…} or {"status":"error","error":"why in
-words","code":"…"}. Names in paths are percent-encoded UTF-8. Keys and parameters that are not described are refused."""
+The API for an application's backend. Answers are {"status":"ok","body":…} or {"status":"error","error":"reason in
+words","code":"…"}. Names in paths are percent-encoded UTF-8. Unknown keys and parameters are refused."""
 
 
 def document(calls: Sequence[Call] = CALLS) -> dict[str, Any]:

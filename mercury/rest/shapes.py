@@ -1,7 +1,7 @@
-"""What the REST calls take and give, as Structs. They check the input, and /openapi.json is made from them.
+"""The REST calls' parameters, bodies and results, as Structs. They check input, and /openapi.json is made from them.
 
-A Query stands in the URL, Headers in the head, a Body is JSON; keys that are not declared are errors. A Result goes out
-as {"status":"ok","body":…} with its own HTTP status. Times are RFC 3339 in UTC.
+A Query is in the URL, Headers are HTTP headers, a Body is JSON; unknown keys are errors. A Result is sent as
+{"status":"ok","body":…} with its own HTTP status. Times are RFC 3339 in UTC.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Name = Annotated[
         extra_json_schema={"format": "name"},
     ),
 ]
-After = Annotated[str, Meta(max_length=NAME_BYTES, description="only names greater than this, byte for byte")]
-Limit = Annotated[int, Meta(ge=1, le=MANY, description="how many at most")]
-MessageLimit = Annotated[int, Meta(ge=1, le=MANY, description="how many at most; --limits.history-page holds too")]
+After = Annotated[str, Meta(max_length=NAME_BYTES, description="only names after this one, in byte order")]
+Limit = Annotated[int, Meta(ge=1, le=MANY, description="the most to return")]
+MessageLimit = Annotated[int, Meta(ge=1, le=MANY, description="the most to return; --limits.history-page applies too")]
 Names = Annotated[list[Name], Meta(min_length=1, max_length=MANY)]
 Ttl = Annotated[float, Meta(gt=0, le=LONGEST, description="seconds; --token.ttl if left out")]
 Secret = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -40,7 +40,7 @@ Key = Annotated[
         min_length=1,
         max_length=CID_BYTES,
         pattern="^[!-~]+$",
-        description="the message's cid: repeated with the same text it stores nothing and gets the first answer",
+        description="the message's cid: repeated with the same text, it stores nothing and gets the first answer",
     ),
 ]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
@@ -64,14 +64,14 @@ class Body(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class MakeToken(Body):
-    """Whose token, and how long it is to live."""
+    """The member, and how long the token is valid."""
 
     member: Name
     ttl: Ttl | UnsetType = UNSET
 
 
 class TokenMade(Result):
-    """The only time that the token is shown: Mercury keeps no more than a key derived from it."""
+    """The new token. This is the only time it is shown: Mercury stores only a key derived from it."""
 
     http_status = 201
 
@@ -81,7 +81,7 @@ class TokenMade(Result):
 
 
 class Revoke(Body):
-    """One token, or all of a member's: exactly one of the two."""
+    """One token, or a member whose tokens are all revoked. Give exactly one of the two."""
 
     rules = {"oneOf": [{"required": ["token"]}, {"required": ["member"]}]}
 
@@ -90,7 +90,7 @@ class Revoke(Body):
 
 
 class Revoked(Result):
-    """How many tokens there were."""
+    """How many tokens were revoked."""
 
     revoked: int
 
@@ -99,14 +99,14 @@ class Revoked(Result):
 
 
 class NamePage(Query):
-    """A page of something that is listed by name."""
+    """One page of a list that is sorted by name."""
 
     after: After = ""
     limit: Limit = 100
 
 
 class RoomInfo(Result):
-    """A room: its log's last seq, the last seq no longer kept, messages ever stored, members now, when it was made."""
+    """A room: head (last seq), floor (last seq no longer kept), messages ever stored, members now, creation time."""
 
     rid: str
     head: int
@@ -117,33 +117,33 @@ class RoomInfo(Result):
 
 
 class RoomList(Result):
-    """Rooms by name. `more`: ask again with `after` the last one."""
+    """Rooms, sorted by name. `more`: there are more; pass the last name as `after`."""
 
     rooms: list[RoomInfo]
     more: bool
 
 
 class MemberNames(Body):
-    """Members, all of them or none by one entry of the room's log."""
+    """Members. They join or leave together, as one entry of the room's log."""
 
     members: Names
 
 
 class MemberList(Result):
-    """Members by name. `more`: ask again with `after` the last one."""
+    """Members, sorted by name. `more`: there are more; pass the last name as `after`."""
 
     members: list[str]
     more: bool
 
 
 class Joined(Result):
-    """Those who were not in the room yet."""
+    """The members who were not in the room before."""
 
     joined: list[str]
 
 
 class Left(Result):
-    """Those who were in the room."""
+    """The members who were in the room."""
 
     left: list[str]
 
@@ -152,35 +152,37 @@ class Left(Result):
 
 
 class MessagePage(Query):
-    """The last messages below `before`, or the first above `after`, or the newest."""
+    """The last messages before seq `before`, or the first after seq `after`, or the newest."""
 
     before: Annotated[Seq, Meta(description="only messages with a lower seq")] | UnsetType = UNSET
-    after: Annotated[Seq, Meta(description="only messages with a higher seq, the first ones")] | UnsetType = UNSET
+    after: Annotated[Seq, Meta(description="only messages with a higher seq, starting with the lowest")] | UnsetType = (
+        UNSET
+    )
     limit: MessageLimit = 50
 
 
 class MessageList(Result):
-    """Messages, oldest first. `more`: there are further ones in the direction asked for."""
+    """Messages, oldest first. `more`: there are more in the requested direction."""
 
     messages: list[Message]
     more: bool
 
 
 class PostMessage(Body):
-    """What is said, and as whom: without `member` it is said by the system, the application itself."""
+    """The text and its author. Without `member`, the author is the system: the application itself."""
 
     text: str
     member: Name | UnsetType = UNSET
 
 
 class PostHeaders(Headers, rename={"idempotency_key": "Idempotency-Key"}):
-    """Makes it harmless to send a message again when the first answer was lost."""
+    """Makes it safe to repeat a request whose answer was lost."""
 
     idempotency_key: Key | UnsetType = UNSET
 
 
 class Posted(Result):
-    """The message is stored. Its place in the room's log, and its id."""
+    """The message is stored. Its id, and its seq in the room's log."""
 
     http_status = 201
 
@@ -190,7 +192,7 @@ class Posted(Result):
 
 
 class PostedBefore(Posted):
-    """This Idempotency-Key was stored before; these are that message's numbers."""
+    """This Idempotency-Key was used before. The id and seq are the first message's."""
 
     http_status = 200
 
@@ -199,19 +201,21 @@ class PostedBefore(Posted):
 
 
 class RoomStates(Result):
-    """The member's rooms by name: the log's last seq, the member's read mark, how many messages lie above that."""
+    """The member's rooms, sorted by name: head (last seq), read mark, and how many messages are above it."""
 
     rooms: list[RoomState]
 
 
 class Device(Query):
-    """One of the member's devices; all of them if left out."""
+    """One of the member's devices, or all if left out."""
 
-    device: Annotated[str, Meta(max_length=NAME_BYTES, description="only this device's")] | UnsetType = UNSET
+    device: Annotated[str, Meta(max_length=NAME_BYTES, description="only this device's connections")] | UnsetType = (
+        UNSET
+    )
 
 
 class Connection(Struct):
-    """One connection to this node. Where it has several workers, to which: each counts its connections by itself."""
+    """One connection to this node. With several workers, `worker` says which one: each numbers its own connections."""
 
     id: int
     device: str
@@ -233,7 +237,7 @@ class Closed(Result):
     closed: int
 
 
-# The first Mercury's calls
+# The original Mercury's calls
 
 
 class OldToken(Result):
@@ -243,25 +247,25 @@ class OldToken(Result):
 
 
 class OldTokenQuery(Struct):
-    """Whose token."""
+    """The member."""
 
     member: Name
 
 
 class OldAddQuery(Struct):
-    """The room, and the members joined by `-`."""
+    """The room, and its new members, joined by `-`."""
 
     room: Name | UnsetType = UNSET
     member: Annotated[str, Meta(description="names joined by -")] | UnsetType = UNSET
 
 
 class OldAdd(Body):
-    """The same, for names that hold a `-`."""
+    """The same, for names that contain a `-`."""
 
     room: Name
     members: Names
 
 
 def room_info(room: Room) -> RoomInfo:
-    """A room as it is told."""
+    """The room as the API shows it."""
     return RoomInfo(room.rid, room.head, room.floor, room.messages, room.members, rfc3339(room.ctime))

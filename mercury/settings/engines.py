@@ -8,14 +8,14 @@ from msgspec import Meta
 
 from mercury.settings.types import AddressList, CountOrNone, Port, Seconds, Secret, Section
 
-# What TLS to an engine asks for, whichever it is.
+# The TLS settings that every engine has.
 TrustedFile = Annotated[
-    str, Meta(description="With TLS: a file of certificates to trust (PEM). Empty: those that the system trusts.")
+    str, Meta(description="With TLS: a PEM file with the authorities to trust. Empty: those that the system trusts.")
 ]
 ShownFile = Annotated[
-    str, Meta(description="With TLS: a file with a certificate to show the server (PEM), if it asks for one.")
+    str, Meta(description="With TLS: a PEM file with a client certificate, if the server requires one.")
 ]
-ShownKeyFile = Annotated[str, Meta(description="The file with the key of that certificate (PEM), unencrypted.")]
+ShownKeyFile = Annotated[str, Meta(description="A PEM file with the private key of that certificate, unencrypted.")]
 
 
 class Storage(Section, frozen=True):
@@ -25,7 +25,7 @@ class Storage(Section, frozen=True):
         Literal["", "memory", "sqlite", "mysql", "redis"],
         Meta(
             description="The store. Empty: mysql if mysql.host is set, else redis if redis.host is set, else sqlite. "
-            "What is in memory is gone when Mercury stops."
+            "The memory store is empty after every start."
         ),
     ] = ""
 
@@ -34,7 +34,7 @@ class Sqlite(Section, frozen=True):
     """The SQLite store."""
 
     path: Annotated[
-        str, Meta(min_length=1, description="The database file. It and its directory are made if they are missing.")
+        str, Meta(min_length=1, description="The database file. It and its directory are created if they are missing.")
     ] = "var/mercury.sqlite"
 
 
@@ -43,14 +43,21 @@ class Mysql(Section, frozen=True):
 
     host: Annotated[str, Meta(description="The server's name or address. Setting it chooses this store.")] = ""
     port: Annotated[Port, Meta(description="The server's TCP port.")] = 3306
-    user: Annotated[str, Meta(description="Whom to log in as.")] = "root"
+    user: Annotated[str, Meta(description="The user to log in as.")] = "root"
     password: Annotated[Secret, Meta(description="The user's password.")] = Secret("")
-    database: Annotated[str, Meta(min_length=1, description="The database. It is made if it is missing.")] = "mercury"
+    database: Annotated[str, Meta(min_length=1, description="The database. It is created if it is missing.")] = (
+        "mercury"
+    )
     connections: Annotated[
-        int, Meta(ge=4, le=1000, description="Connections to the server: one appends, two write, the others read.")
+        int,
+        Meta(
+            ge=4,
+            le=1000,
+            description="Connections to the server: one stores messages, two do other writes, the rest read.",
+        ),
     ] = 8
     tls: Annotated[
-        bool, Meta(description="Use TLS, and only with a server whose certificate is trusted and is for mysql.host.")
+        bool, Meta(description="Require TLS, with a server certificate that is trusted and valid for mysql.host.")
     ] = False
     tls_ca: TrustedFile = ""
     tls_cert: ShownFile = ""
@@ -59,12 +66,12 @@ class Mysql(Section, frozen=True):
     write_seconds: Annotated[Seconds, Meta(description="How long sending a statement may take.")] = 5.0
     read_seconds: Annotated[
         Annotated[float, Meta(ge=3, le=3600)],
-        Meta(description="How long the server may take to answer. A call that takes longer than all three fails."),
+        Meta(description="How long the server may take to answer. A call fails after the sum of all three."),
     ] = 5.0
 
 
 class Redis(Section, frozen=True):
-    """The Redis store, and what nodes hear of each other by."""
+    """The Redis store, and the bus between nodes."""
 
     host: Annotated[
         str,
@@ -79,50 +86,53 @@ class Redis(Section, frozen=True):
     sentinels: Annotated[
         AddressList,
         Meta(
-            description="Sentinels, in place of redis.host and redis.port: they are asked where the master is, such as "
+            description="Sentinels to ask for the master's address, instead of redis.host and redis.port, such as "
             "10.0.0.1:26379,10.0.0.2:26379."
         ),
     ] = ""
-    service: Annotated[str, Meta(min_length=1, description="The master's name among the sentinels.")] = "mymaster"
+    service: Annotated[str, Meta(min_length=1, description="The master's name in the sentinels' configuration.")] = (
+        "mymaster"
+    )
     tls: Annotated[
         bool,
         Meta(
-            description="Use TLS with the server and the sentinels, and only with those whose certificate is trusted "
-            "and is for redis.host, or for what the sentinels name."
+            description="Require TLS with the server and the sentinels, with certificates that are trusted and valid "
+            "for redis.host, or for the names that the sentinels give."
         ),
     ] = False
     tls_ca: TrustedFile = ""
     tls_cert: ShownFile = ""
     tls_key: ShownKeyFile = ""
     connect_seconds: Annotated[
-        Seconds, Meta(description="How long each step of connecting may take: reaching it, TLS, logging in.")
+        Seconds, Meta(description="How long each step of connecting may take: TCP, TLS, login.")
     ] = 3.0
     command_seconds: Annotated[
         Seconds,
-        Meta(description="How long Redis may take to answer. Then it is unavailable, and connected to anew."),
+        Meta(
+            description="How long Redis may take to answer. After that, calls are unavailable and Mercury reconnects."
+        ),
     ] = 5.0
 
 
 class Retention(Section, frozen=True):
-    """How much of it the Redis store keeps, in memory."""
+    """How much the Redis store keeps in memory."""
 
     entries: Annotated[
         CountOrNone,
         Meta(
-            description="Entries kept of each room's log, and up to a hundred more. 0: all. Clients that had not "
-            "received what is no longer kept start afresh."
+            description="How many entries of each room's log are kept, sometimes up to 100 more. 0: all. Clients "
+            "that had not received a deleted entry get a reset of the room."
         ),
     ] = 0
 
 
 class Crypto(Section, frozen=True):
-    """Encryption of what is stored."""
+    """Encryption at rest."""
 
     keys: Annotated[
         str,
         Meta(
-            description="The file with the keys that message texts are encrypted with in the store, made by "
-            "`mercury-keys new FILE`: the first key encrypts, all decrypt. Empty: texts are stored in clear. "
-            "docs/encryption.md says more."
+            description="The key file for message texts in the store, made by `mercury-keys new FILE`. The first key "
+            "encrypts, all of them decrypt. Empty: texts are stored unencrypted. See docs/encryption.md."
         ),
     ] = ""

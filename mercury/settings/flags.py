@@ -33,15 +33,15 @@ from mercury.settings.types import ConfigError
 
 FILE_VARIABLE = variable(CONFIG_FILE)
 FILE_HELP = (
-    f"The file with the settings: TOML, YAML or JSON, by its ending. Default: ${FILE_VARIABLE}, else "
-    f"./{DEFAULT_FILE} if it is there."
+    f"The settings file: TOML, YAML or JSON, by its extension. Default: ${FILE_VARIABLE}, else "
+    f"./{DEFAULT_FILE} if it exists."
 )
 
 #: The flags that are no settings, with what they do.
 GENERAL = [
     ("-c, --config=, --config.file=", FILE_HELP),
-    ("--version", "Display Mercury's version and exit."),
-    ("--help", "Display this help and exit."),
+    ("--version", "Show Mercury's version and exit."),
+    ("--help", "Show this help and exit."),
 ]
 
 
@@ -81,7 +81,7 @@ class Options(usage.Options):
     def parseArgs(self, *args: str) -> None:
         """There are none; what is left over may be a secret, so it is not repeated."""
         if args:
-            raise usage.UsageError("there is a word that belongs to no flag; a flag and its value are --name=value")
+            raise usage.UsageError("unexpected argument: write flags as --name=value")
 
     def postOptions(self) -> None:
         """Read the file and the environment too."""
@@ -99,7 +99,7 @@ class Options(usage.Options):
         return load(self.flags, os.environ)[0]
 
     def opt_version(self) -> None:
-        """Display Mercury's version and exit."""
+        """Show Mercury's version and exit."""
         print("Mercury", __version__)
         sys.exit(0)
 
@@ -142,5 +142,5 @@ def _explained(error: usage.UsageError) -> str:
     cause = error.__context__
     if isinstance(cause, getopt.GetoptError) and cause.msg.endswith("not recognized"):
         dashes = "--" if len(cause.opt) > 1 else "-"
-        return f"there is no flag {dashes}{cause.opt}{nearest(cause.opt, [*SETTINGS, CONFIG_FILE], '--')}"
+        return f"unknown flag {dashes}{cause.opt}{nearest(cause.opt, [*SETTINGS, CONFIG_FILE], '--')}"
     return str(error)

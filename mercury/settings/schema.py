@@ -37,74 +37,77 @@ class Tls(Section, frozen=True):
 
     cert: Annotated[
         str,
-        Meta(description="A file with the certificate and those that lead up to its authority (PEM). Empty: no TLS."),
+        Meta(description="A PEM file with the certificate, then its intermediate certificates. Empty: no TLS."),
     ] = ""
-    key: Annotated[str, Meta(description="The file with its key (PEM), unencrypted.")] = ""
+    key: Annotated[str, Meta(description="A PEM file with the certificate's private key, unencrypted.")] = ""
 
 
 class Api(Section, frozen=True):
-    """The REST API, for the application's backend."""
+    """The REST API, for your application's backend."""
 
-    address: Annotated[NetworkList, LIVE, Meta(description="Who may call the REST API.")] = "127.0.0.1/32"
-    port: Annotated[ListeningPort, Meta(description="The REST API's TCP port. 0 takes any free one.")] = 6009
+    address: Annotated[NetworkList, LIVE, Meta(description="The networks that may call the REST API.")] = "127.0.0.1/32"
+    port: Annotated[ListeningPort, Meta(description="The REST API's TCP port. 0: any free port.")] = 6009
     endpoint: Annotated[
         str,
         Meta(
-            description="A Twisted endpoint in place of the port, such as haproxy:tcp:6009, unix:/run/mercury/api "
-            "or haproxy:systemd:domain=INET:index=0. A socket that systemd passes for the port is taken without it."
+            description="A Twisted endpoint to use instead of the port, such as haproxy:tcp:6009, "
+            "unix:/run/mercury/api or haproxy:systemd:domain=INET:index=0. Not needed for a socket that systemd "
+            "passes for the port."
         ),
     ] = ""
     proxies: Annotated[
         NetworkList,
         LIVE,
         Meta(
-            description="With a haproxy: endpoint: who may tell the REST API, by the PROXY protocol, whom they serve."
+            description="With a haproxy: endpoint: the proxies whose PROXY header (the client's address) is accepted."
         ),
     ] = "127.0.0.1/32,::1/128"
     keys: Annotated[
         ApiKeyList,
         LIVE,
         Meta(
-            description="Who may call the REST API, beside being on its list: the keys, of which callers have to show "
-            "one, each as the NAME:HASH that `mercury-keys api new NAME` prints. Empty: no key is asked for."
+            description="API keys, each as the NAME:HASH that `mercury-keys api new NAME` prints. Callers must send "
+            "one of them and also be on the address list. Empty: no key is required."
         ),
     ] = ""
-    connections: Annotated[CountOrNone, LIVE, Meta(description="Connections at a time. 0: no limit.")] = 1000
+    connections: Annotated[CountOrNone, LIVE, Meta(description="Maximum number of connections. 0: no limit.")] = 1000
     tls: Tls = field(default_factory=Tls)
 
 
 class Ws(Section, frozen=True):
-    """The WebSocket server, for the clients."""
+    """The WebSocket server, for your users' clients."""
 
-    address: Annotated[NetworkList, LIVE, Meta(description="Who may connect by WebSocket.")] = "0.0.0.0/0"
-    port: Annotated[ListeningPort, Meta(description="The WebSocket server's TCP port. 0 takes any free one.")] = 6010
+    address: Annotated[NetworkList, LIVE, Meta(description="The networks that may connect by WebSocket.")] = "0.0.0.0/0"
+    port: Annotated[ListeningPort, Meta(description="The WebSocket server's TCP port. 0: any free port.")] = 6010
     endpoint: Annotated[
         str,
-        Meta(description="A Twisted endpoint in place of the port, as for the REST API."),
+        Meta(description="A Twisted endpoint to use instead of the port, as for the REST API."),
     ] = ""
     proxies: Annotated[
         NetworkList,
         LIVE,
-        Meta(description="With a haproxy: endpoint: who may tell it, by the PROXY protocol, whom they serve."),
+        Meta(
+            description="With a haproxy: endpoint: the proxies whose PROXY header (the client's address) is accepted."
+        ),
     ] = "127.0.0.1/32,::1/128"
     origins: Annotated[
         OriginList,
         LIVE,
         Meta(
-            description="The web pages whose scripts may connect: origins separated by commas, with * for any part, "
-            "such as https://chat.example,https://*.example.org. Programs that send no Origin are not concerned."
+            description="The web origins whose pages may connect, separated by commas, with * as a wildcard, such as "
+            "https://chat.example,https://*.example.org. Clients that send no Origin header are always let in."
         ),
     ] = "*"
     compression: Annotated[
         bool,
         LIVE,
-        Meta(description="Compress each message (permessage-deflate). Costs memory and time for each connection."),
+        Meta(description="Compress messages (permessage-deflate). Costs memory and CPU time for each connection."),
     ] = False
     tls: Tls = field(default_factory=Tls)
 
 
 class Server(Section, frozen=True):
-    """What Mercury listens on."""
+    """The ports that Mercury listens on."""
 
     api: Api = field(default_factory=Api)
     ws: Ws = field(default_factory=Ws)
@@ -118,58 +121,66 @@ class Wamp(Section, frozen=True):
         MethodList,
         LIVE,
         Meta(
-            description="How clients log in: ticket, wampcra or both, separated by a comma. With wampcra the token is "
-            "not sent; but whoever can read the store can log in by it with what is kept of tokens."
+            description="How clients may log in: ticket, wampcra or both, separated by a comma. wampcra does not send "
+            "the token, but anyone who can read the store can log in with the keys kept there for it."
         ),
     ] = "ticket,wampcra"
 
 
 class Gotalk(Section, frozen=True):
-    """goTalk's door: accounts, friends and direct messages over plain HTTP."""
+    """The goTalk API: accounts, friends and direct messages over plain HTTP."""
 
-    enabled: Annotated[bool, Meta(description="Open this door.")] = False
-    address: Annotated[NetworkList, LIVE, Meta(description="Who may connect to it.")] = "0.0.0.0/0"
-    port: Annotated[ListeningPort, Meta(description="Its TCP port. 0 takes any free one.")] = 9000
+    enabled: Annotated[bool, Meta(description="Serve the goTalk API and its pages.")] = False
+    address: Annotated[NetworkList, LIVE, Meta(description="The networks that may connect to it.")] = "0.0.0.0/0"
+    port: Annotated[ListeningPort, Meta(description="Its TCP port. 0: any free port.")] = 9000
     endpoint: Annotated[
         str,
-        Meta(description="A Twisted endpoint in place of the port, as for the REST API."),
+        Meta(description="A Twisted endpoint to use instead of the port, as for the REST API."),
     ] = ""
     proxies: Annotated[
         NetworkList,
         LIVE,
-        Meta(description="With a haproxy: endpoint: who may tell it, by the PROXY protocol, whom they serve."),
+        Meta(
+            description="With a haproxy: endpoint: the proxies whose PROXY header (the client's address) is accepted."
+        ),
     ] = "127.0.0.1/32,::1/128"
     secure: Annotated[
         bool,
         LIVE,
         Meta(
-            description="Cookies are for https:// only. For a proxy that speaks TLS to the browsers; an ssl: endpoint "
-            "needs no telling."
+            description="Mark cookies as https:// only. Set it when a proxy does TLS for the browsers; with an ssl: "
+            "endpoint this is automatic."
         ),
     ] = False
-    connections: Annotated[CountOrNone, LIVE, Meta(description="Connections at a time. 0: no limit.")] = 10_000
+    connections: Annotated[CountOrNone, LIVE, Meta(description="Maximum number of connections. 0: no limit.")] = 10_000
     connections_per_address: Annotated[
-        CountOrNone, LIVE, Meta(description="Connections at a time from one address. 0: no limit.")
+        CountOrNone, LIVE, Meta(description="Maximum number of connections from one address. 0: no limit.")
     ] = 0
     registration: Annotated[
         Literal["open", "invite", "closed"],
         LIVE,
-        Meta(description="Who may make an account: everybody, those who know gotalk.invite, or nobody."),
+        Meta(
+            description="Who may register: anyone (open), anyone who knows gotalk.invite (invite), or no one (closed)."
+        ),
     ] = "open"
-    invite: Annotated[Secret, LIVE, Meta(description="What the invited give as the field invite.")] = Secret("")
+    invite: Annotated[Secret, LIVE, Meta(description="The invitation code that people send in the field invite.")] = (
+        Secret("")
+    )
     password_least: Annotated[
         int,
         LIVE,
-        Meta(ge=1, le=256, description="The fewest characters of a new password. Longer than 1,024 bytes is none."),
+        Meta(
+            ge=1, le=256, description="The minimum length of a new password, in characters. The maximum is 1,024 bytes."
+        ),
     ] = 8
-    friends: Annotated[Count, LIVE, Meta(description="Friends that one person may have.")] = 1000
+    friends: Annotated[Count, LIVE, Meta(description="Maximum number of friends of one user.")] = 1000
     logins_per_minute: Annotated[
         CountOrNone,
         LIVE,
-        Meta(description="Wrong passwords a minute, for one name and from one address. 0: any number."),
+        Meta(description="Wrong passwords per minute, for one name and from one address. 0: no limit."),
     ] = 10
     registrations_per_minute: Annotated[
-        CountOrNone, LIVE, Meta(description="Tries to register a minute from one address. 0: any number.")
+        CountOrNone, LIVE, Meta(description="Registration attempts per minute from one address. 0: no limit.")
     ] = 10
     tls: Tls = field(default_factory=Tls)
 
@@ -181,18 +192,18 @@ class Drain(Section, frozen=True):
         SecondsOrNone,
         LIVE,
         Meta(
-            description="How long closing the clients' connections may take, a few at a time, so that they do not all "
-            "come back at once: 200 a second, or faster if there are too many for that."
+            description="How long a stop may take to close the clients' connections. They are closed a few at a time, "
+            "200 a second (faster if there are too many for that), so that clients do not all reconnect at once."
         ),
     ] = 5.0
 
 
 class Log(Section, frozen=True):
-    """The log: one line an event."""
+    """The log: one line per event."""
 
-    format: Annotated[Literal["json", "logfmt"], LIVE, Meta(description="How a line is written.")] = "json"
+    format: Annotated[Literal["json", "logfmt"], LIVE, Meta(description="The format of a line.")] = "json"
     level: Annotated[
-        Literal["debug", "info", "warn", "error"], LIVE, Meta(description="The least important events that are logged.")
+        Literal["debug", "info", "warn", "error"], LIVE, Meta(description="The lowest level that is logged.")
     ] = "info"
 
 
@@ -202,7 +213,11 @@ class Token(Section, frozen=True):
     ttl: Annotated[
         int,
         LIVE,
-        Meta(ge=1, le=3_155_760_000, description="How long a token is valid, in seconds, if nothing else is asked."),
+        Meta(
+            ge=1,
+            le=3_155_760_000,
+            description="How long a token is valid, in seconds, unless the call that makes it says otherwise.",
+        ),
     ] = 86400
 
 
@@ -214,8 +229,8 @@ class Config(Section, frozen=True):
         Meta(
             ge=1,
             le=256,
-            description="How many processes serve, each on a core of its own, as one service on the same ports. More "
-            "than one need a store that nodes can share: Redis, or MySQL and Redis. docs/scaling.md says more.",
+            description="How many processes serve the same ports as one service, each on its own core. More than one "
+            "needs a store that nodes can share: Redis, or MySQL with Redis. See docs/scaling.md.",
         ),
     ] = 1
     server: Server = field(default_factory=Server)
@@ -237,7 +252,7 @@ def check(config: Config) -> None:
     """Whether the settings go together, as far as each alone does not show that. ConfigError if they do not."""
     kind = storage_type(config)
     if config.workers > 1 and not has_bus(config):
-        lacks = "has no Redis to join workers" if kind == "mysql" else "cannot be shared by workers"
+        lacks = "has no Redis to connect the workers" if kind == "mysql" else "cannot be shared by workers"
         need = "redis.host" if kind == "mysql" else "redis.host, or mysql.host and redis.host"
         raise ConfigError(f"workers is {config.workers}, but the store, {kind}, {lacks}: set {need}, or workers to 1")
     sections: dict[str, Api | Ws | Gotalk] = {
@@ -247,7 +262,7 @@ def check(config: Config) -> None:
     }
     for name, listener in sections.items():
         if bool(listener.tls.cert) != bool(listener.tls.key):
-            raise ConfigError(f"{name}.tls.cert and {name}.tls.key go together: give both or none")
+            raise ConfigError(f"{name}.tls.cert and {name}.tls.key belong together: set both or neither")
     if config.gotalk.registration == "invite" and not config.gotalk.invite.value:
         raise ConfigError("gotalk.registration is invite, but gotalk.invite is not set")
 
@@ -255,7 +270,7 @@ def check(config: Config) -> None:
 def storage_type(config: Config) -> Literal["memory", "sqlite", "mysql", "redis"]:
     """The store that was chosen, by name or by a host. ConfigError if it needs a host and has none."""
     hosts = {"mysql": config.mysql.host, "redis": config.redis.host or config.redis.sentinels}
-    if not hosts.get(config.storage.type, "is not asked for"):
+    if not hosts.get(config.storage.type, "not selected"):
         raise ConfigError(f"storage.type is {config.storage.type}, but {config.storage.type}.host is not set")
     if config.storage.type:
         return config.storage.type

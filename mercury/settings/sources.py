@@ -79,7 +79,7 @@ class Setting:
     def description(self) -> str:
         """What it means, in a sentence or two."""
         if self.twin:
-            return f"A file with {self.twin} in it, which then shows in no settings and no list of processes."
+            return f"A file that holds {self.twin}, to keep it out of the settings file and the process list."
         return str(_constraint(self.declared, "description"))
 
     @property
@@ -190,7 +190,7 @@ def _from_environ(environ: Mapping[str, str]) -> tuple[Given, list[str]]:
         if name in known
     }
     unknown = (name for name in ours if name not in known)
-    return given, [f"{name} is in the environment but is no setting{nearest(name, known)}" for name in unknown]
+    return given, [f"{name} is set in the environment but is not a setting{nearest(name, known)}" for name in unknown]
 
 
 def _from_file(file: Path) -> Given:
@@ -200,9 +200,9 @@ def _from_file(file: Path) -> Given:
     for key, value in _flat(_parse(file), "", file):
         path = OLD_KEYS.get(key, key)
         if path not in SETTINGS:
-            raise ConfigError(f"{file}: there is no setting {key}{nearest(key, [*SETTINGS, *SECTIONS])}")
+            raise ConfigError(f"{file}: unknown setting {key}{nearest(key, [*SETTINGS, *SECTIONS])}")
         if path in given:
-            raise ConfigError(f"{file}: {path} is given twice, as {keys[path]} and as {key}; keep one")
+            raise ConfigError(f"{file}: {path} is given twice, as {keys[path]} and as {key}; keep only one")
         keys[path] = key
         given[path] = (_checked(SETTINGS[path], value, f"{file}: {key}", strict=True), f"{file}: {key}")
     return given
@@ -211,7 +211,7 @@ def _from_file(file: Path) -> Given:
 def _parse(file: Path) -> Any:
     """A file's content, by its ending."""
     if file.suffix not in PARSERS:
-        raise ConfigError(f"{file}: the name of a settings file ends in .toml, .yaml, .yml or .json, after its format")
+        raise ConfigError(f"{file}: a settings file must end in .toml, .yaml, .yml or .json")
     text = _read(file)
     try:
         return PARSERS[file.suffix](text)
@@ -228,8 +228,8 @@ def _flat(table: Any, prefix: str, file: Path) -> Iterator[tuple[str, Any]]:
     if table is None:
         return
     if not isinstance(table, dict):
-        what = f"{prefix[:-1]} is a section" if prefix else "a settings file holds sections"
-        raise ConfigError(f"{file}: {what} with settings in it, not a value")
+        what = f"{prefix[:-1]} must be a section" if prefix else "a settings file must hold sections"
+        raise ConfigError(f"{file}: {what} with settings in it, not a single value")
     for key, value in table.items():
         path = f"{prefix}{key}"
         if path in SECTIONS:
@@ -245,11 +245,11 @@ def _checked(setting: Setting, raw: Any, where: str, *, strict: bool) -> Any:
         value = msgspec.convert(raw, declared, strict=strict)
     except msgspec.ValidationError:
         quotes = " (put it in quotes)" if declared is str else ""
-        raise ConfigError(f"{where}: {_shown(setting, raw)} is wrong: give {setting.allowed}{quotes}") from None
+        raise ConfigError(f"{where}: {_shown(setting, raw)} is not valid: give {setting.allowed}{quotes}") from None
     try:
         setting.extra.get("check", str)(value)
     except ValueError as error:
-        raise ConfigError(f"{where}: {_shown(setting, raw)} is wrong: {error}") from None
+        raise ConfigError(f"{where}: {_shown(setting, raw)} is not valid: {error}") from None
     return Secret(value) if setting.kind is Secret else value
 
 
@@ -267,7 +267,7 @@ def _one_of_twins(source: Given, given: Given) -> None:
         if setting.twin is None or not {setting.twin, setting.path} & source.keys():
             continue
         if source.get(setting.path, ("", ""))[0] and source.get(setting.twin, (Secret(""), ""))[0].value:
-            raise ConfigError(f"{source[setting.path][1]}: {setting.twin} is given too; keep one of the two")
+            raise ConfigError(f"{source[setting.path][1]}: {setting.twin} is given too; keep only one of the two")
         given.pop(setting.twin, None)
         given.pop(setting.path, None)
 

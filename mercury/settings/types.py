@@ -59,7 +59,7 @@ def _network(text: str) -> Network:
     except ValueError:
         raise ValueError("give IPv4 or IPv6 networks separated by commas, such as 10.0.0.0/8,::1/128") from None
     address = ip_address(text.partition("/")[0])
-    raise ValueError(f"{text} is no network: write {meant} for all of it, or {address} for that one address")
+    raise ValueError(f"{text} is not a network: write {meant} for the whole network, or {address} for one address")
 
 
 @lru_cache(maxsize=16)
@@ -67,7 +67,7 @@ def origins(text: str) -> tuple[str, ...]:
     """The origins of a list such as `https://chat.example,https://*.example.org`. ValueError if wrong."""
     found = tuple(part.strip() for part in text.split(","))
     if not all(part == "*" or "://" in part for part in found):
-        raise ValueError("give * for any, or origins separated by commas, such as https://chat.example")
+        raise ValueError("give * for any origin, or origins separated by commas, such as https://chat.example")
     return found
 
 

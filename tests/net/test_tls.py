@@ -208,7 +208,7 @@ def test_a_renewed_certificate_is_served_after_sighup_and_a_broken_one_never(nod
         assert old.recv(1000).startswith(b"HTTP/1.1 200")  # who was connected stays so
     node.cert.write_text("no certificate")
     node.process.send_signal(signal.SIGHUP)
-    node.until("nothing is reloaded, all stays as it was")
+    node.until("the reload failed and nothing has changed")
     assert node.serial("server.api") == renewed
     assert re.search(r"server\.api\.tls: \S+own\.pem and \S+own\.key are no certificate", node.out.read_text())
     node.issue()
@@ -229,7 +229,7 @@ def test_what_cannot_be_a_certificate_is_named_at_the_start(tmp_path: Path) -> N
     authority = Authority(tmp_path / "authority.pem")
     cert, key = authority.issue(tmp_path / "own", "127.0.0.1")
     _, other = authority.issue(tmp_path / "other", "127.0.0.1")
-    assert "go together" in refused(tmp_path, f"--server.ws.tls.cert={cert}")
+    assert "belong together" in refused(tmp_path, f"--server.ws.tls.cert={cert}")
     assert "nowhere.pem: No such file" in refused(
         tmp_path, f"--server.ws.tls.cert={tmp_path}/nowhere.pem", f"--server.ws.tls.key={key}"
     )

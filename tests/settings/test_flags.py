@@ -77,19 +77,19 @@ def test_warnings_are_kept_for_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERCURY_PORT_9", "tcp://10.0.0.1:9")
     options = Options()
     options.parseOptions([])
-    assert [line for line in options.warnings if line.startswith("MERCURY_PORT_9 is in the environment")]
+    assert [line for line in options.warnings if line.startswith("MERCURY_PORT_9 is set in the environment")]
 
 
 MISTAKES = [
-    (["--reids.password=x"], "there is no flag --reids.password; did you mean --redis.password?"),
-    (["--limits.framebytes=1"], "there is no flag --limits.framebytes; did you mean --limits.frame-bytes?"),
-    (["--zzzzzz"], "there is no flag --zzzzzz"),
-    (["-x"], "there is no flag -x"),
+    (["--reids.password=x"], "unknown flag --reids.password; did you mean --redis.password?"),
+    (["--limits.framebytes=1"], "unknown flag --limits.framebytes; did you mean --limits.frame-bytes?"),
+    (["--zzzzzz"], "unknown flag --zzzzzz"),
+    (["-x"], "unknown flag -x"),
     (["--server.ws.port"], "option --server.ws.port requires argument"),
-    (["--server.ws.port=x"], "--server.ws.port: 'x' is wrong: give a whole number from 0 to 65535"),
+    (["--server.ws.port=x"], "--server.ws.port: 'x' is not valid: give a whole number from 0 to 65535"),
     (
         ["--server.ws.compression", "false"],
-        "there is a word that belongs to no flag; a flag and its value are --name=value",
+        "unexpected argument: write flags as --name=value",
     ),
     (["--config=no.toml"], "no.toml cannot be read: No such file or directory"),
 ]

@@ -128,7 +128,7 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
 
 def test_an_overridden_value_is_checked_too() -> None:
     file = file_with("[server.ws]\nport = 'x'\n")
-    assert wrong({**file, "server.ws.port": "3"}).startswith("my.toml: server.ws.port: 'x' is wrong")
+    assert wrong({**file, "server.ws.port": "3"}).startswith("my.toml: server.ws.port: 'x' is not valid")
 
 
 def values(setting: Setting) -> st.SearchStrategy[Any]:
@@ -230,10 +230,10 @@ def test_a_named_file_must_be_there_and_readable() -> None:
         ("a.yml", f"mysql:\n  password: *{CANARY}", "a.yml is not valid YML: line 2, column 13"),
         ("a.yaml", f"mysql: [{CANARY}\n", "a.yaml is not valid YAML: line 2, column 1"),
         ("a.json", "[" * 100_000, "a.json is not valid JSON"),
-        ("a.ini", "", "a.ini: the name of a settings file ends in .toml, .yaml, .yml or .json, after its format"),
-        ("a.json", "[]", "a.json: a settings file holds sections with settings in it, not a value"),
-        ("a.json", '{"log": 1}', "a.json: log is a section with settings in it, not a value"),
-        ("a.toml", "[server]\nws = 1", "a.toml: server.ws is a section with settings in it, not a value"),
+        ("a.ini", "", "a.ini: a settings file must end in .toml, .yaml, .yml or .json"),
+        ("a.json", "[]", "a.json: a settings file must hold sections with settings in it, not a single value"),
+        ("a.json", '{"log": 1}', "a.json: log must be a section with settings in it, not a single value"),
+        ("a.toml", "[server]\nws = 1", "a.toml: server.ws must be a section with settings in it, not a single value"),
     ],
 )
 def test_a_file_that_cannot_be_understood(name: str, text: str, line: str) -> None:
@@ -290,23 +290,31 @@ def test_the_first_mercurys_file_is_understood() -> None:
             '{"log.level": "info", "log": {"level": "info"}}',
             "log.level is given twice, as log.level and as log",
         ),
-        ("a.toml", "[server.ws]\nprot = 1", "there is no setting server.ws.prot; did you mean server.ws.port?"),
-        ("a.toml", "[server]\nwsprt = 1", "there is no setting server.wsprt; did you mean server.ws.port?"),
-        ("a.toml", "[reids]\npassword = 'x'", "there is no setting reids; did you mean redis?"),
-        ("a.yaml", "1: 2", "there is no setting 1"),
-        ("a.toml", '"zzz\\nzzz" = 1', "there is no setting zzz\\nzzz"),
-        ("a.toml", "[server.ws]\nport = 'x'", "server.ws.port: 'x' is wrong: give a whole number from 0 to 65535"),
-        ("a.toml", "[server.ws]\nport = 6010.0", "server.ws.port: 6010.0 is wrong: give a whole number from 0 to"),
-        ("a.toml", "[server]\nwsPort = 65536", "server.wsPort: 65536 is wrong: give a whole number from 0 to 65535"),
-        ("a.toml", "[server.ws]\ncompression = 1", "server.ws.compression: 1 is wrong: give true or false"),
-        ("a.toml", "[mysql]\nuser = 7", "mysql.user: 7 is wrong: give text"),
-        ("a.toml", "[mysql]\npassword = 12345", "mysql.password: this value is wrong: give text (put it in quotes)"),
+        ("a.toml", "[server.ws]\nprot = 1", "unknown setting server.ws.prot; did you mean server.ws.port?"),
+        ("a.toml", "[server]\nwsprt = 1", "unknown setting server.wsprt; did you mean server.ws.port?"),
+        ("a.toml", "[reids]\npassword = 'x'", "unknown setting reids; did you mean redis?"),
+        ("a.yaml", "1: 2", "unknown setting 1"),
+        ("a.toml", '"zzz\\nzzz" = 1', "unknown setting zzz\\nzzz"),
+        ("a.toml", "[server.ws]\nport = 'x'", "server.ws.port: 'x' is not valid: give a whole number from 0 to 65535"),
+        ("a.toml", "[server.ws]\nport = 6010.0", "server.ws.port: 6010.0 is not valid: give a whole number from 0 to"),
+        (
+            "a.toml",
+            "[server]\nwsPort = 65536",
+            "server.wsPort: 65536 is not valid: give a whole number from 0 to 65535",
+        ),
+        ("a.toml", "[server.ws]\ncompression = 1", "server.ws.compression: 1 is not valid: give true or false"),
+        ("a.toml", "[mysql]\nuser = 7", "mysql.user: 7 is not valid: give text"),
+        (
+            "a.toml",
+            "[mysql]\npassword = 12345",
+            "mysql.password: this value is not valid: give text (put it in quotes)",
+        ),
         (
             "a.toml",
             "[limits]\nping-seconds = nan",
-            "limits.ping-seconds: nan is wrong: give a number from 0 to 3600",
+            "limits.ping-seconds: nan is not valid: give a number from 0 to 3600",
         ),
-        ("a.toml", "[mysql]\nhost = {a = 1}", "mysql.host: this value is wrong: give text"),
+        ("a.toml", "[mysql]\nhost = {a = 1}", "mysql.host: this value is not valid: give text"),
     ],
 )
 def test_a_mistake_in_a_file(name: str, text: str, line: str) -> None:
@@ -319,39 +327,39 @@ def test_a_mistake_in_a_file(name: str, text: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "line"),
     [
-        ("server.ws.port", "x", "'x' is wrong: give a whole number from 0 to 65535"),
-        ("server.ws.port", "", "'' is wrong: give a whole number from 0 to 65535"),
-        ("mysql.port", "0", "'0' is wrong: give a whole number from 1 to 65535"),
-        ("token.ttl", "0", "'0' is wrong: give a whole number from 1 to 3155760000"),
-        ("limits.drain-seconds", "0", "'0' is wrong: give a number above 0 and up to 3600"),
-        ("limits.messages-per-second", "-1", "'-1' is wrong: give a number from 0 to 1000000"),
-        ("log.level", "loud", "'loud' is wrong: give one of debug, info, warn, error"),
-        ("storage.type", "oracle", "'oracle' is wrong: give one of \"\" (empty), memory, sqlite, mysql, redis"),
-        ("sqlite.path", "", "'' is wrong: give text that is not empty"),
-        ("server.ws.compression", "yes", "'yes' is wrong: give true or false"),
-        ("log.level", "x" * 1000, f"'{'x' * 75} ... is wrong: give one of debug, info, warn, error"),
-        ("log.level", "a\nb", "'a\\nb' is wrong: give one of debug, info, warn, error"),
+        ("server.ws.port", "x", "'x' is not valid: give a whole number from 0 to 65535"),
+        ("server.ws.port", "", "'' is not valid: give a whole number from 0 to 65535"),
+        ("mysql.port", "0", "'0' is not valid: give a whole number from 1 to 65535"),
+        ("token.ttl", "0", "'0' is not valid: give a whole number from 1 to 3155760000"),
+        ("limits.drain-seconds", "0", "'0' is not valid: give a number above 0 and up to 3600"),
+        ("limits.messages-per-second", "-1", "'-1' is not valid: give a number from 0 to 1000000"),
+        ("log.level", "loud", "'loud' is not valid: give one of debug, info, warn, error"),
+        ("storage.type", "oracle", "'oracle' is not valid: give one of \"\" (empty), memory, sqlite, mysql, redis"),
+        ("sqlite.path", "", "'' is not valid: give text that is not empty"),
+        ("server.ws.compression", "yes", "'yes' is not valid: give true or false"),
+        ("log.level", "x" * 1000, f"'{'x' * 75} ... is not valid: give one of debug, info, warn, error"),
+        ("log.level", "a\nb", "'a\\nb' is not valid: give one of debug, info, warn, error"),
         (
             "server.api.address",
             "::1, 10.0.0.1/8",
-            "'::1, 10.0.0.1/8' is wrong: 10.0.0.1/8 is no network: "
-            "write 10.0.0.0/8 for all of it, or 10.0.0.1 for that one address",
+            "'::1, 10.0.0.1/8' is not valid: 10.0.0.1/8 is not a network: "
+            "write 10.0.0.0/8 for the whole network, or 10.0.0.1 for one address",
         ),
         (
             "server.ws.address",
             "localhost",
-            "'localhost' is wrong: give IPv4 or IPv6 networks separated by commas, such as 10.0.0.0/8,::1/128",
+            "'localhost' is not valid: give IPv4 or IPv6 networks separated by commas, such as 10.0.0.0/8,::1/128",
         ),
         (
             "server.ws.origins",
             "*,chat.example",
-            "'*,chat.example' is wrong: "
-            "give * for any, or origins separated by commas, such as https://chat.example",
+            "'*,chat.example' is not valid: "
+            "give * for any origin, or origins separated by commas, such as https://chat.example",
         ),
         (
             "redis.sentinels",
             "10.0.0.1",
-            "'10.0.0.1' is wrong: "
+            "'10.0.0.1' is not valid: "
             "give hosts with their ports separated by commas, such as 10.0.0.1:26379,10.0.0.2:26379",
         ),
     ],
@@ -388,8 +396,8 @@ def test_unknown_variables_are_warnings_since_platforms_add_some() -> None:
     config, warnings = load({}, environ)
     assert config == Config()
     assert warnings == [
-        "MERCURY_SERVER_WS_PROT is in the environment but is no setting; did you mean MERCURY_SERVER_WS_PORT?",
-        "MERCURY_SERVICE_HOST is in the environment but is no setting; did you mean MERCURY_REDIS_HOST?",
+        "MERCURY_SERVER_WS_PROT is set in the environment but is not a setting; did you mean MERCURY_SERVER_WS_PORT?",
+        "MERCURY_SERVICE_HOST is set in the environment but is not a setting; did you mean MERCURY_REDIS_HOST?",
     ]
 
 
@@ -413,9 +421,9 @@ def test_a_secrets_file_must_be_readable() -> None:
 
 def test_a_source_gives_a_secret_or_its_file() -> None:
     line = wrong({"mysql.password": CANARY, "mysql.password-file": "pw"})
-    assert line == "--mysql.password-file: mysql.password is given too; keep one of the two"
+    assert line == "--mysql.password-file: mysql.password is given too; keep only one of the two"
     line = wrong(MERCURY_REDIS_PASSWORD=CANARY, MERCURY_REDIS_PASSWORD_FILE="pw")
-    assert line == "MERCURY_REDIS_PASSWORD_FILE: redis.password is given too; keep one of the two"
+    assert line == "MERCURY_REDIS_PASSWORD_FILE: redis.password is given too; keep only one of the two"
 
 
 def test_a_later_source_replaces_a_secret_however_it_was_given() -> None:

@@ -252,7 +252,7 @@ def test_settings_that_contradict_each_other_are_named() -> None:
     for name, section in (("mysql", engines.Mysql), ("redis", engines.Redis)):
         with pytest.raises(ConfigError, match=f"{name}.tls-ca is set, but {name}.tls is not"):
             engine_tls(name, section(tls_ca="ca.pem"))
-        with pytest.raises(ConfigError, match=f"{name}.tls-cert and {name}.tls-key go together"):
+        with pytest.raises(ConfigError, match=f"{name}.tls-cert and {name}.tls-key belong together"):
             engine_tls(name, section(tls=True, tls_key="key.pem"))
 
 

@@ -285,7 +285,7 @@ def test_a_reload_is_over_when_all_have_reloaded_or_are_gone(scene: Scene) -> No
     scene.flags["drain.seconds"] = "-7"
     with capturedLogs() as events:
         scene.service._reload()
-    assert "nothing is reloaded" in events[0]["log_format"]
+    assert "the reload failed" in events[0]["log_format"]
     assert len(scene.of(1)[0].told) == 1
 
 

@@ -81,7 +81,7 @@ def lines(server: Several) -> list[dict[str, Any]]:
             "the store, memory, cannot be shared by workers: set redis.host, or mysql.host and",
         ),
         ([], "workers is 2, but the store, sqlite, cannot be shared by workers: set redis.host"),
-        (["--mysql.host=127.0.0.1"], "the store, mysql, has no Redis to join workers: set redis.host, or workers to 1"),
+        (["--mysql.host=127.0.0.1"], "the store, mysql, has no Redis to connect the workers: set redis.host, or workers to 1"),
     ],
 )
 def test_a_store_that_cannot_be_shared_is_refused_with_the_way_out(
@@ -186,13 +186,13 @@ async def test_a_reload_is_for_all_or_none(tmp_path: Path, redis: RedisEngine) -
         assert await limits() == {"error"}
         settings.write_text("[limits]\ntext-bytes = -1\n")
         server.processes[-1].signal("HUP")
-        await until(lambda: done("nothing is reloaded"), "the mistake in the log")
+        await until(lambda: done("the reload failed"), "the mistake in the log")
         assert await limits() == {"error"}
         settings.write_text("[limits]\ntext-bytes = 200\n")
         server.processes[-1].signal("HUP")
         await until(lambda: len(done("reloaded; changed: limits.text-bytes")) == 2, "two reloads")
         assert await limits() == {"ok"}
-        assert len(done("nothing is reloaded")) == 1
+        assert len(done("the reload failed")) == 1
 
 
 @ensureDeferred
