@@ -21,7 +21,7 @@ from mercury.stores.sqlite import sql as sqlite_sql
 
 @dataclass
 class Call:
-    """What came of one call: an example of each statement, by the name that mercury/stores/*_sql.py has for it, and
+    """What came of one call: an example of each statement, by the name that mercury/stores/*/sql.py has for it, and
     how much they read in all. For Redis: its commands, and how many they were."""
 
     statements: dict[str, str]

@@ -1,5 +1,5 @@
 """What `twistd mercury` runs: a node (mercury/node/build.py), or with `--workers` one that supervises some
-(workers.py).
+(mercury/workers/supervisor.py).
 
 Each imports its parts when it is chosen: who supervises needs hardly any.
 """

@@ -1,8 +1,9 @@
 """The bus of a node on MySQL without Redis: it carries nothing, but sees whether there is a second node.
 
 Each such node keeps a lease in the database: a row that says who it is, where it runs, and until when the row holds, by
-the database's clock. It is renewed every few seconds. While another node's row holds, this bus is down, as ports.py has
-it: the rooms' heads are looked at once a second, so messages come late but all of them, and signals do not come.
+the database's clock. It is renewed every few seconds. While another node's row holds, this bus is down, as
+interfaces.py has it: the rooms' heads are looked at once a second, so messages come late but all of them, and signals
+do not come.
 
 A row that is renewed between two looks is a living node's, and a warning is logged. One that stays as it is was left
 by a node that was killed, most often this one before a restart; it is over soon, and not worth a word.

@@ -1,6 +1,6 @@
 """The journal: the only way into a room's log.
 
-Drafts are appended in batches (batches.py), one transaction each. When a batch is committed, each sender gets its
+Drafts are appended in batches (group_commit.py), one transaction each. When a batch is committed, each sender gets its
 answer and then all that was stored goes to the hub, in commit order; nothing is told to anybody before (G1, G2).
 Answers and deliveries of one batch leave through the outbox together: one write a connection.
 """

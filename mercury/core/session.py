@@ -4,7 +4,7 @@ Commands are taken in the order in which they come. Sends go into the journal on
 each other's commits; anything else waits until the sends before it are answered, and is answered before what follows it
 begins. When too much is waiting, the connection is not read until there is room again, so TCP holds the client back.
 
-What the session delivers, and when, is the hub's and the catching up's matter (live.py, catchup.py). The session keeps
+What the session delivers, and when, is the hub's and the catching up's matter (delivery/). The session keeps
 two clocks: the barrier, by which delivery is proved, and the heartbeat, by which dead peers are found.
 """
 

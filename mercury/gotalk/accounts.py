@@ -1,6 +1,6 @@
 """People with a name and a password: registering, logging in and out, and who is friends with whom.
 
-A session is an ordinary token of the member `gotalk:<id>` (tokens.py), so whoever is logged in can also connect by
+A session is an ordinary token of the member `gotalk:<id>` (core/tokens.py), so whoever is logged in can also connect by
 WebSocket with it, it expires, and it can be revoked from anywhere. Nothing here ever gives away a password or a hash.
 """
 

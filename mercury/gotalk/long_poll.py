@@ -2,7 +2,7 @@
 
 An Ear is among the hub's listeners for as long as one logged-in person polls, and a few seconds longer, so that the
 next poll need not begin anew; it counts as a connection of theirs, and they are online as long. It is told of messages
-but not what they say: whoever is woken looks into the store (handover.py), so nothing is ever lost here.
+but not what they say: whoever is woken looks into the store (sync.py), so nothing is ever lost here.
 """
 
 from __future__ import annotations

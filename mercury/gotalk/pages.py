@@ -1,4 +1,4 @@
-"""goTalk's pages at their old addresses, and the files that they are made of: gotalk_pages/, read once, at the start.
+"""goTalk's pages at their old addresses, and the files that they are made of: static/, read once, at the start.
 
 The pages are the same for everybody and hold nothing of anybody: what a person sees is fetched by their scripts. The
 scripts may do nothing but that. Whatever they show is text, never markup: Trusted Types see to it as well.

@@ -5,7 +5,7 @@ endpoint `haproxy:…`, which reads the PROXY header) the peer must be a listed 
 gives must be on the list; until that is known, the protocol behind the filter does not even exist. What anybody else
 says about addresses, in a PROXY or X-Forwarded-For header, is nowhere believed.
 
-The protocol behind the filter has the transport as Twisted made it: writing.py needs that. Only what the transport
+The protocol behind the filter has the transport as Twisted made it: direct_write.py needs that. Only what the transport
 tells the protocol passes through here, so that a connection is counted from its beginning to its end.
 """
 

@@ -1,4 +1,4 @@
-"""The REST calls described for others, from the declarations that also route and check them (calls.py).
+"""The REST calls described for others, from the declarations that also route and check them (declare.py).
 
 document() is /openapi.json (OpenAPI 3.1, whose schemas are JSON Schema 2020-12). mercury/reference/rest.py makes the
 table in docs/rest.md of the same.

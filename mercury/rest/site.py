@@ -1,4 +1,4 @@
-"""REST by Klein: the way from an HTTP request to a call (rest_calls.py) and back.
+"""REST by Klein: the way from an HTTP request to a call (calls.py) and back.
 
 Importing Klein installs the reactor, so it is imported when a site is made.
 """

@@ -1,6 +1,6 @@
 """Every setting of Mercury, declared once: its name, type, range, default and meaning.
 
-From these Structs, and those in mercury/settings/limits.py and config_stores.py, come the checks and the reading
+From these Structs, and those in mercury/settings/limits.py and engines.py, come the checks and the reading
 (mercury/settings/sources.py), the flags and `--help` (mercury/settings/flags.py), and etc/mercury.toml with the table
 in docs/configuration.md (mercury/reference/settings.py). A Struct is a section and its docstring the section's
 heading; a field is a setting. Outside, `Ws.frame_bytes` would be spelt `frame-bytes`.

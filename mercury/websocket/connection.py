@@ -1,8 +1,8 @@
 """WebSocket by Autobahn: the factory, its options and the protocol class, apart from what is done with a message.
 
-Autobahn does the handshake, parses and checks what comes in, and closes. What goes out is framed by wires (frames.py)
-and written through (writing.py). A Door decides who comes in and takes the messages: chat.py has the one for chat; the
-conformance suite puts an echo behind exactly this factory.
+Autobahn does the handshake, parses and checks what comes in, and closes. What goes out is framed by encoders
+(framing.py) and written through (mercury/net/direct_write.py). A Door decides who comes in and takes the messages:
+admission.py has the one for chat; the conformance suite puts an echo behind exactly this factory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Whom a connection is from: what a stranger says about that changes nothing, what a listed proxy says counts.
 
 For everything that goes by addresses: the lists, the limits of connections, goTalk's throttles, the log, what REST
-tells about connections. A whole node, over TCP; what the filter alone does with PROXY headers is in test_filtering.py.
+tells about connections. A whole node, over TCP; what the filter alone does with PROXY headers is in
+test_address_filter.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a server has to survive: members of all protocols talk in bursts, links break, and the server is killed.
 
-The same scenario runs against Mercury as it is (test_promises_kill.py) and against Mercury broken on purpose
+The same scenario runs against Mercury as it is (test_kill.py) and against Mercury broken on purpose
 (test_checker.py); what comes out is a record for the checker.
 """
 

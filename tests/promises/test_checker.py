@@ -1,5 +1,5 @@
 """The checker catches what it is for: first in small records with one thing wrong, then in what Mercury does when it is
-broken on purpose (promises/broken.py) and killed as in test_promises_kill.py.
+broken on purpose (promises/broken.py) and killed as in test_kill.py.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def on(*kinds: str) -> pytest.MarkDecorator:
 def test_no_statement_goes_through_a_table_or_sorts(watched: Watched) -> None:
     database, statements = watched.engine.database, watched.statements()
     assert statements.keys() >= {"TOKEN", "PLACES", "HEADS", "READ", "NEWEST_FIRST", "OLDEST_FIRST", "MEMBERS"}
-    assert [name for name in statements if not name.isupper()] == []  # all are from mercury/stores/*_sql.py
+    assert [name for name in statements if not name.isupper()] == []  # all are from mercury/stores/*/sql.py
     complaints = {name: database.complaints(statement) for name, statement in statements.items()}
     assert {name: found for name, found in complaints.items() if found} == {}
 

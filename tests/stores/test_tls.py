@@ -1,5 +1,5 @@
 """TLS to MySQL and Redis: a server with a right certificate is used; any other is refused with a line that says why,
-and is used as soon as its certificate is right. test_engine_tls_bytes.py is about what it is sent before.
+and is used as soon as its certificate is right. test_tls_bytes.py is about what it is sent before.
 """
 
 from __future__ import annotations

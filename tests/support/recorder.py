@@ -1,7 +1,7 @@
 """The record: what clients asked for, what came of it, and what they saw, in the order in which it happened.
 
-Clients (clients.py) write it, the checker (checker.py) reads it; neither knows the server. Texts of messages are
-different from each other, so a text says which Ask it belongs to.
+Clients (recording_clients.py) write it, the checker (checker.py) reads it; neither knows the server. Texts of messages
+are different from each other, so a text says which Ask it belongs to.
 """
 
 from __future__ import annotations

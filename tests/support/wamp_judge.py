@@ -1,4 +1,4 @@
-"""Judges what WAMP clients say that they saw (wamp_people.py) by what the server has."""
+"""Judges what WAMP clients say that they saw (wamp_programs.py) by what the server has."""
 
 from __future__ import annotations
 

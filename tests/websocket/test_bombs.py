@@ -195,7 +195,8 @@ def test_frames_that_are_too_much(node: Running, friends: Friends, name: str) ->
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_wamp_messages_that_are_none(node: Running, friends: Friends, name: str) -> None:
-    """CBOR and MessagePack with huge lengths, depth and references among them; test_wamp_broken.py looks closer."""
+    """CBOR and MessagePack with huge lengths, depth and references among them; tests/wamp/test_broken.py looks
+    closer."""
     for payload in ATTACKS[name]:
         peer = node.upgraded(name, "eve")
         assert told(peer, payload, first=0x81 if name.endswith("json") else 0x82) in (

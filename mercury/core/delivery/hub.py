@@ -1,8 +1,8 @@
 """The hub: which sessions are here, which rooms they listen to, and the delivery of committed entries to them.
 
-deliver() takes entries as they were committed. Each room compares their seq with its head (live.py); live sessions get
-the batch's frames, encoded once a wire and joined, through the outbox. A room that is new here, or that may have missed
-something, is cold: its head is looked up in the store, and whoever is behind it reads the log (catchup.py).
+deliver() takes entries as they were committed. Each room compares their seq with its head (listeners.py); live sessions
+get the batch's frames, encoded once a wire and joined, through the outbox. A room that is new here, or that may have
+missed something, is cold: its head is looked up in the store, and whoever is behind it reads the log (catch_up.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REVOKED = 100_000  # revocations that are remembered
 
 
 class Others(Protocol):
-    """What the hub asks of, and tells to, this node's side of the bus (nodes.py)."""
+    """What the hub asks of, and tells to, this node's side of the bus (cluster.py)."""
 
     def committed(self, entries: Sequence[Entry]) -> None:
         """This node has stored entries, of each room in the order of seq."""

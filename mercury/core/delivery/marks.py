@@ -2,7 +2,7 @@
 
 Cursors are gathered and written twice a second at most: losing the last half second to a crash only means that some
 messages are delivered again to a client that cannot say what it has. Read marks are promises, so they are committed
-before they are answered, in groups (batches.py).
+before they are answered, in groups (group_commit.py).
 """
 
 from __future__ import annotations

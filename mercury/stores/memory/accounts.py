@@ -1,4 +1,4 @@
-"""IAccounts in memory, but for what was handed over to devices: that is kept with their cursors, in memory.py."""
+"""IAccounts in memory, but for what was handed over to devices: that is kept with their cursors, in store.py."""
 
 from __future__ import annotations
 

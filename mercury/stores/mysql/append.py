@@ -1,7 +1,7 @@
 """IStore.append on MySQL: lock the rooms, load what the drafts concern, let a Batch decide, store what has changed.
 
 Two round trips for a batch, one that locks and loads, one that stores and commits; or a single one, if the rooms are
-as this node has left them (mysql_known.py). After each the thread has to wait until the reactor lets go of Python's
+as this node has left them (known.py). After each the thread has to wait until the reactor lets go of Python's
 lock, so they cost more than most statements in them. The rooms are locked in the order of their names, so batches of
 any number of nodes that share rooms wait for each other and do not deadlock; and what a batch adds to a room becomes
 visible before the next batch can add to it.
@@ -49,7 +49,7 @@ _members = json.Decoder(tuple[str, ...])
 
 
 def entry_of(keys: Keys, rid: str, row: Sequence[Any]) -> Entry:
-    """A row of mysql_sql.ENTRY."""
+    """A row of sql.ENTRY."""
     seq, id, kind, ctime, mid, text, cid, members = row
     said, lost = keys.read(rid, seq, text)
     return Entry(

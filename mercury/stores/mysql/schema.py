@@ -91,7 +91,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
         ) ENGINE = InnoDB""",
     ),
     (
-        # Who uses this database without a bus (bus_mysql.py).
+        # Who uses this database without a bus (mercury/bus/mysql.py).
         """CREATE TABLE IF NOT EXISTS lease (
             node VARBINARY(64) NOT NULL PRIMARY KEY,
             host VARBINARY(255) NOT NULL,

@@ -1,7 +1,7 @@
 """The store for when one machine is not enough: MySQL 8 or MariaDB 10.6 and later, for any number of nodes.
 
 Every decision is made by the database under its own locks; what a node remembers of its rooms is a guess, which the
-database checks (mysql_known.py). One connection appends, so that a node's batches are stored in the order in which they
+database checks (known.py). One connection appends, so that a node's batches are stored in the order in which they
 were asked for; others write marks and tokens, and others read. Each has its thread, in which the functions below run.
 """
 

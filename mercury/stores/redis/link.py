@@ -3,7 +3,7 @@
 txredisapi speaks the protocol. Its pools are not used: they stop reconnecting for good after a failed AUTH or SELECT,
 and let commands wait for ever while Redis is away. A Link logs in by itself on every connection, bounds each command's
 time, and turns every failure into a MercuryError. Behind Sentinel it asks for the master before it connects. With TLS
-a server, or a sentinel, has to prove itself before it is sent anything (engine_tls.py).
+a server, or a sentinel, has to prove itself before it is sent anything (stores/tls.py).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class RedisStore(RedisAccounts):
 
     `rooms_per_member`: how many rooms a member may be in; `keep`: how many entries of a room are kept, and a few more;
     both 0 for any number. `channel`: a room's new entries are published by the script that stores them, on the channel
-    of that name and the room's, in the name of the bus's `node`; bus_redis.py listens there. None: nobody is told.
+    of that name and the room's, in the name of the bus's `node`; bus/redis.py listens there. None: nobody is told.
     `keys`: what texts are sealed with.
 
     Cancelling a Deferred gives up the answer; what was asked is done nevertheless.

@@ -100,7 +100,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
         ) WITHOUT ROWID""",
     ),
     (
-        # See sqlite_log.py. The entries are copied, for `prev` to come before the text: what comes after a long text
+        # See room_log.py. The entries are copied, for `prev` to come before the text: what comes after a long text
         # is far from the row's beginning.
         "ALTER TABLE entry RENAME TO entry_before",
         "UPDATE sqlite_sequence SET name = 'entry' WHERE name = 'entry_before'",

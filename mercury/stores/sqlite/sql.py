@@ -1,4 +1,4 @@
-"""The SQL of the SQLite store and how rows go into it, but for reading logs (sqlite_log.py) and what is about accounts.
+"""The SQL of the SQLite store and how rows go into it, but for reading logs (room_log.py) and what is about accounts.
 
 A SELECT here answers with one row, mostly of one value: JSON of the shape of a Struct of mercury/domain/model.py.
 Many values go in as JSON arrays, ?1 mostly, which json_each() makes a table of; CROSS JOIN keeps that table the outer

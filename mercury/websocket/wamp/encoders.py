@@ -31,7 +31,7 @@ class WampEncoders:
         return self.answers.frame(self.packer.pack(message))
 
     def _in_room(self, kinds: frozenset[str]) -> IFrameEncoder:
-        """The wire of a session with subscriptions of these kinds (wamp_topics.py) to a room."""
+        """The wire of a session with subscriptions of these kinds (topics.py) to a room."""
         return CombinedEncoder(self.packer.name, [self._of(kind) for kind in sorted(kinds)])
 
     def _of(self, kind: str) -> FrameEncoder:

@@ -1,6 +1,6 @@
 """`wamp.2.json`, `wamp.2.msgpack` and `wamp.2.cbor`: what Autobahn's clients speak (https://wamp-proto.org).
 
-Messages are Autobahn's classes, which check what came in; wamp_bytes.py turns bytes into their values and back. Here
+Messages are Autobahn's classes, which check what came in; serialization.py turns bytes into their values and back. Here
 stands what they mean. A client's CALL or PUBLISH becomes one of commands.py; answers become RESULT,
 PUBLISHED or ERROR, and what a room has to say becomes EVENTs. docs/autobahn-js.md is for those who write clients.
 Sections named below are those of the specification.

@@ -118,7 +118,7 @@ local function decider(ctime, limit)
   return self
 end
 
--- The new entries go to whoever listens on the room's channel: as bus_redis.py packs them, `chunk` bytes at a time.
+-- The new entries go to whoever listens on the room's channel: as bus/redis.py packs them, `chunk` bytes at a time.
 -- `node`: who stores them, and needs not be told.
 local function publish(channel, node, packed, chunk)
   local parts, size = {}, 0
