@@ -81,7 +81,10 @@ def lines(server: Several) -> list[dict[str, Any]]:
             "the store, memory, cannot be shared by workers: set redis.host, or mysql.host and",
         ),
         ([], "workers is 2, but the store, sqlite, cannot be shared by workers: set redis.host"),
-        (["--mysql.host=127.0.0.1"], "the store, mysql, has no Redis to connect the workers: set redis.host, or workers to 1"),
+        (
+            ["--mysql.host=127.0.0.1"],
+            "the store, mysql, has no Redis to connect the workers: set redis.host, or workers to 1",
+        ),
     ],
 )
 def test_a_store_that_cannot_be_shared_is_refused_with_the_way_out(
