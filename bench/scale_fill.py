@@ -25,7 +25,7 @@ from mercury.domain.model import Cursor, Draft, Token
 from mercury.errors import MercuryError
 from mercury.interfaces import IStore
 from mercury.node.build import make_store
-from mercury.settings.flags import Options
+from mercury.settings.flags import Flags
 from mercury.settings.schema import Config
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ def pieces(things: Iterable[T], most: int) -> Iterator[Sequence[T]]:
 
 def settings_of(flags: Sequence[str]) -> Config:
     """The settings that Mercury's flags make."""
-    options = Options()
+    options = Flags()
     options.parseOptions(flags)
     return options.config
 

@@ -19,7 +19,6 @@ from twisted.internet.task import react
 from mercury.cli import common
 from mercury.errors import MercuryError
 from mercury.node import build
-from mercury.settings.flags import Options
 from mercury.settings.schema import Config, storage_type
 from mercury.settings.types import ConfigError
 
@@ -38,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words in (["--help"], ["-h"]):
         print(_usage())
     elif words[:1] == ["backup"] and len(words) > 1 and not words[1].startswith("-"):
-        backup(common.options_of("mercury-admin backup", words[2:]), Path(words[1]))
+        backup(common.config_of("mercury-admin backup", words[2:]), Path(words[1]))
     elif words[:1] == ["restore"]:
-        react(restore, (common.options_of("mercury-admin restore", words[1:]),))
+        react(restore, (common.config_of("mercury-admin restore", words[1:]),))
     else:
         print(_usage(), file=sys.stderr)
         sys.exit(2)
@@ -50,35 +49,35 @@ def _usage() -> str:
     return f"usage: {common.usage('mercury-admin', COMMANDS, MORE)}".rstrip()
 
 
-def backup(options: Options, target: Path) -> None:
+def backup(config: Config, target: Path) -> None:
     """Copy a SQLite store, and say so. Raises SystemExit if that fails."""
     from mercury.stores.sqlite.backup import back_up
 
     try:
-        kind, path = storage_type(options.config), options.config.sqlite.path
+        kind, path = storage_type(config), config.sqlite.path
         if kind != "sqlite":
             raise ConfigError(f"the store is {kind}, not sqlite; docs/stores.md says how that is backed up")
         size = back_up(path, target)
     except ConfigError as error:
-        common.say("mercury-admin backup", str(error))
+        common.report("mercury-admin backup", str(error))
         sys.exit(2)
     except MercuryError as error:
-        common.say("mercury-admin backup", error.reason)
+        common.report("mercury-admin backup", error.reason)
         sys.exit(1)
     print(f"{target} holds what the database {path} held just now: {size:,} bytes, and it passed SQLite's check")
 
 
-async def restore(reactor: Any, options: Options) -> None:
+async def restore(reactor: Any, config: Config) -> None:
     """Have the store begin anew, if nobody uses it, and say so. Raises SystemExit if that fails."""
-    common.begin(reactor)
+    common.prepare(reactor)
     try:
-        for line in await _restore(reactor, options.config):
+        for line in await _restore(reactor, config):
             print(line)
     except ConfigError as error:
-        common.say("mercury-admin restore", str(error))
+        common.report("mercury-admin restore", str(error))
         raise SystemExit(2) from None
     except MercuryError as error:
-        common.say("mercury-admin restore", error.reason)
+        common.report("mercury-admin restore", error.reason)
         raise SystemExit(1) from None
 
 
@@ -90,7 +89,7 @@ async def _restore(reactor: Any, config: Config) -> list[str]:
     if kind == "sqlite" and not os.path.exists(config.sqlite.path):  # noqa: ASYNC240 - nobody waits for us
         raise ConfigError(f"the database {config.sqlite.path} is not there: put the backup in its place first")
     store = build.make_store(config)
-    await _see_that_nobody_is_there(reactor, config)
+    await _check_unused(reactor, config)
     await store.open()
     try:
         before = store.epoch
@@ -105,7 +104,7 @@ async def _restore(reactor: Any, config: Config) -> list[str]:
     ]
 
 
-async def _see_that_nobody_is_there(reactor: Any, config: Config) -> None:
+async def _check_unused(reactor: Any, config: Config) -> None:
     """MercuryError if a node uses the store. Of SQLite that is seen by opening it: there is a lock."""
     kind = storage_type(config)
     if kind == "mysql":

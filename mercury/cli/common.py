@@ -1,5 +1,7 @@
-"""What the commands beside the server, mercury-keys and mercury-admin, have in common: how they tell what they do, and
-how they take the server's settings and work on its store."""
+"""What mercury-admin and mercury-keys share: their help, the server's settings, and how they report.
+
+Both are commands beside the server that work on its store.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +15,44 @@ from twisted.python.usage import UsageError
 from zope.interface import provider
 
 from mercury.node import build
-from mercury.settings.flags import Options
+from mercury.settings.flags import Flags
+from mercury.settings.schema import Config
 
 
 def usage(name: str, commands: Mapping[str, str], more: str) -> str:
     """How a command is called, and what each of its own commands does."""
     calls = "\n       ".join(f"{name} {call}" for call in commands)
     indent = " " * 8
-    told = (
+    entries = (
         f"{call}\n{textwrap.fill(meaning, 110, initial_indent=indent, subsequent_indent=indent)}"
         for call, meaning in commands.items()
     )
-    return "\n\n".join([calls, *told, more]) + "\n"
+    return "\n\n".join([calls, *entries, more]) + "\n"
 
 
-def options_of(command: str, flags: Sequence[str]) -> Options:
+def config_of(command: str, words: Sequence[str]) -> Config:
     """The settings, as `mercury` with these flags has them. Raises SystemExit if they are wrong."""
-    options = Options()
+    flags = Flags()
     try:
-        options.parseOptions(flags)
+        flags.parseOptions(words)
     except UsageError as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        report(command, str(error))
         sys.exit(2)
-    return options
+    return flags.config
 
 
-def begin(reactor: Any) -> None:
-    """What the server does first, but that of its log only warnings and errors are shown."""
-    globalLogBeginner.beginLoggingTo([_show], redirectStandardIO=False)
+def prepare(reactor: Any) -> None:
+    """Prepare the process as the server does; of the log, show warnings and errors only."""
+    globalLogBeginner.beginLoggingTo([_print_event], redirectStandardIO=False)
     build.prepare_process(reactor)
 
 
-def say(command: str, line: str) -> None:
+def report(command: str, line: str) -> None:
     """To standard error, at once."""
     print(f"{command}: {line}", file=sys.stderr, flush=True)
 
 
 @provider(ILogObserver)
-def _show(event: LogEvent) -> None:
+def _print_event(event: LogEvent) -> None:
     if event["log_level"] >= LogLevel.warn:
         print(eventAsText(event, includeTimestamp=False, includeSystem=False), file=sys.stderr, flush=True)

@@ -33,8 +33,7 @@ from mercury.interfaces import IStore
 from mercury.node import build
 from mercury.rest import api_keys
 from mercury.settings import types
-from mercury.settings.flags import Options
-from mercury.settings.schema import storage_type
+from mercury.settings.schema import Config, storage_type
 from mercury.settings.types import ConfigError
 from mercury.stores.sealing import KEY_BYTES, KeyFileError, parse_keys, read_text
 
@@ -48,15 +47,15 @@ COMMANDS: Final = {
 MORE: Final = "docs/encryption.md says more, and docs/rest.md of the API's keys."
 
 PAGE: Final = 500  # rooms that are asked for at once
-SHARE: Final = 1.0  # of the time that the last step took, to leave to others before the next one
-TELL_EVERY: Final = 1.0  # seconds between lines that say how far it is
+SHARE: Final = 1.0  # how long to pause after a step, as a share of the time that it took
+REPORT_EVERY: Final = 1.0  # seconds between lines that say how far it is
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run it; raises SystemExit with its exit code: 0 if all is well, 1 if not, 2 if it was called wrongly."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["rewrite"]:
-        react(rewrite, (common.options_of("mercury-keys rewrite", words[1:]),))
+        react(rewrite, (common.config_of("mercury-keys rewrite", words[1:]),))
     if words[:2] == ["api", "new"] and len(words) == 3:
         print(new_api_key(words[2]))
         return
@@ -145,10 +144,9 @@ def _replace(path: Path, text: str) -> None:
 # rewrite
 
 
-async def rewrite(reactor: Any, options: Options) -> None:
-    """Seal the whole store anew beside the nodes that use it, and say how it goes. Raises SystemExit."""
-    common.begin(reactor)
-    config = options.config
+async def rewrite(reactor: Any, config: Config) -> None:
+    """Encrypt the whole store again while nodes use it, and report progress. Raises SystemExit."""
+    common.prepare(reactor)
     try:
         if not config.crypto.keys:
             raise ConfigError("--crypto.keys is not set, so there is nothing to encrypt with")
@@ -156,7 +154,7 @@ async def rewrite(reactor: Any, options: Options) -> None:
             raise ConfigError("what is in memory (storage.type) is in the node's own; nothing is kept of it")
         store = build.make_store(config, beside=True)
     except ConfigError as error:
-        _say(str(error))
+        _report(str(error))
         raise SystemExit(2) from None
     work = Rewriting(reactor, store)
     running = Deferred.fromCoroutine(work.run())
@@ -170,55 +168,55 @@ async def rewrite(reactor: Any, options: Options) -> None:
     try:
         code = await running
     except CancelledError:
-        _say(f"interrupted. {work.told()}. Run it again: what is done is done")
+        _report(f"interrupted. {work.progress()}. Run it again: what is done is done")
         code = 1
     ended.callback(None)
     raise SystemExit(code)
 
 
 class Rewriting:
-    """One run over all rooms. The time that each step takes is left to others after it."""
+    """One run over all rooms. After each step it pauses for as long as that took, to leave the store to the nodes."""
 
     def __init__(self, reactor: Any, store: IStore) -> None:
         self._reactor = reactor
         self._store = store
-        self._of = self._rooms = self._looked = self._sealed = self._lost = 0
-        self._step_began = self._said = 0.0
+        self._total = self._rooms = self._read = self._sealed = self._lost = 0
+        self._step_started = self._reported = 0.0
 
     async def run(self) -> int:
         """The exit code."""
         try:
             await self._store.open()
         except MercuryError as error:
-            _say(error.reason)
+            _report(error.reason)
             return 1
         try:
             await self._all_rooms()
         except MercuryError as error:
-            _say(f"{error.reason}. {self.told()}. Run it again: what is done is done")
+            _report(f"{error.reason}. {self.progress()}. Run it again: what is done is done")
             return 1
         finally:
             await self._store.close()
         if self._lost:
-            _say("What cannot be read is left as it is. The lines above name the keys: with them, run it again")
+            _report("What cannot be read is left as it is. The lines above name the keys: with them, run it again")
             return 1
-        _say("All is encrypted with the first key. What copies and backups hold, and what was deleted, is as before")
+        _report("All is encrypted with the first key. What copies and backups hold, and what was deleted, is as before")
         return 0
 
-    def told(self) -> str:
+    def progress(self) -> str:
         """How far it is."""
         return (
-            f"rooms {self._rooms:,} of {self._of:,}; messages {self._looked:,}, of them encrypted anew "
+            f"rooms {self._rooms:,} of {self._total:,}; messages {self._read:,}, of them encrypted anew "
             f"{self._sealed:,}, cannot be read {self._lost:,}"
         )
 
     async def _all_rooms(self) -> None:
-        self._of = len([rid async for rid in self._names()])
+        self._total = len([rid async for rid in self._names()])
         async for rid in self._names():
-            self._step_began = time.monotonic()
-            await self._store.reseal(rid, self._did)
+            self._step_started = time.monotonic()
+            await self._store.reseal(rid, self._step_done)
             self._rooms += 1
-        _say(self.told())
+        _report(self.progress())
 
     async def _names(self) -> AsyncIterator[str]:
         after = ""
@@ -227,19 +225,19 @@ class Rewriting:
                 yield room.rid
             after = rooms[-1].rid
 
-    def _did(self, step: Resealed) -> Deferred[None]:
-        self._looked += step.looked
+    def _step_done(self, step: Resealed) -> Deferred[None]:
+        self._read += step.looked
         self._sealed += step.sealed
         self._lost += step.lost
         now = time.monotonic()
-        if now > self._said + TELL_EVERY:
-            self._said = now
-            _say(self.told())
-        took = now - self._step_began
-        return deferLater(self._reactor, SHARE * took).addCallback(self._next_begins)
+        if now > self._reported + REPORT_EVERY:
+            self._reported = now
+            _report(self.progress())
+        took = now - self._step_started
+        return deferLater(self._reactor, SHARE * took).addCallback(self._start_step)
 
-    def _next_begins(self, _: object) -> None:
-        self._step_began = time.monotonic()
+    def _start_step(self, _: object) -> None:
+        self._step_started = time.monotonic()
 
 
-_say = partial(common.say, "mercury-keys")
+_report = partial(common.report, "mercury-keys")

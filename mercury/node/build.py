@@ -45,7 +45,7 @@ from mercury.rest.metrics import Metrics
 from mercury.rest.readiness import Readiness
 from mercury.rest.site import make_site
 from mercury.settings.engines import Mysql, Redis
-from mercury.settings.flags import Options
+from mercury.settings.flags import Flags
 from mercury.settings.schema import Api, Config, Gotalk, Ws, has_bus, storage_type
 from mercury.settings.types import ConfigError, addresses, networks
 from mercury.stores.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
@@ -234,7 +234,7 @@ def make_gotalk(
     return AddressFilter(under_tls(site, certificate), rules, clock, chat.hub.counts)
 
 
-def make_node(options: Options) -> IService:
+def make_node(options: Flags) -> IService:
     """The node that mercury/tap.py has twistd run. Wrong settings end the process with one line."""
     from twisted.internet import reactor as installed
 

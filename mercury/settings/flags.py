@@ -1,7 +1,7 @@
-"""The flags of `mercury`, made from the schema in mercury/settings/schema.py.
+"""The flags of `mercury`: one for each setting in mercury/settings/schema.py, and how they are parsed.
 
-After parsing, `options.config` holds the settings of all sources and `options.warnings` what the log should be told;
-`options.flags` has what was given as flags; `options.read_again()` is for a reload.
+Every command that needs the server's settings takes these flags: `mercury` itself (mercury/tap.py), mercury-admin and
+mercury-keys (mercury/cli/). Files and the environment are read at the same time, by mercury/settings/sources.py.
 """
 
 from __future__ import annotations
@@ -45,8 +45,12 @@ GENERAL = [
 ]
 
 
-class Options(usage.Options):
-    """A flag for each setting. A wrong one, or a wrong value in any source, is a UsageError of one line."""
+class Flags(usage.Options):
+    """A parser with a flag for each setting. A wrong flag, or a wrong value in any source, is a UsageError of one line.
+
+    After parseOptions(), `config` holds the settings of all sources and `warnings` what the log should say; `given` has
+    the flags that were given, by the settings' paths.
+    """
 
     optParameters: ClassVar[list[list[str | None]]] = [  # noqa: N815 - Twisted's name
         [CONFIG_FILE, "c", None, FILE_HELP],
@@ -54,7 +58,7 @@ class Options(usage.Options):
     ]
 
     config: Config
-    flags: dict[str, str]
+    given: dict[str, str]
     warnings: list[str]
 
     def __init__(self) -> None:
@@ -63,20 +67,12 @@ class Options(usage.Options):
         self.synonyms["config"] = CONFIG_FILE
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Read the flags, then all other sources.
-
-        Under twistd a mistake ends the process here, with its one line: twistd would print all of the help above it.
-        """
+        """Read the flags, then all other sources."""
+        words = [_explicit(flag) for flag in (sys.argv[1:] if options is None else options)]
         try:
-            given = [_explicit(flag) for flag in (sys.argv[1:] if options is None else options)]
-            super().parseOptions(given)  # type: ignore[no-untyped-call]
+            super().parseOptions(words)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
-            line = _explained(error)
-        else:
-            return
-        if self.parent is None:
-            raise usage.UsageError(line)
-        sys.exit(f"mercury: {line}")
+            raise usage.UsageError(_explained(error)) from None
 
     def parseArgs(self, *args: str) -> None:
         """There are none; what is left over may be a secret, so it is not repeated."""
@@ -85,27 +81,23 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the file and the environment too."""
-        self.flags = {path: text for path, text in self.items() if text is not None}
+        self.given = {path: text for path, text in self.items() if text is not None}
         try:
-            self.config, self.warnings = load(self.flags, os.environ)
+            self.config, self.warnings = load(self.given, os.environ)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
-        if file := settings_file(self.flags, os.environ):  # the same one later, also from another directory
-            self.flags[CONFIG_FILE] = str(file.absolute())
+        if file := settings_file(self.given, os.environ):  # the same one later, also from another directory
+            self.given[CONFIG_FILE] = str(file.absolute())
 
     def read_again(self) -> Config:
         """The settings as the same sources give them now. ConfigError at the first thing that is wrong; a file that was
         read and is not there any more is such a thing."""
-        return load(self.flags, os.environ)[0]
+        return load(self.given, os.environ)[0]
 
     def opt_version(self) -> None:
         """Show Mercury's version and exit."""
         print("Mercury", __version__)
         sys.exit(0)
-
-    def getSynopsis(self) -> str:
-        """How it is called. twistd's would name twistd's flags as well, which are given before the word `mercury`."""
-        return "Usage: mercury [options]"
 
     def getUsage(self, width: int | None = None) -> str:
         """The help: flags in sections, with their defaults."""

@@ -32,7 +32,7 @@ from mercury.node.process import (
 )
 from mercury.node.reload import NOT_RELOADED, adopt
 from mercury.node.systemd import Systemd
-from mercury.settings.flags import Options
+from mercury.settings.flags import Flags
 from mercury.settings.types import ConfigError
 from mercury.workers.child import Worker
 from mercury.workers.sockets import Ports
@@ -54,7 +54,7 @@ class Workers(Service):
     log = Logger()
     name = "mercury"
 
-    def __init__(self, reactor: Any, options: Options, passed: Mapping[int, str]) -> None:
+    def __init__(self, reactor: Any, options: Flags, passed: Mapping[int, str]) -> None:
         self._reactor = reactor
         self._options = options
         self._config = options.config
@@ -110,7 +110,7 @@ class Workers(Service):
         file, reactor = log_file(self._twistd), self._twistd.get("reactor")
         words = ["--nodaemon", "--pidfile=", *([f"--logfile={file}"] if file else [])]
         words += [f"--reactor={reactor}"] if reactor else []
-        return [*words, "mercury", *(f"--{path}={text}" for path, text in self._options.flags.items())]
+        return [*words, "mercury", *(f"--{path}={text}" for path, text in self._options.given.items())]
 
     def _ready(self, worker: Worker) -> None:
         worker.state = "ready"

@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 from mercury.bus import mysql as bus_mysql
 from mercury.bus.redis import RedisBus
 from mercury.cli.admin import main, restore
-from mercury.cli.common import options_of
+from mercury.cli.common import config_of
 from mercury.stores.mysql.server import Server
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
@@ -121,7 +121,7 @@ def test_what_cannot_be_backed_up_is_named_and_leaves_nothing(tmp_path: Path, ca
 async def test_what_cannot_have_been_put_back_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mercury.cli.common.begin", lambda reactor: None)  # the test's process has its own log
+    monkeypatch.setattr("mercury.cli.common.prepare", lambda reactor: None)  # the test's process has its own log
     for flags, code, why in (
         (("--storage.type=memory",), 2, "in memory"),
         ((f"--sqlite.path={tmp_path}/missing",), 2, "missing is not there: put the backup in its place first"),
@@ -129,7 +129,7 @@ async def test_what_cannot_have_been_put_back_is_named(
         (("--redis.host=127.0.0.1", f"--redis.port={free_port()}"), 1, "refused"),
     ):
         with pytest.raises(SystemExit) as caught:
-            await restore(reactor, options_of("mercury-admin restore", flags))
+            await restore(reactor, config_of("mercury-admin restore", flags))
         assert caught.value.code == code
         out, err = capsys.readouterr()
         assert out == ""

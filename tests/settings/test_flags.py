@@ -11,10 +11,11 @@ import pytest
 from msgspec import structs
 from twisted.python import usage
 
-from mercury.settings.flags import Options
+from mercury.settings.flags import Flags
 from mercury.settings.schema import Config
 from mercury.settings.sources import PREFIX, SETTINGS, as_text
 from mercury.settings.types import ConfigError
+from mercury.tap import Options
 from tests.support.paths import ROOT
 
 CANARY = "canary-8Qw2"
@@ -33,7 +34,7 @@ def file_with(text: str) -> None:
 
 
 def parsed(*flags: str) -> Config:
-    options = Options()
+    options = Flags()
     options.parseOptions(list(flags))
     return options.config
 
@@ -41,7 +42,7 @@ def parsed(*flags: str) -> Config:
 def mistake(*flags: str) -> str:
     """The error's one line."""
     with pytest.raises(usage.UsageError) as caught:
-        Options().parseOptions(flags)
+        Flags().parseOptions(flags)
     return str(caught.value)
 
 
@@ -75,7 +76,7 @@ def test_the_file_is_named_by_either_flag(flags: list[str]) -> None:
 
 def test_warnings_are_kept_for_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERCURY_PORT_9", "tcp://10.0.0.1:9")
-    options = Options()
+    options = Flags()
     options.parseOptions([])
     assert [line for line in options.warnings if line.startswith("MERCURY_PORT_9 is set in the environment")]
 
@@ -112,7 +113,7 @@ def test_under_twistd_a_mistake_ends_the_process_with_that_line_alone(flags: lis
 
 def test_help_shows_every_flag_with_its_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        Options().parseOptions(["--help"])
+        Flags().parseOptions(["--help"])
     assert not caught.value.code
     shown = " ".join(capsys.readouterr().out.split())
     for setting in SETTINGS.values():
@@ -122,8 +123,8 @@ def test_help_shows_every_flag_with_its_default_and_meaning(capsys: pytest.Captu
 
 
 def test_help_fits_the_terminal() -> None:
-    assert max(map(len, Options().getUsage(60).splitlines())) <= 70  # flags are not broken
-    assert all(len(line) <= 100 for line in Options().getUsage(100).splitlines())
+    assert max(map(len, Flags().getUsage(60).splitlines())) <= 70  # flags are not broken
+    assert all(len(line) <= 100 for line in Flags().getUsage(100).splitlines())
 
 
 def test_importing_the_options_installs_no_reactor() -> None:
@@ -151,7 +152,7 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in the settings' repr, nor in help, nor in errors of any kind."""
     for name in ("MERCURY_MYSQL_PASSWORD", "MERCURY_REDIS_PASSWORD"):
         monkeypatch.setenv(name, CANARY)
-    options = Options()
+    options = Flags()
     options.parseOptions([])
     assert options.config.mysql.password.value == CANARY
     shown = [repr(options.config), str(options.config), f"{options.config.redis.password}", str(options)]
@@ -168,7 +169,7 @@ def test_settings_are_read_again_from_the_same_sources(tmp_path: Path, monkeypat
     file = tmp_path / "mc.cnf.toml"
     file.write_text("[limits]\nburst = 3\n")
     monkeypatch.setenv("MERCURY_LIMITS_TEXT_BYTES", "7")
-    options = Options()
+    options = Flags()
     options.parseOptions(["--server.ws.port=7001"])
     assert options.read_again() == options.config
     file.write_text("[limits]\nburst = 4\ntext-bytes = 8\n")

@@ -90,7 +90,7 @@ class Scene:
         self.reactor = Reactor()
         self.flags = {**FLAGS, "workers": "3"}
         options: Any = SimpleNamespace(
-            config=load(self.flags, {})[0], flags=self.flags, parent=None, read_again=lambda: load(self.flags, {})[0]
+            config=load(self.flags, {})[0], given=self.flags, parent=None, read_again=lambda: load(self.flags, {})[0]
         )
         self.service = Workers(self.reactor, options, {})
         self.service._twistd = {"nodaemon": True}
