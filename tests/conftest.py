@@ -16,7 +16,7 @@ import txaio
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from mercury.stores.mysql.server import Server
+    from mercury.stores.mysql.server import MysqlServer
     from tests.support.mariadb_servers import MariaDb
 
 txaio.use_twisted()  # Autobahn's serializers take their clock when they are imported, whoever does that first
@@ -92,7 +92,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
 
 
 @pytest.fixture
-def mysql(mariadb: MariaDb) -> Server:
+def mysql(mariadb: MariaDb) -> MysqlServer:
     """A database that is not there yet."""
     return mariadb.database(f"special_{next(DATABASES)}")
 

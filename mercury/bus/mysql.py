@@ -28,7 +28,7 @@ from zope.interface import implementer
 from mercury.bus.local import LocalBus
 from mercury.errors import MercuryError
 from mercury.interfaces import IBus, IBusListener
-from mercury.stores.mysql.server import Server, mend
+from mercury.stores.mysql.server import MysqlServer, mend
 from mercury.stores.mysql.sql import rows
 from mercury.stores.pool import Pool
 
@@ -70,7 +70,7 @@ class MysqlBus(LocalBus):
 
     _pool: Pool  # once it is open
 
-    def __init__(self, clock: Any, server: Server) -> None:
+    def __init__(self, clock: Any, server: MysqlServer) -> None:
         self.node = secrets.token_hex(6)
         self._clock = clock
         self._server = server
@@ -147,7 +147,7 @@ class MysqlBus(LocalBus):
             self._listener.doubt(None)
 
 
-async def users(clock: Any, server: Server) -> list[str]:
+async def users(clock: Any, server: MysqlServer) -> list[str]:
     """The nodes that use the database without a bus, for people to read. Takes LOOK seconds if there are any leases:
     those that are not renewed meanwhile were left by nodes that were killed. May raise MercuryError."""
     pool = _pool(server)
@@ -166,7 +166,7 @@ async def users(clock: Any, server: Server) -> list[str]:
     ]
 
 
-def _pool(server: Server) -> Pool:
+def _pool(server: MysqlServer) -> Pool:
     """Whatever the engine says is an outage here, and so is logged once: even that there is no such table."""
     return Pool(f"{server} (leases)", server.connections(1), pymysql.Error, None, mend, server.seconds)
 

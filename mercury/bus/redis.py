@@ -29,7 +29,7 @@ from mercury.domain.model import Entry
 from mercury.domain.signals import Came, Signal
 from mercury.errors import MercuryError
 from mercury.interfaces import IBus, IBusListener
-from mercury.stores.redis.link import Link, RedisServer
+from mercury.stores.redis.link import RedisLink, RedisServer
 from mercury.stores.sealing import NO_KEYS, Keys
 
 log = Logger()
@@ -100,7 +100,7 @@ class RedisBus:
         self._rooms = room_channels(server)
         self._nodes = _nodes_channel(server)
         self._listener: IBusListener | None = None
-        self._publisher = Link(reactor, server)
+        self._publisher = RedisLink(reactor, server)
         self._subscriber = Subscriber(
             reactor, server, self._nodes, heard=self._heard, confirmed=self._confirmed, lost=self._down
         )
@@ -334,7 +334,7 @@ class RedisBus:
 
 async def users(reactor: Any, server: RedisServer) -> int:
     """How many nodes listen on the bus. May raise MercuryError."""
-    link = Link(reactor, server)
+    link = RedisLink(reactor, server)
     try:
         await link.open()
         _, listening = await link.call("PUBSUB", "NUMSUB", _nodes_channel(server))
@@ -363,7 +363,7 @@ def _parts(entries: list[Entry]) -> list[list[Entry]]:
 
 
 def _logged(failure: Failure) -> None:
-    """The first attempt to connect failed, which the Link has logged; it goes on trying."""
+    """The first attempt to connect failed, which the RedisLink has logged; it goes on trying."""
     failure.trap(MercuryError)
 
 

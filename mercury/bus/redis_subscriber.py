@@ -1,7 +1,8 @@
 """The connection on which a node hears the bus: which channels it asked for, and what comes on them.
 
 txredisapi's own SubscriberFactory forgets password and database, and its protocol takes a confirmation for the answer
-to whatever waits. Here the connection is a Link, which logs in each time, and confirmations are counted by channel.
+to whatever waits. Here the connection is a RedisLink, which logs in each time, and confirmations are counted by
+channel.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from mercury.stores.redis.link import Link, Protocol, RedisServer
+from mercury.stores.redis.link import LinkProtocol, RedisLink, RedisServer
 
 AT_ONCE: Final = 1000  # channels in one SUBSCRIBE
 
 
-class SubscriberProtocol(Protocol):
+class SubscriberProtocol(LinkProtocol):
     """Hands messages and confirmations on; the replies to a login go their usual way."""
 
     def __init__(self, heard: Callable[[bytes, bytes], None], confirmed: Callable[[bytes], None]) -> None:
@@ -66,7 +67,7 @@ class Subscriber:
         self._asked: set[str] = set()  # on this connection
         self._unconfirmed: Counter[str] = Counter()
         self._changed: dict[str, None] = {}
-        self._link = Link(reactor, server, self._greet, self._new_protocol, self._lost)
+        self._link = RedisLink(reactor, server, self._greet, self._new_protocol, self._lost)
 
     def open(self) -> Deferred[None]:
         """Connect, and do so again whenever the connection is lost. Fails with the first attempt, and goes on."""

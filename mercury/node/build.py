@@ -55,9 +55,9 @@ from mercury.websocket.connection import WebSocketFactory
 OTHER_FILES = 1000  # beside connections that have a limit: the store's, the log, some in reserve
 
 if TYPE_CHECKING:
-    from mercury.stores.mysql.server import Server
+    from mercury.stores.mysql.server import MysqlServer
     from mercury.stores.redis.link import RedisServer
-    from mercury.stores.tls import Tls
+    from mercury.stores.tls import EngineTls
 
 
 def keys_of(config: Config) -> Keys:
@@ -127,11 +127,11 @@ def redis_server(redis: Redis) -> RedisServer:
     )
 
 
-def mysql_server(mysql: Mysql) -> Server:
+def mysql_server(mysql: Mysql) -> MysqlServer:
     """The MySQL server of the settings. ConfigError if they contradict each other."""
-    from mercury.stores.mysql.server import Server
+    from mercury.stores.mysql.server import MysqlServer
 
-    return Server(
+    return MysqlServer(
         host=mysql.host,
         port=mysql.port,
         user=mysql.user,
@@ -144,9 +144,9 @@ def mysql_server(mysql: Mysql) -> Server:
     )
 
 
-def engine_tls(section: str, engine: Mysql | Redis) -> Tls | None:
+def engine_tls(section: str, engine: Mysql | Redis) -> EngineTls | None:
     """How TLS to an engine is to be, if it is. ConfigError if the settings contradict each other."""
-    from mercury.stores.tls import Tls
+    from mercury.stores.tls import EngineTls
 
     if not engine.tls:
         for name in ("tls-ca", "tls-cert", "tls-key"):
@@ -155,7 +155,7 @@ def engine_tls(section: str, engine: Mysql | Redis) -> Tls | None:
         return None
     if bool(engine.tls_cert) != bool(engine.tls_key):
         raise ConfigError(f"{section}.tls-cert and {section}.tls-key belong together: set both or neither")
-    return Tls(section, engine.tls_ca, engine.tls_cert, engine.tls_key)
+    return EngineTls(section, engine.tls_ca, engine.tls_cert, engine.tls_key)
 
 
 def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None) -> Chat:

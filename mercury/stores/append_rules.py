@@ -22,7 +22,7 @@ class MembershipRow(Struct, frozen=True, gc=False):
     read_nth: int
 
 
-class RoomState(Struct):
+class StoredRoom(Struct):
     """A room as far as a batch concerns it: `members` and `firsts` may hold only those that the batch asks for.
 
     `firsts`: (author, cid) -> the message that was sent with it. `deleted`: only the name and the head are left of it.
@@ -50,7 +50,7 @@ class Batch:
     """
 
     def __init__(
-        self, rooms: dict[str, RoomState], last_id: int, ctime: int, limit: int, places: dict[str, int],
+        self, rooms: dict[str, StoredRoom], last_id: int, ctime: int, limit: int, places: dict[str, int],
         opened: Callable[[Entry], Entry] = lambda entry: entry,
     ):  # fmt: skip
         self.rooms = rooms
@@ -59,10 +59,10 @@ class Batch:
         self.limit = limit
         self.places = places
         self.opened = opened
-        self.entries: list[tuple[RoomState, Entry, int]] = []
-        self.changed: dict[str, RoomState] = {}
-        self.left: list[tuple[RoomState, str]] = []
-        self.joined: list[tuple[RoomState, str]] = []
+        self.entries: list[tuple[StoredRoom, Entry, int]] = []
+        self.changed: dict[str, StoredRoom] = {}
+        self.left: list[tuple[StoredRoom, str]] = []
+        self.joined: list[tuple[StoredRoom, str]] = []
 
     def decide(self, drafts: Sequence[Draft]) -> list[Outcome | MercuryError]:
         """One answer a draft, as IStore.append says."""
@@ -119,15 +119,15 @@ class Batch:
             self.places[mid] = self.places.get(mid, 0) - 1
         return Outcome(entry)
 
-    def _come_into_being(self, rid: str, before: RoomState | None) -> RoomState:
+    def _come_into_being(self, rid: str, before: StoredRoom | None) -> StoredRoom:
         """A new room; one that was deleted under this name goes on from its head, with that as its floor."""
         head = before.head if before else 0
-        room = RoomState(rid, head, floor=head, messages=0, ctime=self.ctime)
+        room = StoredRoom(rid, head, floor=head, messages=0, ctime=self.ctime)
         self.rooms[rid] = self.changed[rid] = room
         return room
 
     def _add(
-        self, room: RoomState, kind: Kind, mid: str = SYSTEM, text: str = "", cid: str | None = None,
+        self, room: StoredRoom, kind: Kind, mid: str = SYSTEM, text: str = "", cid: str | None = None,
         members: tuple[str, ...] = (),
     ) -> Entry:  # fmt: skip
         room.head += 1

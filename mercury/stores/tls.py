@@ -32,7 +32,7 @@ NOT_YET, EXPIRED, UNKNOWN, OTHER_NAME = 9, 10, {2, 18, 19, 20, 21}, {62, 64}
 
 
 @dataclass(frozen=True)
-class Tls:
+class EngineTls:
     """How TLS to an engine is to be. `section`: of its settings. `ca`: a file of certificates (PEM) to trust in place
     of the system's. `cert`, `key`: files (PEM) with what to show a server that asks who we are; both, or neither."""
 
@@ -55,7 +55,7 @@ class Tls:
                 raise self._unusable("tls-cert", f"{self.cert} with {self.key}", error) from None
         return context
 
-    def check(self, host: str, setting: str) -> Check:
+    def check(self, host: str, setting: str) -> CertificateCheck:
         """For one connection by Twisted, to a host that the setting leads to. MercuryError if a file cannot be used."""
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
@@ -76,7 +76,7 @@ class Tls:
                 context.check_privatekey()
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm, SSL.Error) as error:
             raise self._unusable("tls-cert", f"{self.cert} with {self.key}", error) from None
-        return Check(self, host, setting, context)
+        return CertificateCheck(self, host, setting, context)
 
     def _unusable(self, flag: str, files: str, error: Exception) -> MercuryError:
         why: str | None = "what is in it is not PEM, or is not what it should be, unencrypted"
@@ -113,7 +113,7 @@ class Tls:
 
 
 @implementer(IOpenSSLClientConnectionCreator)
-class Check:
+class CertificateCheck:
     """Makes one TLS connection and has the server's certificate checked: its chain in the handshake, by OpenSSL; then,
     before anything is sent, its names by service_identity.
 
@@ -121,7 +121,7 @@ class Check:
     any subjectAltName (26.10).
     """
 
-    def __init__(self, tls: Tls, host: str, setting: str, context: SSL.Context) -> None:
+    def __init__(self, tls: EngineTls, host: str, setting: str, context: SSL.Context) -> None:
         self._tls = tls
         self._host = host
         self._is_address = isIPAddress(host) or isIPv6Address(host)

@@ -30,7 +30,7 @@ from mercury.node.build import make_bus
 from mercury.settings.engines import Mysql, Redis
 from mercury.settings.schema import Config
 from mercury.stores.mysql.schema import prepare
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from tests.contracts.tools import logged
 from tests.support import server_process as programs
 from tests.support.mariadb_servers import MariaDb
@@ -70,7 +70,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bus_mysql, "SPARE", 1.5)
 
 
-def quick(server: Server) -> Server:
+def quick(server: MysqlServer) -> MysqlServer:
     return replace(server, connect_seconds=0.5, write_seconds=0.5, read_seconds=0.5)
 
 
@@ -84,7 +84,7 @@ def own(tmp_path: Path) -> Iterator[MariaDb]:
 
 
 @asynccontextmanager
-async def node(server: Server) -> AsyncIterator[tuple[MysqlBus, Ear]]:
+async def node(server: MysqlServer) -> AsyncIterator[tuple[MysqlBus, Ear]]:
     """A node's bus and its ear, within the block."""
     await deferToThread(prepare, server)
     bus, ear = MysqlBus(reactor, quick(server)), Ear()
@@ -113,7 +113,7 @@ async def some_looks() -> None:
     await deferLater(reactor, 8 * bus_mysql.RENEW)
 
 
-def test_it_provides_the_interface(mysql: Server) -> None:
+def test_it_provides_the_interface(mysql: MysqlServer) -> None:
     assert verifyObject(IBus, MysqlBus(reactor, mysql))
     assert verifyClass(IBus, MysqlBus)
 
@@ -126,7 +126,7 @@ def test_it_is_chosen_for_mysql_without_redis() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_is_alone_is_up_and_silent(mysql: Server, mariadb: MariaDb) -> None:
+async def test_a_node_that_is_alone_is_up_and_silent(mysql: MysqlServer, mariadb: MariaDb) -> None:
     with logged() as events:
         async with node(mysql) as (bus, ear):
             assert bus.is_up
@@ -141,7 +141,7 @@ async def test_a_node_that_is_alone_is_up_and_silent(mysql: Server, mariadb: Mar
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_nodes_warn_of_each_other_once_and_see_each_other_go(mysql: Server) -> None:
+async def test_two_nodes_warn_of_each_other_once_and_see_each_other_go(mysql: MysqlServer) -> None:
     with logged() as events:
         async with node(mysql) as (a, ear):
             async with node(mysql) as (b, _):
@@ -157,7 +157,7 @@ async def test_two_nodes_warn_of_each_other_once_and_see_each_other_go(mysql: Se
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_warning_says_where_the_other_one_runs_and_what_to_do(mysql: Server, mariadb: MariaDb) -> None:
+async def test_the_warning_says_where_the_other_one_runs_and_what_to_do(mysql: MysqlServer, mariadb: MariaDb) -> None:
     with logged() as events:
         async with node(mysql):
             for seconds in (20, 21):
@@ -174,7 +174,7 @@ async def test_the_warning_says_where_the_other_one_runs_and_what_to_do(mysql: S
 
 @pytest_twisted.ensureDeferred
 async def test_what_a_killed_node_left_is_no_reason_to_warn_and_is_cleared_away(
-    mysql: Server, mariadb: MariaDb
+    mysql: MysqlServer, mariadb: MariaDb
 ) -> None:
     """As after each crash of the only node there is."""
     await deferToThread(prepare, mysql)
@@ -191,7 +191,7 @@ async def test_what_a_killed_node_left_is_no_reason_to_warn_and_is_cleared_away(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_is_killed_is_gone_when_its_lease_is_over(mysql: Server) -> None:
+async def test_a_node_that_is_killed_is_gone_when_its_lease_is_over(mysql: MysqlServer) -> None:
     with logged() as events:
         async with node(mysql) as (a, _), node(mysql) as (b, _):
             await until(lambda: f"warn {b.node}" in said(events), "the warning")
@@ -239,7 +239,7 @@ async def test_a_node_that_cannot_look_for_others_is_down_until_it_can(own: Mari
 
 @pytest_twisted.ensureDeferred
 async def test_a_table_that_somebody_removed_costs_one_line_and_is_used_again_when_it_is_back(
-    mysql: Server, mariadb: MariaDb
+    mysql: MysqlServer, mariadb: MariaDb
 ) -> None:
     with logged() as events:
         async with node(mysql) as (bus, _):
@@ -279,7 +279,7 @@ async def test_a_server_that_hangs_keeps_nobody_from_stopping(own: MariaDb, monk
 
 @pytest_twisted.ensureDeferred
 async def test_connections_are_made_in_a_thread_and_there_is_one(
-    mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
+    mysql: MysqlServer, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     makers: list[threading.Thread] = []
     connect = pymysql.connect

@@ -21,7 +21,7 @@ from mercury.bus import mysql as bus_mysql
 from mercury.bus.redis import RedisBus
 from mercury.cli.admin import main, restore
 from mercury.cli.common import config_of
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.sqlite.store import SqliteStore
@@ -148,7 +148,7 @@ async def test_a_store_without_rooms_is_asked_about(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_lease_of_a_living_node_counts_and_one_that_was_left_does_not(
-    mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
+    mysql: MysqlServer, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bus_mysql, "RENEW", 0.1)
     monkeypatch.setattr(bus_mysql, "LOOK", 0.5)
@@ -176,7 +176,7 @@ class Listener:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nodes_of_mysql_and_redis_are_seen_on_the_bus(mysql: Server, tmp_path: Path) -> None:
+async def test_nodes_of_mysql_and_redis_are_seen_on_the_bus(mysql: MysqlServer, tmp_path: Path) -> None:
     engine = RedisEngine(tmp_path / "redis", free_port(), password=SECRET)
     flags = (
         "--mysql.host=127.0.0.1", f"--mysql.port={mysql.port}", f"--mysql.database={mysql.database}",

@@ -17,7 +17,7 @@ from mercury.bus.redis import RedisBus
 from mercury.core.parts import Chat
 from mercury.node.build import make_chat
 from mercury.settings.schema import Config
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from tests.support.free_ports import free_port
@@ -44,7 +44,7 @@ class Node(NamedTuple):
 
 
 @asynccontextmanager
-async def started(user: str, mysql: Server, redis: RedisEngine) -> AsyncIterator[Node]:
+async def started(user: str, mysql: MysqlServer, redis: RedisEngine) -> AsyncIterator[Node]:
     """A node that is this user in MariaDB."""
     store = MysqlStore(replace(mysql, user=user), 4)
     bus = RedisBus(reactor, RedisServer(host="127.0.0.1", port=redis.port))
@@ -64,7 +64,7 @@ async def started(user: str, mysql: Server, redis: RedisEngine) -> AsyncIterator
 
 @ensureDeferred
 async def test_the_node_that_receives_messages_says_nothing_to_the_store(
-    mariadb: MariaDb, mysql: Server, alter: Callable[[str, object], None], tmp_path: Path
+    mariadb: MariaDb, mysql: MysqlServer, alter: Callable[[str, object], None], tmp_path: Path
 ) -> None:
     for user in ("sender", "receiver"):
         mariadb.query(f"CREATE USER {user}@'127.0.0.1'")

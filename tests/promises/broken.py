@@ -23,7 +23,7 @@ from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.listeners import LiveRoom
 from mercury.core.session import Session
 from mercury.domain.model import Draft, Entry, Slice
-from mercury.stores.sqlite.append import Appender
+from mercury.stores.sqlite.append import SqliteAppender
 from mercury.stores.sqlite.store import SqliteStore
 
 reactor: Any = installed
@@ -64,13 +64,13 @@ class LateConnection(sqlite3.Connection):
 
 def ack_before_commit() -> None:
     """Messages are answered and delivered, and committed a moment later."""
-    append, connect = Appender.append, sqlite3.connect
+    append, connect = SqliteAppender.append, sqlite3.connect
 
-    def append_late(appender: Appender, cursor: Any, drafts: Sequence[Draft], *args: Any) -> Any:
+    def append_late(appender: SqliteAppender, cursor: Any, drafts: Sequence[Draft], *args: Any) -> Any:
         LateConnection.late = LateConnection.late or all(draft.kind == "message" for draft in drafts)
         return append(appender, cursor, drafts, *args)
 
-    put(Appender, "append", append_late)
+    put(SqliteAppender, "append", append_late)
     put(sqlite3, "connect", lambda *args, **kwargs: connect(*args, factory=LateConnection, **kwargs))
 
 

@@ -27,7 +27,7 @@ from mercury.node.build import make_chat
 from mercury.rest.metrics import METRICS
 from mercury.settings.schema import Config
 from mercury.stores.memory.store import MemoryStore
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
@@ -357,7 +357,7 @@ async def test_calls_of_a_database_wait_and_fail(kind: str, tmp_path: Path, requ
     if kind == "sqlite":
         store = SqliteStore(str(tmp_path / "mercury.sqlite"))
     else:
-        server: Server = request.getfixturevalue("mysql")
+        server: MysqlServer = request.getfixturevalue("mysql")
         store = MysqlStore(server, 4)
     async with Node(store) as node:
         watch = Watch(node.chat)

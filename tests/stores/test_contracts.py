@@ -11,7 +11,7 @@ import pytest
 from twisted.internet import reactor
 
 from mercury.stores.memory.store import MemoryStore
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
@@ -69,17 +69,17 @@ class TestRedis(StoreContract, AccountsContract):
 
 
 @pytest.fixture(scope="module")
-def mysql_database(mariadb: MariaDb) -> Callable[[], Server]:
+def mysql_database(mariadb: MariaDb) -> Callable[[], MysqlServer]:
     """Gives databases that are not there yet, all within one server."""
     return lambda: mariadb.database(f"contract_{next(NUMBER)}")
 
 
 class TestMysql(StoreContract, AccountsContract):
     @pytest.fixture
-    def make(self, mysql_database: Callable[[], Server]) -> Make:
+    def make(self, mysql_database: Callable[[], MysqlServer]) -> Make:
         return lambda limit: MysqlStore(mysql_database(), rooms_per_member=limit)
 
     @pytest.fixture
-    def make_nodes(self, mysql_database: Callable[[], Server]) -> list[Any]:
+    def make_nodes(self, mysql_database: Callable[[], MysqlServer]) -> list[Any]:
         server = mysql_database()
         return [MysqlStore(server, 4) for _ in range(3)]

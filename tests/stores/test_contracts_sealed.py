@@ -13,7 +13,7 @@ import pytest
 from twisted.internet import reactor
 
 from mercury.stores.memory.store import MemoryStore
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
@@ -43,7 +43,7 @@ class TestSqlite(StoreContract, SealedContract):
 
 class TestMysql(AppendContract, SealedContract):
     @pytest.fixture
-    def make(self, mysql_database: Callable[[], Server]) -> Make:
+    def make(self, mysql_database: Callable[[], MysqlServer]) -> Make:
         return lambda limit: MysqlStore(mysql_database(), rooms_per_member=limit, keys=KEYS)
 
 

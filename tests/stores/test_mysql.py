@@ -14,7 +14,7 @@ from twisted.logger import LogLevel
 from mercury.domain.model import SYSTEM, Cursor, Draft, Entry, ReadMark, Token
 from mercury.errors import MercuryError
 from mercury.stores.mysql import schema, sweep
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from tests.contracts.tools import (
     NOW,
@@ -36,7 +36,7 @@ from tests.support.mysql_tools import nodes
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_stored_is_there_after_opening_it_again(mysql: Server) -> None:
+async def test_what_was_stored_is_there_after_opening_it_again(mysql: MysqlServer) -> None:
     async with opened(lambda _: MysqlStore(mysql)) as store:
         epoch = store.epoch
         await put(store, joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("gone"), message("gone", SYSTEM))
@@ -55,7 +55,7 @@ async def test_what_was_stored_is_there_after_opening_it_again(mysql: Server) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_ten_nodes_may_start_at_once_on_a_database_that_is_not_there(mysql: Server) -> None:
+async def test_ten_nodes_may_start_at_once_on_a_database_that_is_not_there(mysql: MysqlServer) -> None:
     async with nodes(mysql, 10) as stores:
         assert len({store.epoch for store in stores}) == 1
         answers = await gatherResults([store.append([joined("r", f"m{n}")], NOW) for n, store in enumerate(stores)])
@@ -64,7 +64,7 @@ async def test_ten_nodes_may_start_at_once_on_a_database_that_is_not_there(mysql
 
 @pytest_twisted.ensureDeferred
 async def test_an_older_database_is_migrated_once_and_one_that_was_broken_off_is_finished(
-    mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
+    mysql: MysqlServer, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(lambda _: MysqlStore(mysql)) as store:
         await put(store, joined("r", "a"))
@@ -83,7 +83,7 @@ async def test_an_older_database_is_migrated_once_and_one_that_was_broken_off_is
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_database_of_a_newer_mercury_is_left_alone(mysql: Server, mariadb: MariaDb) -> None:
+async def test_a_database_of_a_newer_mercury_is_left_alone(mysql: MysqlServer, mariadb: MariaDb) -> None:
     async with opened(lambda _: MysqlStore(mysql)):
         pass
     mariadb.query("UPDATE store SET version = 99", database=mysql.database)
@@ -93,7 +93,7 @@ async def test_a_database_of_a_newer_mercury_is_left_alone(mysql: Server, mariad
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_does_not_keep_its_commits_is_warned_of(
-    mysql: Server, alter: Callable[[str, object], None]
+    mysql: MysqlServer, alter: Callable[[str, object], None]
 ) -> None:
     alter("innodb_flush_log_at_trx_commit", 2)
     with logged() as events:
@@ -127,7 +127,7 @@ async def test_a_user_needs_rights_on_the_one_database_only_and_no_password_is_t
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("step", [1, 3])
 async def test_seqs_have_no_holes_and_ids_grow_however_many_nodes_append(
-    mysql: Server, alter: Callable[[str, object], None], step: int
+    mysql: MysqlServer, alter: Callable[[str, object], None], step: int
 ) -> None:
     """With ids given out one by one to whoever asks (innodb_autoinc_lock_mode=2), and by threes, as Galera does."""
     alter("auto_increment_increment", step)
@@ -149,7 +149,7 @@ async def test_seqs_have_no_holes_and_ids_grow_however_many_nodes_append(
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_cid_sent_over_many_nodes_at_once_is_one_message(mysql: Server) -> None:
+async def test_one_cid_sent_over_many_nodes_at_once_is_one_message(mysql: MysqlServer) -> None:
     async with nodes(mysql, 3) as stores:
         await put(stores[0], joined("r", "a"))
         sent: list[Any] = [store.append([message("r", "a", "hi", "c")], NOW) for store in stores * 3]
@@ -160,7 +160,7 @@ async def test_one_cid_sent_over_many_nodes_at_once_is_one_message(mysql: Server
 
 
 @pytest_twisted.ensureDeferred
-async def test_rooms_that_many_nodes_make_at_once_are_made_once(mysql: Server) -> None:
+async def test_rooms_that_many_nodes_make_at_once_are_made_once(mysql: MysqlServer) -> None:
     async with nodes(mysql, 3) as stores:
         rids = [f"r{n}" for n in range(20)]
         orders = [rids, rids[::-1], rids[10:] + rids[:10]]
@@ -175,7 +175,7 @@ async def test_rooms_that_many_nodes_make_at_once_are_made_once(mysql: Server) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_marks_never_outlive_a_leave_on_another_node(mysql: Server) -> None:
+async def test_marks_never_outlive_a_leave_on_another_node(mysql: MysqlServer) -> None:
     async with nodes(mysql, 2) as (one, other):
         await put(one, joined("r", "a"))
         for n in range(15):
@@ -201,7 +201,7 @@ IDLE: dict[str, Callable[[Any], Any]] = {
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("call", IDLE.values(), ids=IDLE)
 async def test_a_call_that_changes_nothing_leaves_no_lock_behind(
-    mysql: Server, mariadb: MariaDb, call: Callable[[Any], Any]
+    mysql: MysqlServer, mariadb: MariaDb, call: Callable[[Any], Any]
 ) -> None:
     async with opened(lambda _: MysqlStore(mysql)) as store:
         await put(store, joined("r", "a"), message("r", "a", "hi", "c"))
@@ -217,7 +217,7 @@ async def test_a_call_that_changes_nothing_leaves_no_lock_behind(
 
 @pytest_twisted.ensureDeferred
 async def test_a_text_that_the_server_does_not_take_is_refused_and_a_long_batch_is_cut(
-    mysql: Server, alter: Callable[[str, object], None]
+    mysql: MysqlServer, alter: Callable[[str, object], None]
 ) -> None:
     alter("max_allowed_packet", 1 << 20)
     async with opened(lambda _: MysqlStore(mysql)) as store:
@@ -231,7 +231,7 @@ async def test_a_text_that_the_server_does_not_take_is_refused_and_a_long_batch_
 
 @pytest_twisted.ensureDeferred
 async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
-    mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
+    mysql: MysqlServer, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "PIECE", 7)
     async with opened(lambda _: MysqlStore(mysql)) as store:
@@ -255,7 +255,7 @@ async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_fault_within_a_batch_stores_none_of_it(mysql: Server) -> None:
+async def test_a_fault_within_a_batch_stores_none_of_it(mysql: MysqlServer) -> None:
     async with opened(lambda _: MysqlStore(mysql)) as store:
         await put(store, joined("r", "a"))
         with logged() as events, pytest.raises(MercuryError) as caught:

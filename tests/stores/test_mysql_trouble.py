@@ -22,7 +22,7 @@ from twisted.logger import LogLevel
 from mercury.domain.model import Entry, ReadMark
 from mercury.errors import MercuryError
 from mercury.stores.mysql import server as mysql_server
-from mercury.stores.mysql.server import ENGINE_ERRORS, Server, mend
+from mercury.stores.mysql.server import ENGINE_ERRORS, MysqlServer, mend
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.pool import Pool
 from tests.contracts.tools import NOW, code_of, entry_of, joined, log_of, logged, message, opened, put
@@ -42,7 +42,7 @@ def own(tmp_path: Path) -> Iterator[MariaDb]:
     engine.kill()
 
 
-def quick(server: Server) -> Server:
+def quick(server: MysqlServer) -> MysqlServer:
     """With short timeouts, for tests that wait for them."""
     return replace(server, connect_seconds=0.3, write_seconds=0.3, read_seconds=0.4)
 
@@ -52,7 +52,7 @@ def quick(server: Server) -> Server:
 
 @pytest_twisted.ensureDeferred
 async def test_a_transaction_that_meets_another_one_in_a_deadlock_is_done_again(
-    mysql: Server, mariadb: MariaDb
+    mysql: MysqlServer, mariadb: MariaDb
 ) -> None:
     """The other one has written more, so it is ours that the database breaks off."""
     async with opened(lambda _: MysqlStore(mysql, rooms_per_member=9)) as store:
@@ -74,7 +74,9 @@ async def test_a_transaction_that_meets_another_one_in_a_deadlock_is_done_again(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_member_whom_another_node_puts_in_a_room_just_now_is_counted(mysql: Server, mariadb: MariaDb) -> None:
+async def test_a_member_whom_another_node_puts_in_a_room_just_now_is_counted(
+    mysql: MysqlServer, mariadb: MariaDb
+) -> None:
     async with opened(lambda _: MysqlStore(mysql, rooms_per_member=2)) as store:
         await put(store, joined("r", "a"), joined("s", "b"))
         with closing(mariadb.connect(mysql.database)) as connection, connection.cursor() as other:
@@ -98,7 +100,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_locked_room_gives_unavailable_in_time_and_lets_others_read(
-    mysql: Server, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
+    mysql: MysqlServer, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mysql_server, "SET_UP", (*mysql_server.SET_UP, "SET innodb_lock_wait_timeout = 1"))
     monkeypatch.setattr(mysql_server, "TRIES", 2)
@@ -115,7 +117,7 @@ async def test_a_locked_room_gives_unavailable_in_time_and_lets_others_read(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_hangs_in_a_transaction_does_not_keep_the_others_waiting(mysql: Server) -> None:
+async def test_a_node_that_hangs_in_a_transaction_does_not_keep_the_others_waiting(mysql: MysqlServer) -> None:
     """Frozen, or cut off without a word: MariaDB rolls back what it had begun."""
     async with opened(lambda _: MysqlStore(mysql)) as store:
         await put(store, joined("r", "a"))
@@ -132,7 +134,7 @@ async def test_a_node_that_hangs_in_a_transaction_does_not_keep_the_others_waiti
 
 @pytest_twisted.ensureDeferred
 async def test_a_connection_that_is_lost_while_a_deadlock_is_rolled_back_is_replaced(
-    mysql: Server, mariadb: MariaDb
+    mysql: MysqlServer, mariadb: MariaDb
 ) -> None:
     """First the database breaks the transaction off, and when it is to be rolled back there is no connection either."""
     async with opened(lambda _: MysqlStore(mysql)):
@@ -157,7 +159,7 @@ async def test_a_connection_that_is_lost_while_a_deadlock_is_rolled_back_is_repl
 
 @pytest_twisted.ensureDeferred
 async def test_connections_that_were_closed_meanwhile_are_replaced_without_an_error(
-    mysql: Server, mariadb: MariaDb
+    mysql: MysqlServer, mariadb: MariaDb
 ) -> None:
     async with opened(lambda _: MysqlStore(mysql, 4)) as store:
         await put(store, joined("r", "a"))
@@ -237,7 +239,7 @@ async def until_works(store: MysqlStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_lost_answer_to_a_commit_gives_unavailable_and_the_cid_finds_what_was_stored(
-    mysql: Server,
+    mysql: MysqlServer,
 ) -> None:
     async with opened(lambda _: MysqlStore(mysql)) as direct:
         await put(direct, joined("r", "a"))

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 
 from mercury.domain.model import Cursor, Outcome, ReadMark, Token
 from mercury.errors import MercuryError
-from mercury.stores.redis.link import Link, RedisServer
+from mercury.stores.redis.link import RedisLink, RedisServer
 from mercury.stores.redis.store import RedisStore
 from tests.contracts.tools import (
     NOW,
@@ -190,7 +190,7 @@ async def test_opening_says_what_is_wrong(start: Start) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_fault_of_ours_in_connecting_ends_opening_and_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Link, "_connect", lambda link: succeed(1 // 0))
+    monkeypatch.setattr(RedisLink, "_connect", lambda link: succeed(1 // 0))
     with logged() as events, pytest.raises(MercuryError) as caught:
         await RedisStore(reactor, RedisServer()).open().addTimeout(PATIENCE, reactor)
     assert caught.value.code == "internal"

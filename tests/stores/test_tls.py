@@ -29,7 +29,7 @@ from mercury.settings.types import ConfigError
 from mercury.stores.mysql.sql import rows
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.store import RedisStore
-from mercury.stores.tls import Tls
+from mercury.stores.tls import EngineTls
 from tests.contracts.append import AppendContract
 from tests.contracts.tools import Make, entry_of, joined, log_of, logged, message, opened, put
 from tests.node.test_start import refused as start_refused
@@ -187,7 +187,7 @@ async def test_sentinels_are_asked_by_tls_and_have_to_prove_themselves_too(
     sentinel: tuple[Redis, tuple[str, int]], tmp_path: Path
 ) -> None:
     tls, (host, port) = sentinel
-    others = Tls("redis", str(Authority(tmp_path / "strange.pem").file))
+    others = EngineTls("redis", str(Authority(tmp_path / "strange.pem").file))
     with pytest.raises(MercuryError, match=f"the sentinel at {host}:{port} .*is not signed by .*strange.pem"):
         await tls.store(sentinels=((host, port),), service="chat", tls=others).open()
     async with opened(lambda _: tls.store(sentinels=((host, port),), service="chat")) as store:

@@ -19,11 +19,11 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from mercury.errors import MercuryError
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
-from mercury.stores.tls import Tls
+from mercury.stores.tls import EngineTls
 from tests.support.certificates import Authority
 from tests.support.free_ports import free_port
 from tests.support.mariadb_servers import MariaDb
@@ -78,11 +78,11 @@ def stores(name: str, port: int, authority: Authority) -> Any:
     """A store with a password on such a server."""
     if name == "redis":
         return RedisStore(
-            reactor, RedisServer(HERE, port, CANARY, tls=Tls("redis", str(authority.file)), connect_seconds=1.0)
+            reactor, RedisServer(HERE, port, CANARY, tls=EngineTls("redis", str(authority.file)), connect_seconds=1.0)
         )
-    tls = Tls("mysql", str(authority.file))
+    tls = EngineTls("mysql", str(authority.file))
     return MysqlStore(
-        Server(host=HERE, port=port, user=CANARY, password=CANARY, database=CANARY, tls=tls, read_seconds=1.0)
+        MysqlServer(host=HERE, port=port, user=CANARY, password=CANARY, database=CANARY, tls=tls, read_seconds=1.0)
     )
 
 
@@ -132,7 +132,7 @@ async def test_a_server_that_speaks_no_tls_is_refused(mariadb: MariaDb, tmp_path
     ours = Authority(tmp_path / "ours.pem")
     engine = RedisEngine(tmp_path / "redis", free_port())
     plain = {
-        "--mysql.tls": MysqlStore(replace(mariadb.database("plain"), tls=Tls("mysql", str(ours.file)))),
+        "--mysql.tls": MysqlStore(replace(mariadb.database("plain"), tls=EngineTls("mysql", str(ours.file)))),
         "--redis.tls": stores("redis", engine.port, ours),
     }
     for setting, store in plain.items():

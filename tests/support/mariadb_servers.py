@@ -20,7 +20,7 @@ from unittest import SkipTest
 
 import pymysql
 
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from tests.support.free_ports import free_port
 
 START_SECONDS = 60.0  # a server that has not answered by then is broken
@@ -105,9 +105,9 @@ class MariaDb:
             return False
         return True
 
-    def database(self, name: str) -> Server:
+    def database(self, name: str) -> MysqlServer:
         """For a store in this server."""
-        return Server(host="127.0.0.1", port=self.port, user="root", password="", database=name)
+        return MysqlServer(host="127.0.0.1", port=self.port, user="root", password="", database=name)
 
     def connect(self, database: str | None = None, **arguments: Any) -> pymysql.Connection[Any]:
         """A connection of the test's own."""

@@ -10,12 +10,12 @@ import pytest
 from twisted.internet.defer import gatherResults
 
 from mercury.errors import MercuryError
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 
 
 @asynccontextmanager
-async def nodes(server: Server, count: int) -> AsyncIterator[list[MysqlStore]]:
+async def nodes(server: MysqlServer, count: int) -> AsyncIterator[list[MysqlStore]]:
     """That many stores on one database, opened at once."""
     stores = [MysqlStore(server, 4) for _ in range(count)]
     await gatherResults([store.open() for store in stores])

@@ -11,7 +11,7 @@ from twisted.internet import reactor
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
-from mercury.stores.tls import Tls
+from mercury.stores.tls import EngineTls
 from tests.support.certificates import Authority, self_signed
 from tests.support.free_ports import free_port
 from tests.support.mariadb_servers import MariaDb
@@ -64,7 +64,7 @@ class Mysql:
             f"--ssl-ca={self.certificates.ours.file}",
         )  # fmt: skip
         self.engine.start()
-        self.server = replace(self.engine.database("mercury"), tls=Tls("mysql", str(self.certificates.ours.file)))
+        self.server = replace(self.engine.database("mercury"), tls=EngineTls("mysql", str(self.certificates.ours.file)))
         self.flags = (
             f"--mysql.host={HERE}", f"--mysql.port={self.engine.port}", "--mysql.tls",
             f"--mysql.tls-ca={self.certificates.ours.file}",
@@ -97,7 +97,7 @@ class Redis:
             options=("--tls-port", str(self.port), "--tls-auth-clients", "no", "--tls-ca-cert-file",
                      str(self.certificates.ours.file), *files, *options),
         )  # fmt: skip
-        self.server = RedisServer(port=self.port, tls=Tls("redis", str(self.certificates.ours.file)))
+        self.server = RedisServer(port=self.port, tls=EngineTls("redis", str(self.certificates.ours.file)))
         self.flags = (
             f"--redis.host={HERE}", f"--redis.port={self.port}", "--redis.tls",
             f"--redis.tls-ca={self.certificates.ours.file}",

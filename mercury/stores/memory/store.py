@@ -33,7 +33,7 @@ from mercury.domain.model import (
 )
 from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
-from mercury.stores.append_rules import Batch, RoomState, occupied
+from mercury.stores.append_rules import Batch, StoredRoom, occupied
 from mercury.stores.memory.accounts import MemoryAccounts
 from mercury.stores.memory.calls import when_open
 from mercury.stores.sealing import NO_KEYS, STEP, Keys, form_of, in_base64, renewed
@@ -42,14 +42,14 @@ by_seq = attrgetter("seq")
 by_id = attrgetter("id")
 
 
-class Log(Struct):
+class RoomLog(Struct):
     """A room's entries, without holes from floor + 1 on, and those of them that are messages."""
 
     entries: list[Entry] = []
     messages: list[Entry] = []
 
 
-class Device(Struct):
+class DeviceState(Struct):
     """How far each room was delivered to a device, what was handed over to it beyond that, and when one of these last
     changed (microseconds)."""
 
@@ -73,11 +73,11 @@ class MemoryStore(MemoryAccounts):
         self.is_open = False
         self.rooms_per_member = rooms_per_member
         self._last_id = 0
-        self._rooms: dict[str, RoomState] = {}  # deleted ones too: their heads must not be used again
-        self._logs: dict[str, Log] = {}  # only of rooms that are there
+        self._rooms: dict[str, StoredRoom] = {}  # deleted ones too: their heads must not be used again
+        self._logs: dict[str, RoomLog] = {}  # only of rooms that are there
         self._messages: dict[int, Entry] = {}
         self._members: dict[str, set[str]] = {}  # all that ever came into being, and the rooms they are in
-        self._devices: dict[str, dict[str, Device]] = {}
+        self._devices: dict[str, dict[str, DeviceState]] = {}
         self._tokens: dict[bytes, Token] = {}
         self._tokens_of: dict[str, dict[bytes, Token]] = {}
 
@@ -112,7 +112,7 @@ class MemoryStore(MemoryAccounts):
         self._last_id = batch.last_id
         for rid in batch.changed:
             if rid not in self._logs:
-                self._logs[rid] = Log()
+                self._logs[rid] = RoomLog()
         for room, new, _ in batch.entries:
             entry = self.keys.closed(new)
             log = self._logs[entry.rid]
@@ -212,7 +212,7 @@ class MemoryStore(MemoryAccounts):
         for message in self._logs.pop(rid).messages:
             del self._messages[message.id]
         head = self._rooms[rid].head
-        self._rooms[rid] = RoomState(rid, head, floor=head, messages=0, ctime=0, deleted=True)
+        self._rooms[rid] = StoredRoom(rid, head, floor=head, messages=0, ctime=0, deleted=True)
         return True
 
     def _forget_place(self, rid: str, mid: str) -> None:
@@ -233,7 +233,7 @@ class MemoryStore(MemoryAccounts):
 
     @when_open
     def memberships(self, mid: str, device: str) -> list[Membership]:
-        found = self._devices.get(mid, {}).get(device, Device())
+        found = self._devices.get(mid, {}).get(device, DeviceState())
         memberships = []
         for rid in sorted(self._members.get(mid, ())):
             room = self._rooms[rid]
@@ -251,7 +251,7 @@ class MemoryStore(MemoryAccounts):
             if cursor.rid not in self._members.get(cursor.mid, ()):
                 continue
             seq = min(cursor.seq, self._rooms[cursor.rid].head)
-            device = self._devices.setdefault(cursor.mid, {}).setdefault(cursor.device, Device())
+            device = self._devices.setdefault(cursor.mid, {}).setdefault(cursor.device, DeviceState())
             if seq > device.cursors.get(cursor.rid, -1):
                 device.cursors[cursor.rid] = seq
                 device.moved = now
@@ -274,7 +274,7 @@ class MemoryStore(MemoryAccounts):
 
     @when_open
     def put_handed(self, mid: str, device: str, handed: Sequence[Handed]) -> None:
-        found = self._devices.setdefault(mid, {}).setdefault(device, Device())
+        found = self._devices.setdefault(mid, {}).setdefault(device, DeviceState())
         found.handed = list(handed)
         if handed:
             found.moved = time.time_ns() // 1000
@@ -282,7 +282,7 @@ class MemoryStore(MemoryAccounts):
 
     @when_open
     def handed(self, mid: str, device: str) -> list[Handed]:
-        return list(self._devices.get(mid, {}).get(device, Device()).handed)
+        return list(self._devices.get(mid, {}).get(device, DeviceState()).handed)
 
     # Tokens
 
@@ -336,7 +336,7 @@ class MemoryStore(MemoryAccounts):
         devices = self._devices.get(mid, {})
         self._keep_devices(mid, {name: device for name, device in devices.items() if device.cursors or device.handed})
 
-    def _keep_devices(self, mid: str, devices: dict[str, Device]) -> None:
+    def _keep_devices(self, mid: str, devices: dict[str, DeviceState]) -> None:
         if devices:
             self._devices[mid] = devices
         else:

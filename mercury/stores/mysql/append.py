@@ -1,7 +1,7 @@
 """IStore.append on MySQL: lock the rooms, load what the drafts concern, let a Batch decide, store what has changed.
 
 Two round trips for a batch, one that locks and loads, one that stores and commits; or a single one, if the rooms are
-as this node has left them (known.py). After each the thread has to wait until the reactor lets go of Python's
+as this node has left them (room_cache.py). After each the thread has to wait until the reactor lets go of Python's
 lock, so they cost more than most statements in them. The rooms are locked in the order of their names, so batches of
 any number of nodes that share rooms wait for each other and do not deadlock; and what a batch adds to a room becomes
 visible before the next batch can add to it.
@@ -19,9 +19,9 @@ from pymysql.constants import ER
 
 from mercury.domain.model import Draft, Entry, Outcome
 from mercury.errors import MercuryError
-from mercury.stores.append_rules import Batch, MembershipRow, RoomState
+from mercury.stores.append_rules import Batch, MembershipRow, StoredRoom
 from mercury.stores.mysql import sql
-from mercury.stores.mysql.known import KnownRooms
+from mercury.stores.mysql.room_cache import RoomCache
 from mercury.stores.mysql.server import uncertain
 from mercury.stores.mysql.sql import Statement, insert, insertion, numbers, parts, pieces, rows, to_json, together
 from mercury.stores.sealing import OVERHEAD, Keys
@@ -58,17 +58,17 @@ def entry_of(keys: Keys, rid: str, row: Sequence[Any]) -> Entry:
     )  # fmt: skip
 
 
-class Appender:
+class MysqlAppender:
     """Appends batches on the one connection that does; remembers how they left their rooms."""
 
     def __init__(self) -> None:
-        self._known = KnownRooms()
+        self._known = RoomCache()
 
     def append(
         self, cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys
     ) -> list[Outcome | MercuryError]:
         """Decide and store a batch in a transaction, on a connection that has none and commits by itself. `limit`:
-        rooms a member may be in, 0 for any number. `packet`: bytes in a statement. Raises Uncertain, and what the
+        rooms a member may be in, 0 for any number. `packet`: bytes in a statement. Raises UncertainCommit, and what the
         driver raises."""
         refused = [_too_long(draft, packet) for draft in drafts]
         fitting = [draft for draft, error in zip(drafts, refused, strict=True) if error is None]
@@ -131,7 +131,7 @@ def _too_long(draft: Draft, packet: int) -> MercuryError | None:
 
 
 def _load(
-    cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys, known: KnownRooms
+    cursor: Any, drafts: Sequence[Draft], ctime: int, limit: int, packet: int, keys: Keys, known: RoomCache
 ) -> tuple[Batch, dict[str, Found]]:
     """What the drafts concern, and the rows of its rooms."""
     asked: dict[str, set[str]] = {draft.rid: set() for draft in drafts}
@@ -154,7 +154,7 @@ def _load(
         questions.append((sql.FIND_FIRSTS, (to_json(list(cids)),)))
     found, answers = _lock_rooms(cursor, sorted(asked), made, packet, questions)
     rooms = {
-        rid: RoomState(
+        rid: StoredRoom(
             rid, row.head, row.floor, row.messages, row.ctime, bool(row.deleted), known.members(rid, row.nr, row.head)
         )
         for rid, row in found.items()

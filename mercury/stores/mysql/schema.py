@@ -17,7 +17,7 @@ from pymysql.constants import ER
 from twisted.logger import Logger
 
 from mercury.errors import MercuryError
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql.server import MysqlServer
 
 log = Logger()
 
@@ -127,7 +127,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
 ]
 
 
-def prepare(server: Server) -> tuple[str, int]:
+def prepare(server: MysqlServer) -> tuple[str, int]:
     """Make the database and its tables what this Mercury needs; its epoch and the longest statement in bytes.
 
     Blocks. Any number of nodes may do it at once: one does it, the others wait. Raises MercuryError or pymysql.Error.
@@ -144,7 +144,7 @@ def prepare(server: Server) -> tuple[str, int]:
             cursor.execute("DO RELEASE_LOCK(%s)", (lock,))
 
 
-def begin_anew(server: Server, now: int) -> tuple[str, int]:
+def begin_anew(server: MysqlServer, now: int) -> tuple[str, int]:
     """Draw another epoch, and have ids go on from `now` (microseconds), or from the last one if that is more; the
     epoch, and the first id of an entry. Blocks; can be repeated. Raises MercuryError or pymysql.Error."""
     with closing(_connect(server)) as connection, connection.cursor() as cursor:
@@ -159,7 +159,7 @@ def begin_anew(server: Server, now: int) -> tuple[str, int]:
     return epoch, first
 
 
-def _connect(server: Server) -> pymysql.Connection[Any]:
+def _connect(server: MysqlServer) -> pymysql.Connection[Any]:
     """A connection for long statements. The database is made only if it is missing: often one may use, but not make."""
     patient = {"read_timeout": MIGRATION_SECONDS}
     try:

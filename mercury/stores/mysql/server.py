@@ -17,7 +17,7 @@ import pymysql
 from pymysql.constants import CLIENT, CR, ER
 from twisted.enterprise.adbapi import Connection, ConnectionPool
 
-from mercury.stores.tls import Tls
+from mercury.stores.tls import EngineTls
 
 #: What an engine that fails raises; anything else of pymysql's is a fault of ours.
 ENGINE_ERRORS: Final = (pymysql.err.OperationalError, pymysql.err.InterfaceError, pymysql.err.InternalError)
@@ -42,7 +42,7 @@ LOST: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server:
+class MysqlServer:
     """Where the database is, and whether TLS is spoken to it. Times: seconds."""
 
     host: str
@@ -50,7 +50,7 @@ class Server:
     user: str
     password: str = field(repr=False)
     database: str
-    tls: Tls | None = None
+    tls: EngineTls | None = None
     connect_seconds: float = 3.0
     read_seconds: float = 5.0
     write_seconds: float = 5.0
@@ -117,7 +117,7 @@ class Server:
 class Connections(ConnectionPool):
     """adbapi's pool, but that it makes QuietConnections, and says clearly what is wrong with TLS."""
 
-    def __init__(self, server: Server, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, server: MysqlServer, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.connectionFactory = QuietConnection
         self._server = server
@@ -157,18 +157,18 @@ class QuietConnection(Connection):
         return self._connection is None
 
 
-class Uncertain(pymysql.err.OperationalError):
+class UncertainCommit(pymysql.err.OperationalError):
     """The connection was lost when a COMMIT may have been sent: it is not known whether anything is stored."""
 
 
 @contextmanager
 def uncertain() -> Iterator[None]:
-    """Around what sends a COMMIT: turns the error of a connection that is lost there into Uncertain."""
+    """Around what sends a COMMIT: turns the error of a connection that is lost there into UncertainCommit."""
     try:
         yield
     except ENGINE_ERRORS as error:
         if _code(error) in LOST:
-            raise Uncertain(*error.args) from error
+            raise UncertainCommit(*error.args) from error
         raise
 
 
@@ -186,7 +186,7 @@ def mend(connection: QuietConnection, error: Exception, tries: int) -> bool:
         if connection.is_lost:
             connection.reconnect()
         return True
-    if code in LOST and tries == 1 and not isinstance(error, Uncertain):
+    if code in LOST and tries == 1 and not isinstance(error, UncertainCommit):
         connection.reconnect()
         return True
     return False

@@ -1,7 +1,7 @@
 """The store for when one machine is not enough: MySQL 8 or MariaDB 10.6 and later, for any number of nodes.
 
 Every decision is made by the database under its own locks; what a node remembers of its rooms is a guess, which the
-database checks (known.py). One connection appends, so that a node's batches are stored in the order in which they
+database checks (room_cache.py). One connection appends, so that a node's batches are stored in the order in which they
 were asked for; others write marks and tokens, and others read. Each has its thread, in which the functions below run.
 """
 
@@ -24,10 +24,10 @@ from mercury.interfaces import IAccounts, IStore
 from mercury.stores.append_rules import occupied
 from mercury.stores.mysql import sql
 from mercury.stores.mysql.accounts import MysqlAccounts
-from mercury.stores.mysql.append import Appender, entry_of
+from mercury.stores.mysql.append import MysqlAppender, entry_of
 from mercury.stores.mysql.marks import move_cursors, move_reads
 from mercury.stores.mysql.schema import begin_anew, prepare
-from mercury.stores.mysql.server import ENGINE_ERRORS, Server, mend
+from mercury.stores.mysql.server import ENGINE_ERRORS, MysqlServer, mend
 from mercury.stores.mysql.sql import rows, to_json
 from mercury.stores.mysql.sweep import sweep
 from mercury.stores.pool import RETRY_AFTER, Pool
@@ -52,13 +52,15 @@ class MysqlStore(MysqlAccounts):
     epoch = ""
     elsewhere = True
 
-    def __init__(self, server: Server, connections: int = 8, rooms_per_member: int = 0, keys: Keys = NO_KEYS) -> None:
+    def __init__(
+        self, server: MysqlServer, connections: int = 8, rooms_per_member: int = 0, keys: Keys = NO_KEYS
+    ) -> None:
         self.keys = keys
         self._server = server
         self._connections = connections
         self.rooms_per_member = rooms_per_member
         self._packet = 0
-        self._appender = Appender()
+        self._appender = MysqlAppender()
         self._appending: Pool | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None

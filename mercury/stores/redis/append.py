@@ -22,7 +22,7 @@ KNOWN_ROOMS: Final = 20_000  # whose heads are remembered
 TRY_SECONDS: Final = 5.0  # for one batch; each time that it has to be sealed again, other nodes have stored theirs
 
 
-class Answer(Struct):
+class AppendAnswer(Struct):
     """What became of a draft, as append.lua says."""
 
     seq: int = 0
@@ -47,10 +47,10 @@ class SealedDraft(Struct):
 
 
 #: Runs the script: whether it has stored the batch, and an answer a draft.
-Send = Callable[[Sequence[Draft | SealedDraft], int], Deferred[tuple[bool, list[Answer]]]]
+Send = Callable[[Sequence[Draft | SealedDraft], int], Deferred[tuple[bool, list[AppendAnswer]]]]
 
 
-class Appender:
+class RedisAppender:
     """Has batches appended, one after the other if texts are sealed."""
 
     def __init__(self, clock: Any, send: Send) -> None:
@@ -59,11 +59,11 @@ class Appender:
         self._turn = DeferredLock()
         self._heads: dict[str, int] = {}
 
-    def append(self, drafts: Sequence[Draft], ctime: int, keys: Keys) -> Deferred[list[Answer]]:
+    def append(self, drafts: Sequence[Draft], ctime: int, keys: Keys) -> Deferred[list[AppendAnswer]]:
         """One answer a draft. Cancelling the Deferred gives up the answers, not the batch."""
         if not keys:
             return self._send(drafts, ctime).addCallback(lambda reply: reply[1])
-        answer: Deferred[list[Answer]] = Deferred()
+        answer: Deferred[list[AppendAnswer]] = Deferred()
         self._turn.run(lambda: Deferred.fromCoroutine(self._append(drafts, ctime, keys))).chainDeferred(answer)
         return answer
 
@@ -71,7 +71,7 @@ class Appender:
         """Fires when no batch waits for its turn."""
         return self._turn.run(lambda: None)
 
-    async def _append(self, drafts: Sequence[Draft], ctime: int, keys: Keys) -> list[Answer]:
+    async def _append(self, drafts: Sequence[Draft], ctime: int, keys: Keys) -> list[AppendAnswer]:
         end = self._clock.seconds() + TRY_SECONDS
         seqs = self._expected(drafts)
         sealed: list[Draft | SealedDraft] = list(drafts)
@@ -97,7 +97,7 @@ class Appender:
             seqs.append(heads[draft.rid])
         return seqs
 
-    def _learn(self, drafts: Sequence[Draft], answers: Sequence[Answer]) -> None:
+    def _learn(self, drafts: Sequence[Draft], answers: Sequence[AppendAnswer]) -> None:
         if len(self._heads) > KNOWN_ROOMS:
             self._heads.clear()
         for draft, answer in zip(drafts, answers, strict=True):

@@ -1,9 +1,9 @@
-"""A connection to Redis that is made anew whenever it is lost, with what txredisapi leaves to its user.
+"""A connection to Redis that is made again whenever it is lost: what txredisapi leaves to its user.
 
-txredisapi speaks the protocol. Its pools are not used: they stop reconnecting for good after a failed AUTH or SELECT,
-and let commands wait for ever while Redis is away. A Link logs in by itself on every connection, bounds each command's
-time, and turns every failure into a MercuryError. Behind Sentinel it asks for the master before it connects. With TLS
-a server, or a sentinel, has to prove itself before it is sent anything (stores/tls.py).
+txredisapi speaks the protocol. Its own pools are not used: they stop reconnecting for good after a failed AUTH or
+SELECT, and let commands wait for ever while Redis is away. A RedisLink logs in on every new connection, bounds the time
+of each command, and turns every failure into a MercuryError. Behind Sentinel it asks for the master before it connects.
+With TLS, a server or a sentinel must prove who it is before anything is sent to it (mercury/stores/tls.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zope.interface import implementer
 from mercury.domain.counters import Load
 from mercury.domain.log_context import LOG_CONTEXT, in_context
 from mercury.errors import MercuryError
-from mercury.stores.tls import Check, Tls
+from mercury.stores.tls import CertificateCheck, EngineTls
 
 log = Logger()
 
@@ -64,7 +64,7 @@ class RedisServer:
     db: int = 0
     sentinels: tuple[tuple[str, int], ...] = ()
     service: str = ""
-    tls: Tls | None = None
+    tls: EngineTls | None = None
     connect_seconds: float = 3.0
     command_seconds: float = 5.0
 
@@ -79,12 +79,12 @@ class RedisServer:
 
 
 @implementer(IHandshakeListener)
-class Protocol(RedisProtocol):
+class LinkProtocol(RedisProtocol):
     """Bytes come back as bytes: numbers in names stay text. With TLS: `proved` fires when the handshake is done, or
     fails; `check` has checked the server. `why` is how the connection ended."""
 
     proved: Deferred[None] | None = None
-    check: Check | None = None
+    check: CertificateCheck | None = None
     why: Failure | None = None
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Protocol(RedisProtocol):
             self.proved.errback(reason)
 
 
-class Link:
+class RedisLink:
     """One connection, on which commands are sent one behind the other without waiting for replies.
 
     `greet(protocol)` is awaited on each new connection before anything else may use it; if it raises, the connection is
@@ -119,7 +119,7 @@ class Link:
         reactor: Any,
         server: RedisServer,
         greet: Greet | None = None,
-        protocol: Callable[[], Protocol] = Protocol,
+        protocol: Callable[[], LinkProtocol] = LinkProtocol,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
@@ -252,7 +252,7 @@ class Link:
             return Deferred.fromCoroutine(self._reach_by_tls(self._server.tls, host, endpoint, factory))
         return self._within(seconds, endpoint.connect(factory))
 
-    async def _reach_by_tls(self, tls: Tls, host: str, endpoint: HostnameEndpoint, factory: Factory[Any]) -> Any:
+    async def _reach_by_tls(self, tls: EngineTls, host: str, endpoint: HostnameEndpoint, factory: Factory[Any]) -> Any:
         server = self._server
         check = tls.check(host, "redis.sentinels" if server.sentinels else "redis.host")
         protocol: Any = await self._within(server.connect_seconds, wrapClientTLS(check, endpoint).connect(factory))
@@ -281,7 +281,7 @@ class Link:
 
     async def _master(self) -> tuple[str, int]:
         """Where the master is, as the first sentinel says that answers."""
-        factory: Factory[Any] = Factory.forProtocol(Protocol)
+        factory: Factory[Any] = Factory.forProtocol(LinkProtocol)
         factory.noisy = False
         why = "no sentinel answers"
         for host, port in self._server.sentinels:

@@ -21,7 +21,7 @@ Count = Callable[..., Deferred[int]]
 
 async def reseal(keys: Keys, rid: str, step: Step, read: Read, call: Count) -> None:
     """`read(after)` gives a page of the log, its texts as they are stored; `call(name, ...)` calls the script."""
-    copy = Copy(call, rid)
+    copy = LogCopy(call, rid)
     entries, upto, after = await read(0)
     while entries and after < upto:
         after = entries[-1].seq
@@ -37,7 +37,7 @@ async def reseal(keys: Keys, rid: str, step: Step, read: Read, call: Count) -> N
         await copy.put()
 
 
-class Copy:
+class LogCopy:
     """A copy of a room's log in the making."""
 
     def __init__(self, call: Count, rid: str) -> None:

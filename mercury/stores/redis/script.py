@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from twisted.internet.defer import Deferred
 
-from mercury.stores.redis.link import Link
+from mercury.stores.redis.link import RedisLink
 
 PARTS: Final = ("common", "append", "log", "rooms", "marks", "accounts", "reseal", "tokens")
 
@@ -23,6 +23,6 @@ SHA: Final = sha1(SOURCE).hexdigest()  # noqa: S324 - the name by which Redis kn
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def call(link: Link, decoder: msgspec.msgpack.Decoder[Any], name: str, args: dict[str, Any]) -> Deferred[Any]:
-    """Make a call and decode its answer. Fails as Link.script does."""
+def call(link: RedisLink, decoder: msgspec.msgpack.Decoder[Any], name: str, args: dict[str, Any]) -> Deferred[Any]:
+    """Make a call and decode its answer. Fails as RedisLink.script does."""
     return link.script(SHA, SOURCE, (name, _encode(args))).addCallback(decoder.decode)

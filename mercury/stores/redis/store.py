@@ -25,8 +25,8 @@ from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
 from mercury.stores.append_rules import occupied, refused, repeated
 from mercury.stores.redis.accounts import RedisAccounts
-from mercury.stores.redis.append import Answer, Appender, SealedDraft
-from mercury.stores.redis.link import RETRY_AFTER, Link, RedisServer
+from mercury.stores.redis.append import AppendAnswer, RedisAppender, SealedDraft
+from mercury.stores.redis.link import RETRY_AFTER, RedisLink, RedisServer
 from mercury.stores.redis.reseal import reseal
 from mercury.stores.redis.script import SOURCE, call
 from mercury.stores.sealing import NO_KEYS, STEP, Keys
@@ -39,7 +39,7 @@ CHUNK: Final = 1000  # things forgotten in one call: Redis does nothing else mea
 PUBLISHED: Final = 256 * 1024  # bytes in one notification, about
 
 
-_answers = Decoder(tuple[bool, list[Answer]])
+_answers = Decoder(tuple[bool, list[AppendAnswer]])
 _page = Decoder(tuple[list[Entry], int, int])
 _history = Decoder(tuple[list[Entry], bool])
 _located = Decoder(tuple[str, int] | None)
@@ -90,8 +90,8 @@ class RedisStore(RedisAccounts):
         self._keep = keep
         self._channel = channel
         self._node = node
-        self._link: Link | None = None
-        self._appender = Appender(reactor, self._send)
+        self._link: RedisLink | None = None
+        self._appender = RedisAppender(reactor, self._send)
 
     @property
     def load(self) -> list[Load]:
@@ -101,7 +101,7 @@ class RedisStore(RedisAccounts):
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        self._link = Link(self._reactor, self._server, self._greet)
+        self._link = RedisLink(self._reactor, self._server, self._greet)
         try:
             await self._link.open()
         except MercuryError as error:
@@ -159,12 +159,12 @@ class RedisStore(RedisAccounts):
             lambda answers: [self._outcome(draft, ctime, a) for draft, a in zip(drafts, answers, strict=True)]
         )
 
-    def _send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[Answer]]]:
+    def _send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[AppendAnswer]]]:
         telling = {"channel": self._channel, "node": self._node, "chunk": PUBLISHED}
         limits = {"limit": self.rooms_per_member, "keep": self._keep}
         return self._call(_answers, "append", drafts=drafts, ctime=ctime, **limits, **telling)
 
-    def _outcome(self, draft: Draft, ctime: int, a: Answer) -> Outcome | MercuryError:
+    def _outcome(self, draft: Draft, ctime: int, a: AppendAnswer) -> Outcome | MercuryError:
         if a.error is not None:
             return refused(draft, a.error, a.who, self.rooms_per_member)
         if a.first is not None:

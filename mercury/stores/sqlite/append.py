@@ -14,12 +14,12 @@ from msgspec.json import Decoder
 
 from mercury.domain.model import Draft, Outcome
 from mercury.errors import MercuryError
-from mercury.stores.append_rules import Batch, MembershipRow, RoomState
+from mercury.stores.append_rules import Batch, MembershipRow, StoredRoom
 from mercury.stores.sealing import Keys
 from mercury.stores.sqlite import sql
 from mercury.stores.sqlite.sql import entries_in, insert, to_json
 
-_rooms = Decoder(list[tuple[int, int, RoomState]])
+_rooms = Decoder(list[tuple[int, int, StoredRoom]])
 _places_in_lists = Decoder(list[tuple[int, int]])
 _counts = Decoder(dict[str, int])
 
@@ -28,14 +28,14 @@ KNOWN_MEMBERS = 200_000  # of all of them together
 INSIDE = MembershipRow(joined=0, read=0, read_nth=0)  # that somebody is in is all that a Batch wants to know of them
 
 
-class Appender:
+class SqliteAppender:
     """Appends batches; keeps what it knows of rooms from one to the next."""
 
     def __init__(self) -> None:
         self._last_id = 0
         self._numbers: dict[str, int] = {}
         self._lasts: dict[str, int] = {}  # the ids of the rooms' last entries
-        self._rooms: dict[str, RoomState] = {}
+        self._rooms: dict[str, StoredRoom] = {}
         self._members = 0  # that became known since nothing was, each time; who left is counted, too
 
     def append(

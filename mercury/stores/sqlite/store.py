@@ -31,7 +31,7 @@ from mercury.stores.sealing import NO_KEYS, STEP, Keys, renewed
 from mercury.stores.sqlite import room_log as log
 from mercury.stores.sqlite import sql
 from mercury.stores.sqlite.accounts import SqliteAccounts
-from mercury.stores.sqlite.append import Appender
+from mercury.stores.sqlite.append import SqliteAppender
 from mercury.stores.sqlite.schema import (
     BUSY_SECONDS,
     PATIENT_SECONDS,
@@ -75,7 +75,7 @@ class SqliteStore(SqliteAccounts):
         self._beside = beside
         self._path = path
         self.rooms_per_member = rooms_per_member
-        self._appender = Appender()
+        self._appender = SqliteAppender()
         self._claim: int | None = None
         self._writer: Pool | None = None
         self._reader: Pool | None = None

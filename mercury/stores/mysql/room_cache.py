@@ -15,27 +15,27 @@ from typing import Final
 from msgspec import Struct
 
 from mercury.domain.model import SYSTEM, Draft
-from mercury.stores.append_rules import MembershipRow, RoomState
+from mercury.stores.append_rules import MembershipRow, StoredRoom
 
 ROOMS: Final = 20_000  # are remembered
 MEMBERS: Final = 200_000  # of all of them together
 
 
-class Known(Struct):
+class CachedRoom(Struct):
     """A room with the number `nr`, as the last batch left it. `ours`: a later batch has found it so. Only then is it
     guessed at: where several nodes write in turn, most guesses would be wrong."""
 
     nr: int
-    room: RoomState
+    room: StoredRoom
     ours: bool = False
     counted: int = 0  # members
 
 
-class KnownRooms:
+class RoomCache:
     """The rooms of a node's batches, as these left them."""
 
     def __init__(self) -> None:
-        self._rooms: dict[str, Known] = {}
+        self._rooms: dict[str, CachedRoom] = {}
         self._members = 0
 
     def forget(self) -> None:
@@ -43,9 +43,9 @@ class KnownRooms:
         self._rooms.clear()
         self._members = 0
 
-    def guess(self, drafts: Sequence[Draft]) -> dict[str, Known] | None:
+    def guess(self, drafts: Sequence[Draft]) -> dict[str, CachedRoom] | None:
         """The rooms of a batch of which each draft will be stored, as far as this node knows; else None."""
-        found: dict[str, Known] = {}
+        found: dict[str, CachedRoom] = {}
         for draft in drafts:
             known = self._rooms.get(draft.rid)
             if known is None or not known.ours or draft.kind != "message":
@@ -64,14 +64,14 @@ class KnownRooms:
         known.ours = True
         return known.room.members
 
-    def remember(self, rooms: Iterable[tuple[int, RoomState]]) -> None:
+    def remember(self, rooms: Iterable[tuple[int, StoredRoom]]) -> None:
         """How a batch has left its rooms, by their numbers."""
         for nr, room in rooms:
             if room.deleted:
                 self._drop(room.rid)
                 continue
             room.firsts.clear()  # whole texts; that a cid was used before is found by the database
-            known = self._rooms.setdefault(room.rid, Known(nr, room))
+            known = self._rooms.setdefault(room.rid, CachedRoom(nr, room))
             known.room = room
             self._members += len(room.members) - known.counted
             known.counted = len(room.members)

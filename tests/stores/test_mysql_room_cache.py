@@ -10,9 +10,8 @@ import pytest
 import pytest_twisted
 
 from mercury.domain.model import SYSTEM
-from mercury.stores.mysql import append, sql
-from mercury.stores.mysql import known as mysql_known
-from mercury.stores.mysql.server import Server
+from mercury.stores.mysql import append, room_cache, sql
+from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from tests.contracts.tools import NOW, code_of, entry_of, joined, left, log_of, message, opened, put
 from tests.support.mariadb_servers import MariaDb
@@ -33,7 +32,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest_twisted.async_yield_fixture
-async def store(mysql: Server) -> AsyncIterator[Any]:
+async def store(mysql: MysqlServer) -> AsyncIterator[Any]:
     """A node's store in which the rooms r and s are, with the members a and b, and as it has left them."""
     async with opened(lambda _: MysqlStore(mysql)) as node:
         await put(node, joined("r", "a", "b"), joined("s", "a", "b"))
@@ -66,7 +65,9 @@ async def test_nothing_is_guessed_of_who_is_not_known_to_be_in(store: Any, trips
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_member_of_whom_nothing_is_known_is_asked_about(store: Any, mysql: Server, trips: list[int]) -> None:
+async def test_a_member_of_whom_nothing_is_known_is_asked_about(
+    store: Any, mysql: MysqlServer, trips: list[int]
+) -> None:
     async with opened(lambda _: MysqlStore(mysql)) as started_anew:
         for _ in range(3):
             entry_of((await put(started_anew, message("r", "a")))[0])
@@ -116,7 +117,7 @@ async def set_back(other: Any, mariadb: MariaDb, database: str) -> None:
 )  # fmt: skip
 @pytest_twisted.ensureDeferred
 async def test_what_happened_meanwhile_is_found_out(
-    store: Any, mysql: Server, mariadb: MariaDb, happens: Callable[..., Awaitable[None]], then: str, seq: int
+    store: Any, mysql: MysqlServer, mariadb: MariaDb, happens: Callable[..., Awaitable[None]], then: str, seq: int
 ) -> None:
     """With a batch of which a part would be right."""
     async with opened(lambda _: MysqlStore(mysql)) as other:
@@ -137,7 +138,7 @@ async def test_what_happened_meanwhile_is_found_out(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_system_message_to_a_deleted_room_is_refused(store: Any, mysql: Server) -> None:
+async def test_a_system_message_to_a_deleted_room_is_refused(store: Any, mysql: MysqlServer) -> None:
     """Nothing in the log tells of a room's deletion."""
     await put(store, left("r", "a", "b"))
     await put(store, message("r", SYSTEM))
@@ -160,7 +161,7 @@ async def test_a_cid_that_was_used_before_is_found(store: Any, trips: list[int])
 
 
 @pytest_twisted.ensureDeferred
-async def test_where_nodes_write_in_turn_nothing_is_guessed(store: Any, mysql: Server, trips: list[int]) -> None:
+async def test_where_nodes_write_in_turn_nothing_is_guessed(store: Any, mysql: MysqlServer, trips: list[int]) -> None:
     async with opened(lambda _: MysqlStore(mysql)) as other:
         for node in (other, store) * 4:
             await put(node, message("r", "a"))
@@ -172,8 +173,8 @@ async def test_where_nodes_write_in_turn_nothing_is_guessed(store: Any, mysql: S
 
 @pytest.mark.parametrize("bound", ["ROOMS", "MEMBERS"])
 @pytest_twisted.ensureDeferred
-async def test_what_is_remembered_is_bounded(mysql: Server, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    monkeypatch.setattr(mysql_known, bound, 10)
+async def test_what_is_remembered_is_bounded(mysql: MysqlServer, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(room_cache, bound, 10)
     async with opened(lambda _: MysqlStore(mysql)) as node:
         for n in range(30):
             rid = f"r{n}" if bound == "ROOMS" else "r"
