@@ -46,7 +46,7 @@ from mercury.rest.readiness import Readiness
 from mercury.rest.site import make_site
 from mercury.settings.engines import Mysql, Redis
 from mercury.settings.flags import Flags
-from mercury.settings.schema import Api, Config, Gotalk, Ws, has_bus, storage_type
+from mercury.settings.schema import Config, ListenerSettings, has_bus, storage_type
 from mercury.settings.types import ConfigError, addresses, networks
 from mercury.stores.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
 from mercury.websocket.admission import ChatDoor, Protocols
@@ -176,13 +176,13 @@ def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None
     )
 
 
-def rules_of(listener: Api | Ws | Gotalk, connections: int = 0, per_address: int = 0) -> Rules:
+def rules_of(listener: ListenerSettings, connections: int = 0, per_address: int = 0) -> Rules:
     """Who may connect to a listener, by its settings as they are now."""
     proxies = networks(listener.proxies) if listener.endpoint.startswith("haproxy:") else None
     return Rules(networks(listener.address), proxies, connections, per_address)
 
 
-def certificate_of(section: str, listener: Api | Ws | Gotalk) -> Certificate | None:
+def certificate_of(section: str, listener: ListenerSettings) -> Certificate | None:
     """What a listener serves TLS with, if it does. ConfigError if that cannot be used."""
     tls = listener.tls
     try:

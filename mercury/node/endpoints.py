@@ -7,19 +7,19 @@ from ipaddress import IPv4Network
 from types import MappingProxyType
 from typing import Final
 
-from mercury.settings.schema import Api, Config, Gotalk, Ws
+from mercury.settings.schema import Config, ListenerSettings
 from mercury.settings.types import networks
 
 BACKLOG: Final = 1024  # connections that wait to be accepted: Twisted's 50 overflow when all clients come back at once
 
 
-def listeners_of(config: Config) -> dict[str, Api | Ws | Gotalk]:
+def listeners_of(config: Config) -> dict[str, ListenerSettings]:
     """The settings of all that is to be listened on, by their sections."""
-    found: dict[str, Api | Ws | Gotalk] = {"server.api": config.server.api, "server.ws": config.server.ws}
+    found: dict[str, ListenerSettings] = {"server.api": config.server.api, "server.ws": config.server.ws}
     return {**found, "gotalk": config.gotalk} if config.gotalk.enabled else found
 
 
-def endpoint_of(listener: Api | Ws | Gotalk, passed: Mapping[int, str] = MappingProxyType({})) -> str:
+def endpoint_of(listener: ListenerSettings, passed: Mapping[int, str] = MappingProxyType({})) -> str:
     """The endpoint string of a listener: its own, or that of the socket that systemd has passed for its port (`passed`
     has them by ports), or its port on as few interfaces as its address list needs."""
     if listener.endpoint:

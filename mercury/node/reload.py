@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from msgspec import structs
 from twisted.logger import Logger, LogLevel
 
 from mercury.errors import MercuryError
@@ -61,7 +60,7 @@ def adopt(config: Config, new: Config) -> tuple[list[str], list[str]]:
     changed, waiting = [], []
     for path, section, field, value in list(differences(config, new)):
         if SETTINGS[path].live:
-            structs.force_setattr(section, field, value)
+            setattr(section, field, value)
             changed.append(path)
         else:
             waiting.append(path)

@@ -18,7 +18,7 @@ ShownFile = Annotated[
 ShownKeyFile = Annotated[str, Meta(description="A PEM file with the private key of that certificate, unencrypted.")]
 
 
-class Storage(Section, frozen=True):
+class Storage(Section):
     """Where rooms, messages, members and tokens are kept."""
 
     type: Annotated[
@@ -30,7 +30,7 @@ class Storage(Section, frozen=True):
     ] = ""
 
 
-class Sqlite(Section, frozen=True):
+class Sqlite(Section):
     """The SQLite store."""
 
     path: Annotated[
@@ -38,7 +38,7 @@ class Sqlite(Section, frozen=True):
     ] = "var/mercury.sqlite"
 
 
-class Mysql(Section, frozen=True):
+class Mysql(Section):
     """The MySQL or MariaDB store."""
 
     host: Annotated[str, Meta(description="The server's name or address. Setting it chooses this store.")] = ""
@@ -70,7 +70,7 @@ class Mysql(Section, frozen=True):
     ] = 5.0
 
 
-class Redis(Section, frozen=True):
+class Redis(Section):
     """The Redis store, and the bus between nodes."""
 
     host: Annotated[
@@ -114,7 +114,7 @@ class Redis(Section, frozen=True):
     ] = 5.0
 
 
-class Retention(Section, frozen=True):
+class Retention(Section):
     """How much the Redis store keeps in memory."""
 
     entries: Annotated[
@@ -126,7 +126,7 @@ class Retention(Section, frozen=True):
     ] = 0
 
 
-class Crypto(Section, frozen=True):
+class Crypto(Section):
     """Encryption at rest."""
 
     keys: Annotated[

@@ -11,7 +11,7 @@ from msgspec import Meta
 from mercury.settings.types import LIVE, Count, CountOrNone, Seconds, SecondsOrNone, Section
 
 
-class Limits(Section, frozen=True):
+class Limits(Section):
     """Limits on what one client may use, so that no client harms the others."""
 
     frame_bytes: Annotated[

@@ -3,7 +3,7 @@
 From these Structs, and those in mercury/settings/limits.py and engines.py, come the checks and the reading
 (mercury/settings/sources.py), the flags and `--help` (mercury/settings/flags.py), and etc/mercury.toml with the table
 in docs/configuration.md (mercury/reference/settings.py). A Struct is a section and its docstring the section's
-heading; a field is a setting. Outside, `Ws.frame_bytes` would be spelt `frame-bytes`.
+heading; a field is a setting. Outside, `Limits.frame_bytes` is spelt `limits.frame-bytes`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,18 @@ from mercury.settings.types import (
 
 WS_PATH: Final = "/ws/connect"  # where clients connect by WebSocket
 
+# What the sections of listeners have in common.
+Endpoint = Annotated[str, Meta(description="A Twisted endpoint to use instead of the port, as for the REST API.")]
+Proxies = Annotated[
+    NetworkList,
+    LIVE,
+    Meta(description="With a haproxy: endpoint: the proxies whose PROXY header (the client's address) is accepted."),
+]
+Connections = Annotated[CountOrNone, LIVE, Meta(description="Maximum number of connections. 0: no limit.")]
+THIS_MACHINE: Final = "127.0.0.1/32,::1/128"
 
-class Tls(Section, frozen=True):
+
+class Tls(Section):
     """TLS on this port, 1.2 and later."""
 
     cert: Annotated[
@@ -42,7 +52,7 @@ class Tls(Section, frozen=True):
     key: Annotated[str, Meta(description="A PEM file with the certificate's private key, unencrypted.")] = ""
 
 
-class Api(Section, frozen=True):
+class Api(Section):
     """The REST API, for your application's backend."""
 
     address: Annotated[NetworkList, LIVE, Meta(description="The networks that may call the REST API.")] = "127.0.0.1/32"
@@ -55,13 +65,7 @@ class Api(Section, frozen=True):
             "passes for the port."
         ),
     ] = ""
-    proxies: Annotated[
-        NetworkList,
-        LIVE,
-        Meta(
-            description="With a haproxy: endpoint: the proxies whose PROXY header (the client's address) is accepted."
-        ),
-    ] = "127.0.0.1/32,::1/128"
+    proxies: Proxies = THIS_MACHINE
     keys: Annotated[
         ApiKeyList,
         LIVE,
@@ -70,26 +74,17 @@ class Api(Section, frozen=True):
             "one of them and also be on the address list. Empty: no key is required."
         ),
     ] = ""
-    connections: Annotated[CountOrNone, LIVE, Meta(description="Maximum number of connections. 0: no limit.")] = 1000
+    connections: Connections = 1000
     tls: Tls = field(default_factory=Tls)
 
 
-class Ws(Section, frozen=True):
+class Ws(Section):
     """The WebSocket server, for your users' clients."""
 
     address: Annotated[NetworkList, LIVE, Meta(description="The networks that may connect by WebSocket.")] = "0.0.0.0/0"
     port: Annotated[ListeningPort, Meta(description="The WebSocket server's TCP port. 0: any free port.")] = 6010
-    endpoint: Annotated[
-        str,
-        Meta(description="A Twisted endpoint to use instead of the port, as for the REST API."),
-    ] = ""
-    proxies: Annotated[
-        NetworkList,
-        LIVE,
-        Meta(
-            description="With a haproxy: endpoint: the proxies whose PROXY header (the client's address) is accepted."
-        ),
-    ] = "127.0.0.1/32,::1/128"
+    endpoint: Endpoint = ""
+    proxies: Proxies = THIS_MACHINE
     origins: Annotated[
         OriginList,
         LIVE,
@@ -106,14 +101,14 @@ class Ws(Section, frozen=True):
     tls: Tls = field(default_factory=Tls)
 
 
-class Server(Section, frozen=True):
+class Server(Section):
     """The ports that Mercury listens on."""
 
     api: Api = field(default_factory=Api)
     ws: Ws = field(default_factory=Ws)
 
 
-class Wamp(Section, frozen=True):
+class Wamp(Section):
     """WAMP, for Autobahn's clients, on the WebSocket port."""
 
     realm: Annotated[str, LIVE, Meta(min_length=1, description="The realm that clients join.")] = "mercury"
@@ -127,23 +122,14 @@ class Wamp(Section, frozen=True):
     ] = "ticket,wampcra"
 
 
-class Gotalk(Section, frozen=True):
+class Gotalk(Section):
     """The goTalk API: accounts, friends and direct messages over plain HTTP."""
 
     enabled: Annotated[bool, Meta(description="Serve the goTalk API and its pages.")] = False
     address: Annotated[NetworkList, LIVE, Meta(description="The networks that may connect to it.")] = "0.0.0.0/0"
     port: Annotated[ListeningPort, Meta(description="Its TCP port. 0: any free port.")] = 9000
-    endpoint: Annotated[
-        str,
-        Meta(description="A Twisted endpoint to use instead of the port, as for the REST API."),
-    ] = ""
-    proxies: Annotated[
-        NetworkList,
-        LIVE,
-        Meta(
-            description="With a haproxy: endpoint: the proxies whose PROXY header (the client's address) is accepted."
-        ),
-    ] = "127.0.0.1/32,::1/128"
+    endpoint: Endpoint = ""
+    proxies: Proxies = THIS_MACHINE
     secure: Annotated[
         bool,
         LIVE,
@@ -152,7 +138,7 @@ class Gotalk(Section, frozen=True):
             "endpoint this is automatic."
         ),
     ] = False
-    connections: Annotated[CountOrNone, LIVE, Meta(description="Maximum number of connections. 0: no limit.")] = 10_000
+    connections: Connections = 10_000
     connections_per_address: Annotated[
         CountOrNone, LIVE, Meta(description="Maximum number of connections from one address. 0: no limit.")
     ] = 0
@@ -185,7 +171,10 @@ class Gotalk(Section, frozen=True):
     tls: Tls = field(default_factory=Tls)
 
 
-class Drain(Section, frozen=True):
+ListenerSettings = Api | Ws | Gotalk
+
+
+class Drain(Section):
     """How Mercury stops."""
 
     seconds: Annotated[
@@ -198,7 +187,7 @@ class Drain(Section, frozen=True):
     ] = 5.0
 
 
-class Log(Section, frozen=True):
+class Log(Section):
     """The log: one line per event."""
 
     format: Annotated[Literal["json", "logfmt"], LIVE, Meta(description="The format of a line.")] = "json"
@@ -207,7 +196,7 @@ class Log(Section, frozen=True):
     ] = "info"
 
 
-class Token(Section, frozen=True):
+class Token(Section):
     """Tokens, which clients log in with."""
 
     ttl: Annotated[
@@ -221,7 +210,7 @@ class Token(Section, frozen=True):
     ] = 86400
 
 
-class Config(Section, frozen=True):
+class Config(Section):
     """Mercury as a whole."""  # `Config()` holds the defaults; mercury.settings.load reads the rest
 
     workers: Annotated[
@@ -255,7 +244,7 @@ def check(config: Config) -> None:
         lacks = "has no Redis to connect the workers" if kind == "mysql" else "cannot be shared by workers"
         need = "redis.host" if kind == "mysql" else "redis.host, or mysql.host and redis.host"
         raise ConfigError(f"workers is {config.workers}, but the store, {kind}, {lacks}: set {need}, or workers to 1")
-    sections: dict[str, Api | Ws | Gotalk] = {
+    sections: dict[str, ListenerSettings] = {
         "server.api": config.server.api,
         "server.ws": config.server.ws,
         "gotalk": config.gotalk,

@@ -18,11 +18,11 @@ from msgspec import Meta, Struct
 Network = IPv4Network | IPv6Network
 
 
-class Section(Struct, frozen=True, rename="kebab", kw_only=True):
-    """What all sections have in common: only a reload changes one after it was read, and names have dashes outside.
+class Section(Struct, rename="kebab", kw_only=True):
+    """A section of the settings. Its fields have dashes in files and flags.
 
-    A reload (mercury/node/reload.py) changes what is marked LIVE, in the very sections that were read at the start. So
-    whoever goes by such a setting keeps its section and looks at it each time, and need not be told.
+    Nothing but a reload (mercury/node/reload.py) changes a section after it was read: it assigns to the settings that
+    are marked LIVE, in place. So code that uses such a setting keeps the section and reads the setting each time.
     """
 
 

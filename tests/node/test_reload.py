@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
 from pytest_twisted import ensureDeferred
 
 from mercury.node.reload import adopt
@@ -160,7 +159,7 @@ def test_who_is_here_is_pinged_as_they_were_told() -> None:
     node = Clockwork(ping_seconds=25.0)
     node.join("r", "ann", "bob")
     ann = node.device("ann")
-    structs.force_setattr(node.chat.limits, "ping_seconds", 100.0)
+    node.chat.limits.ping_seconds = 100.0
     bob = node.device("bob")
     assert [device.of("hello")[0]["heartbeat"] for device in (ann, bob)] == [25.0, 100.0]
     pings: dict[Any, int] = {ann: 0, bob: 0}
@@ -175,7 +174,7 @@ def test_who_is_here_is_pinged_as_they_were_told() -> None:
     assert pings == {ann: 4, bob: 1}
     assert set(node.chat.heartbeat.everybody()) == {ann.session, bob.session}
     ann.lose()
-    structs.force_setattr(node.chat.limits, "ping_seconds", 50.0)
+    node.chat.limits.ping_seconds = 50.0
     node.device("ann")
     assert node.chat.heartbeat._wheels.keys() == {100.0, 50.0}, "nobody is on the first one any more"
 

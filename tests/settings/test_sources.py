@@ -93,11 +93,6 @@ def test_every_setting_and_section_is_described() -> None:
         assert setting.section.__doc__.endswith(".")
 
 
-def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError):
-        Config().log.level = "debug"  # type: ignore[misc]
-
-
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
