@@ -235,15 +235,15 @@ class IBus(Interface):
     """How the nodes that share a store wake each other. At most once, in any order: the store is the truth.
 
     Whatever the bus loses costs time only, since an entry's seq shows that something is missing, and the listener is
-    told to doubt() its rooms when something may be. No method raises; nothing waits for the bus but subscribe().
+    told to invalidate() its rooms when something may be. No method raises; nothing waits for the bus but subscribe().
     """
 
     node: str = Attribute("This node's name among the nodes: drawn anew at each start.")
     is_up: bool = Attribute(
         "Whether what others publish gets here, as far as is known; a silent loss is noticed within 15 seconds, "
         "or without a Redis when this node's lease is over. "
-        "While it is False, look at the heads of the rooms served here, once a second; doubt(None) follows when it is "
-        "True again."
+        "While it is False, look at the heads of the rooms served here, once a second; invalidate(None) follows when it "
+        "is True again."
     )
 
     lags: Histogram = Attribute("Seconds that what this node published took to come back to it, where it looks.")
@@ -257,7 +257,7 @@ class IBus(Interface):
     def publish(entries: Sequence[Entry]) -> None:
         """Tell the other nodes of entries that this one has committed: of each room in the order of seq.
 
-        Call it in commit order. What cannot be sent now is made up for by telling the others to doubt those rooms,
+        Call it in commit order. What cannot be sent now is made up for by telling the others to invalidate those rooms,
         as soon as that can be sent.
         """
 
@@ -271,7 +271,7 @@ class IBus(Interface):
         """Hear of a room. When this fires, whatever is published from then on comes here: read the log's head after it.
 
         It fires in any case within two seconds. If the bus is down by then, or that slow, the room is subscribed to
-        when it is back, and the listener told to doubt it then. Never fails.
+        when it is back, and the listener told to invalidate it then. Never fails.
         """
 
     def unsubscribe(rid: str) -> None:
@@ -284,24 +284,24 @@ class IBusListener(Interface):
     What this node published does not come back to it, except for entries of a store that publishes by itself.
     """
 
-    def entries_came(entries: Sequence[Entry]) -> None:
+    def entries_received(entries: Sequence[Entry]) -> None:
         """Committed entries of one room, in the order of seq. They may be known here; some before may be missing."""
 
-    def signal_came(node: str, signal: Signal) -> None:
+    def signal_received(node: str, signal: Signal) -> None:
         """A signal of another node."""
 
-    def doubt(rids: Sequence[str] | None) -> None:
+    def invalidate(rids: Sequence[str] | None) -> None:
         """In these rooms, or in all that are subscribed to, something may have been stored that was not told here.
 
         With any rooms, or none: somebody who is connected here may have been put into others.
         """
 
-    def node_came(node: str) -> None:
+    def node_up(node: str) -> None:
         """Another node is there: it knows nothing yet of who is connected here, nor this one of who is there."""
 
-    def node_gone(node: str) -> None:
+    def node_down(node: str) -> None:
         """A node stopped, or was not heard of for five seconds, or the bus is down: whoever was connected there is not
-        known to be. It is there again when node_came() says so."""
+        known to be. It is there again when node_up() says so."""
 
 
 class IFrameEncoder(Interface):

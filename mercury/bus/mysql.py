@@ -142,9 +142,9 @@ class MysqlBus(LocalBus):
         was_up, self.is_up = self.is_up, not others
         self._others, self._renewed = others, self._clock.seconds()
         if others:
-            self._listener.doubt([])  # nobody says who was put into a room there
+            self._listener.invalidate([])  # nobody says who was put into a room there
         elif not was_up:
-            self._listener.doubt(None)
+            self._listener.invalidate(None)
 
 
 async def users(clock: Any, server: MysqlServer) -> list[str]:

@@ -45,7 +45,7 @@ OWED: Final = 1000  # rooms that are remembered by name for that
 PUBLISH_ALL: Final = "for at = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[at], ARGV[at + 1]) end"
 
 
-class Doubt(Struct, tag="doubt"):
+class Invalidate(Struct, tag="invalidate"):
     """Some entries of these rooms were not published; None: of any."""
 
     rids: list[str] | None
@@ -63,7 +63,7 @@ class Envelope(Struct, array_like=True):
 
     node: str
     entries: list[Entry] = []
-    signal: Signal | Doubt | Beat | None = None
+    signal: Signal | Invalidate | Beat | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -107,14 +107,14 @@ class RedisBus:
         self._waiting: dict[str, Deferred[None]] = {}  # channel -> subscribe() in progress
         self._late: set[str] = set()  # channels whose subscribe() fired before their confirmation
         self._proved = 0.0  # when a beat of our own came back
-        self._arrivals = Arrivals(reactor, lambda entries: self._hand_over(lambda ear: ear.entries_came(entries)))
+        self._arrivals = Arrivals(reactor, lambda entries: self._hand_over(lambda ear: ear.entries_received(entries)))
         name = msgspec.msgpack.encode(self.node)
         self._own = (b"\x92" + name, b"\x93" + name)  # what our own messages begin with, the script's and the others
         self._others: dict[str, float] = {}  # node -> when it was heard of
         self._unsent = 0
         self._together: list[str | bytes] = []  # channels and what to publish there, at the turn's end
         self._at_stake: set[str] = set()
-        self._owed: set[str] | None = set()  # rooms to be doubted by the others; None: all
+        self._owed: set[str] | None = set()  # rooms that the others have to invalidate; None: all
         self._beating = LoopingCall(self._beat)
         self._beating.clock = reactor
 
@@ -182,17 +182,17 @@ class RedisBus:
         self._publisher.call("EVAL", PUBLISH_ALL, 0, *args).addBoth(sent).addErrback(_broken)
 
     def _owe(self, rids: Iterable[str] | None) -> None:
-        """The others have to doubt these rooms; None: all."""
+        """The others have to invalidate these rooms; None: all."""
         self._owed = None if rids is None or self._owed is None else self._owed.union(rids)
         if self._owed is not None and len(self._owed) > OWED:
             self._owed = None
 
     def _pay(self) -> None:
-        """Tell the others which rooms to doubt, until that has worked."""
+        """Tell the others which rooms to invalidate, until that has worked."""
         if self._owed == set() or not self._publisher.is_up:
             return
         owed, self._owed = self._owed, set()
-        payload = _encode(Envelope(self.node, signal=Doubt(None if owed is None else sorted(owed))))
+        payload = _encode(Envelope(self.node, signal=Invalidate(None if owed is None else sorted(owed))))
         telling = self._publisher.call("PUBLISH", self._nodes, payload)
         telling.addCallbacks(lambda reply: None, lambda failure: self._owe(owed)).addErrback(_broken)
 
@@ -233,7 +233,7 @@ class RedisBus:
             waiting.callback(None)
         elif channel in self._late:
             self._late.discard(channel)
-            self._doubt([channel.removeprefix(self._rooms)])
+            self._invalidate([channel.removeprefix(self._rooms)])
 
     # Hearing
 
@@ -246,7 +246,7 @@ class RedisBus:
             log.error(
                 "what came on channel {channel} cannot be understood; is every node of one release?", channel=channel
             )
-            self._doubt([channel.removeprefix(self._rooms)] if channel != self._nodes else None)
+            self._invalidate([channel.removeprefix(self._rooms)] if channel != self._nodes else None)
             return
         node, signal = envelope.node, envelope.signal
         if isinstance(signal, Beat) and signal.leaves:
@@ -261,15 +261,15 @@ class RedisBus:
         elif envelope.entries:
             entries = [self._keys.opened(entry) for entry in envelope.entries]
             self._arrivals.add(entries, len(payload))
-        elif isinstance(signal, Doubt):
-            self._doubt(signal.rids)
+        elif isinstance(signal, Invalidate):
+            self._invalidate(signal.rids)
         elif signal is not None:
-            self._tell(lambda listener: listener.signal_came(node, signal))
+            self._tell(lambda listener: listener.signal_received(node, signal))
 
-    def _doubt(self, rids: list[str] | None) -> None:
+    def _invalidate(self, rids: list[str] | None) -> None:
         """Also when no room of these is listened to here: somebody may have been put into one of them."""
         here = rids and [rid for rid in rids if self._rooms + rid in self._subscriber.wanted]
-        self._tell(lambda listener: listener.doubt(here))
+        self._tell(lambda listener: listener.invalidate(here))
 
     def _tell(self, what: Callable[[IBusListener], None]) -> None:
         self._arrivals.flush()
@@ -290,7 +290,7 @@ class RedisBus:
         is_new = node not in self._others
         self._others[node] = self._reactor.seconds()
         if is_new:
-            self._tell(lambda listener: listener.node_came(node))
+            self._tell(lambda listener: listener.node_up(node))
 
     def _own_beat(self, node: str, beat: Beat) -> None:
         if node == self.node:
@@ -299,7 +299,7 @@ class RedisBus:
             if not self.is_up:
                 self.is_up = True
                 log.info("the bus is up")
-                self._doubt(None)
+                self._invalidate(None)
 
     def _beat(self) -> None:
         now = self._reactor.seconds()
@@ -310,7 +310,7 @@ class RedisBus:
         if silent := [node for node, heard in self._others.items() if now - heard > SILENCE]:
             for node in silent:
                 self._gone(node)
-            self._doubt(None)  # it may have stored what it did not live to tell
+            self._invalidate(None)  # it may have stored what it did not live to tell
         if self._publisher.is_up:  # whose bus was down is met anew: who came and went meanwhile was not told
             beats = [Beat(at=now)] if self.is_up else [Beat(leaves=True), Beat(at=now)]
             self._send([(self._nodes, Envelope(self.node, signal=beat)) for beat in beats])
@@ -318,7 +318,7 @@ class RedisBus:
 
     def _gone(self, node: str) -> None:
         if self._others.pop(node, None) is not None:
-            self._tell(lambda listener: listener.node_gone(node))
+            self._tell(lambda listener: listener.node_down(node))
 
     def _down(self) -> None:
         if self.is_up:
@@ -327,7 +327,7 @@ class RedisBus:
             for node in list(self._others):
                 self._gone(node)
         waiting, self._waiting = self._waiting, {}
-        self._late.clear()  # all rooms are doubted when it is back
+        self._late.clear()  # all rooms are invalidated when it is back
         for fired in waiting.values():
             fired.callback(None)
 

@@ -16,7 +16,7 @@ from mercury.domain.events import Typing
 from mercury.domain.model import Entry
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
-from tests.bus.test_redis import Ear, node, said, until
+from tests.bus.test_redis import RecordingListener, node, said, until
 from tests.bus.test_redis import engine as engine
 from tests.contracts.tools import entry_of, joined, message, put
 from tests.support.redis_servers import RedisEngine
@@ -68,11 +68,11 @@ def test_a_batch_has_a_bound() -> None:
 async def test_a_signal_does_not_overtake_entries(engine: RedisEngine) -> None:
     order: list[str] = []
 
-    class Listening(Ear):
-        def entries_came(self, entries: Sequence[Entry]) -> None:
+    class Listening(RecordingListener):
+        def entries_received(self, entries: Sequence[Entry]) -> None:
             order.extend(str(entry.seq) for entry in entries)
 
-        def signal_came(self, node: str, signal: object) -> None:
+        def signal_received(self, node: str, signal: object) -> None:
             order.append(type(signal).__name__)
 
     async with node(engine.port) as (a, _), node(engine.port) as (b, _):
@@ -92,15 +92,15 @@ async def test_a_node_is_not_told_what_its_own_script_has_stored(engine: RedisEn
     stores = [RedisStore(reactor, server, channel=room_channels(server), node=name) for name in ("one", "other")]
     for store in stores:
         await store.open()
-    bus, ear = RedisBus(reactor, server, store_publishes=True, node="one"), Ear()
-    await bus.open(ear)
+    bus, listener = RedisBus(reactor, server, store_publishes=True, node="one"), RecordingListener()
+    await bus.open(listener)
     await until(lambda: bus.is_up)
     await bus.subscribe("r")
     await put(stores[0], joined("r", "a"), message("r", "a", "mine", "1"))
     (answer,) = await put(stores[1], message("r", "a", "another's", "2"))
-    await until(lambda: ear.entries)
-    assert ear.entries == [entry_of(answer)]
-    assert ear.nodes == [("came", "other")]
+    await until(lambda: listener.entries)
+    assert listener.entries == [entry_of(answer)]
+    assert listener.nodes == [("came", "other")]
     await bus.close()
     for store in stores:
         await store.close()

@@ -41,26 +41,26 @@ HELD = "SELECT COUNT(*) FROM lease WHERE expires > UTC_TIMESTAMP(6)"
 
 
 @implementer(IBusListener)
-class Ear:
-    """Writes down what gives rise to doubt. This bus brings nothing else."""
+class RecordingListener:
+    """Writes down what is invalidated. This bus brings nothing else."""
 
     def __init__(self) -> None:
-        self.doubted: list[list[str] | None] = []
+        self.invalidated: list[list[str] | None] = []
 
-    def doubt(self, rids: Sequence[str] | None) -> None:
-        self.doubted.append(None if rids is None else list(rids))
+    def invalidate(self, rids: Sequence[str] | None) -> None:
+        self.invalidated.append(None if rids is None else list(rids))
 
-    def entries_came(self, entries: Sequence[Entry]) -> None:
-        raise AssertionError("a bus on MySQL brings nothing from other nodes but doubt")
+    def entries_received(self, entries: Sequence[Entry]) -> None:
+        raise AssertionError("a bus on MySQL brings nothing from other nodes but invalidations")
 
-    def signal_came(self, node: str, signal: Signal) -> None:
-        raise AssertionError("a bus on MySQL brings nothing from other nodes but doubt")
+    def signal_received(self, node: str, signal: Signal) -> None:
+        raise AssertionError("a bus on MySQL brings nothing from other nodes but invalidations")
 
-    def node_came(self, node: str) -> None:
-        raise AssertionError("a bus on MySQL brings nothing from other nodes but doubt")
+    def node_up(self, node: str) -> None:
+        raise AssertionError("a bus on MySQL brings nothing from other nodes but invalidations")
 
-    def node_gone(self, node: str) -> None:
-        raise AssertionError("a bus on MySQL brings nothing from other nodes but doubt")
+    def node_down(self, node: str) -> None:
+        raise AssertionError("a bus on MySQL brings nothing from other nodes but invalidations")
 
 
 @pytest.fixture(autouse=True)
@@ -84,13 +84,13 @@ def own(tmp_path: Path) -> Iterator[MariaDb]:
 
 
 @asynccontextmanager
-async def node(server: MysqlServer) -> AsyncIterator[tuple[MysqlBus, Ear]]:
-    """A node's bus and its ear, within the block."""
+async def node(server: MysqlServer) -> AsyncIterator[tuple[MysqlBus, RecordingListener]]:
+    """A node's bus and its listener, within the block."""
     await deferToThread(prepare, server)
-    bus, ear = MysqlBus(reactor, quick(server)), Ear()
-    await bus.open(ear)
+    bus, listener = MysqlBus(reactor, quick(server)), RecordingListener()
+    await bus.open(listener)
     try:
-        yield bus, ear
+        yield bus, listener
     finally:
         await bus.close()
 
@@ -128,12 +128,12 @@ def test_it_is_chosen_for_mysql_without_redis() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_node_that_is_alone_is_up_and_silent(mysql: MysqlServer, mariadb: MariaDb) -> None:
     with logged() as events:
-        async with node(mysql) as (bus, ear):
+        async with node(mysql) as (bus, listener):
             assert bus.is_up
-            assert ear.doubted == [None]
+            assert listener.invalidated == [None]
             await some_looks()
             assert bus.is_up
-            assert ear.doubted == [None]
+            assert listener.invalidated == [None]
             assert mariadb.query(HELD, database=mysql.database) == [(1,)]
         assert not bus.is_up
         assert mariadb.query("SELECT * FROM lease", database=mysql.database) == []
@@ -143,16 +143,16 @@ async def test_a_node_that_is_alone_is_up_and_silent(mysql: MysqlServer, mariadb
 @pytest_twisted.ensureDeferred
 async def test_two_nodes_warn_of_each_other_once_and_see_each_other_go(mysql: MysqlServer) -> None:
     with logged() as events:
-        async with node(mysql) as (a, ear):
+        async with node(mysql) as (a, listener):
             async with node(mysql) as (b, _):
                 assert not b.is_up
                 await until(lambda: len(said(events)) == 2, "the warnings")
                 assert not a.is_up
                 await some_looks()
                 assert sorted(said(events, "--redis.host")) == sorted([f"warn {a.node}", f"warn {b.node}"])
-                assert ear.doubted[-1] == []  # somebody may have been put into a room there
+                assert listener.invalidated[-1] == []  # somebody may have been put into a room there
             await until(lambda: a.is_up, "the return of the bus")
-            assert ear.doubted[-1] is None
+            assert listener.invalidated[-1] is None
             assert said(events)[2:] == [f"info {b.node}"]
 
 
@@ -181,10 +181,10 @@ async def test_what_a_killed_node_left_is_no_reason_to_warn_and_is_cleared_away(
     row = "INSERT INTO lease VALUES ('dead', 'here', 7, UTC_TIMESTAMP(6) + INTERVAL 1 SECOND)"
     mariadb.query(row, database=mysql.database)
     with logged() as events:
-        async with node(mysql) as (bus, ear):
+        async with node(mysql) as (bus, listener):
             assert not bus.is_up  # who knows
             await until(lambda: bus.is_up, "the end of the dead one's lease")
-            assert ear.doubted[-1] is None
+            assert listener.invalidated[-1] is None
             held = [name for (name,) in mariadb.query("SELECT node FROM lease", database=mysql.database)]
             assert held == [bus.node.encode()]
     assert events == []
@@ -227,14 +227,14 @@ async def test_a_database_that_is_away_makes_nobody_come_or_go(own: MariaDb) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_a_node_that_cannot_look_for_others_is_down_until_it_can(own: MariaDb) -> None:
-    async with node(own.database("mercury")) as (bus, ear):
+    async with node(own.database("mercury")) as (bus, listener):
         own.pause()
         await deferLater(reactor, bus._lease / 2)
         assert bus.is_up
         await until(lambda: not bus.is_up, "the end of the lease")
         own.resume()
         await until(lambda: bus.is_up, "the return of the bus")
-        assert ear.doubted == [None, None]
+        assert listener.invalidated == [None, None]
 
 
 @pytest_twisted.ensureDeferred
@@ -257,7 +257,7 @@ async def test_a_table_that_somebody_removed_costs_one_line_and_is_used_again_wh
 async def test_a_server_that_hangs_keeps_nobody_from_starting(own: MariaDb) -> None:
     bus = MysqlBus(reactor, quick(own.database("mercury")))
     own.pause()
-    await bus.open(Ear())
+    await bus.open(RecordingListener())
     assert not bus.is_up
     own.resume()
     await bus.close()
@@ -269,7 +269,7 @@ async def test_a_server_that_hangs_keeps_nobody_from_stopping(own: MariaDb, monk
     server = own.database("mercury")
     await deferToThread(prepare, server)
     bus = MysqlBus(reactor, replace(server, read_seconds=30.0))
-    await bus.open(Ear())
+    await bus.open(RecordingListener())
     own.pause()
     await bus.close()
     assert bus._pool.load.running, "the database has answered"
@@ -291,7 +291,7 @@ async def test_connections_are_made_in_a_thread_and_there_is_one(
     await deferToThread(prepare, mysql)
     monkeypatch.setattr(pymysql, "connect", note)
     bus = MysqlBus(reactor, quick(mysql))
-    await bus.open(Ear())
+    await bus.open(RecordingListener())
     await some_looks()
     await bus.close()
     assert len(makers) == 1

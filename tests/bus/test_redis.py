@@ -35,35 +35,35 @@ PATIENCE = 30.0  # seconds for what should take a moment
 
 
 @implementer(IBusListener)
-class Ear:
+class RecordingListener:
     """Writes down what a bus tells it."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.pieces: list[int] = []
         self.signals: list[tuple[str, Signal]] = []
-        self.doubted: list[list[str] | None] = []
+        self.invalidated: list[list[str] | None] = []
         self.nodes: list[tuple[str, str]] = []
 
-    def entries_came(self, entries: Sequence[Entry]) -> None:
+    def entries_received(self, entries: Sequence[Entry]) -> None:
         self.entries += entries
         self.pieces.append(len(entries))
 
-    def signal_came(self, node: str, signal: Signal) -> None:
+    def signal_received(self, node: str, signal: Signal) -> None:
         self.signals.append((node, signal))
 
-    def doubt(self, rids: Sequence[str] | None) -> None:
-        self.doubted.append(None if rids is None else list(rids))
+    def invalidate(self, rids: Sequence[str] | None) -> None:
+        self.invalidated.append(None if rids is None else list(rids))
 
-    def node_came(self, node: str) -> None:
+    def node_up(self, node: str) -> None:
         self.nodes.append(("came", node))
 
-    def node_gone(self, node: str) -> None:
+    def node_down(self, node: str) -> None:
         self.nodes.append(("gone", node))
 
 
-def texts(ear: Ear) -> list[str]:
-    return [entry.text for entry in ear.entries]
+def texts(listener: RecordingListener) -> list[str]:
+    return [entry.text for entry in listener.entries]
 
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
@@ -90,15 +90,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def node(port: int, *, is_up: bool = True, store_publishes: bool = False, **server: Any) -> AsyncIterator[Any]:
-    """A node's bus and its ear, within the block."""
+    """A node's bus and its listener, within the block."""
     where = replace(RedisServer(port=port, command_seconds=1.0, connect_seconds=1.0), **server)
-    bus, ear = RedisBus(reactor, where, store_publishes=store_publishes), Ear()
-    await bus.open(ear)
+    bus, listener = RedisBus(reactor, where, store_publishes=store_publishes), RecordingListener()
+    await bus.open(listener)
     try:
         if is_up:
             await until(lambda: bus.is_up, "the bus does not come up")
-            ear.doubted.clear()
-        yield bus, ear
+            listener.invalidated.clear()
+        yield bus, listener
     finally:
         await bus.close()
 
@@ -111,7 +111,7 @@ def said(rid: str, seq: int, text: str = "hello") -> Entry:
 def test_each_bus_provides_the_interface(bus: Any) -> None:
     assert verifyObject(IBus, bus)
     assert verifyClass(IBus, type(bus))
-    assert verifyObject(IBusListener, Ear())
+    assert verifyObject(IBusListener, RecordingListener())
 
 
 def test_the_silence_that_is_noticed_is_within_what_is_promised() -> None:
@@ -123,7 +123,11 @@ def test_the_silence_that_is_noticed_is_within_what_is_promised() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_entries_come_to_those_who_have_subscribed_whole_and_in_order(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, ear_a), node(engine.port) as (b, ear_b), node(engine.port) as (_, ear_c):
+    async with (
+        node(engine.port) as (a, listener_a),
+        node(engine.port) as (b, listener_b),
+        node(engine.port) as (_, listener_c),
+    ):
         await a.subscribe("r")
         await b.subscribe("r")
         entries = [said("r", n, "x" * n) for n in range(50)] + [
@@ -131,27 +135,31 @@ async def test_entries_come_to_those_who_have_subscribed_whole_and_in_order(engi
         ]
         a.publish([said("s", 1), *entries[:20]])
         a.publish(entries[20:])
-        await until(lambda: len(ear_b.entries) >= len(entries))
-        assert ear_b.entries == entries
-        assert ear_b.pieces == [51]  # two messages that came together
+        await until(lambda: len(listener_b.entries) >= len(entries))
+        assert listener_b.entries == entries
+        assert listener_b.pieces == [51]  # two messages that came together
         await deferLater(reactor, 0.05)
-        assert ear_a.entries == ear_c.entries == []
+        assert listener_a.entries == listener_c.entries == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_large_batch_comes_in_pieces(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
+    async with node(engine.port) as (a, _), node(engine.port) as (b, listener):
         await b.subscribe("r")
         entries = [said("r", n, "\U0001f600" * 4000) for n in range(100)]
         a.publish(entries)
-        await until(lambda: len(ear.entries) == 100)
-        assert ear.entries == entries
-        assert max(ear.pieces) * 16_000 <= redis.PAYLOAD
+        await until(lambda: len(listener.entries) == 100)
+        assert listener.entries == entries
+        assert max(listener.pieces) * 16_000 <= redis.PAYLOAD
 
 
 @pytest_twisted.ensureDeferred
 async def test_signals_go_to_a_rooms_nodes_or_to_all(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, ear_a), node(engine.port) as (b, ear_b), node(engine.port) as (_, ear_c):
+    async with (
+        node(engine.port) as (a, listener_a),
+        node(engine.port) as (b, listener_b),
+        node(engine.port) as (_, listener_c),
+    ):
         await b.subscribe("r")
         of_room: list[Signal] = [Typing("r", "a"), Presence("r", "a", True), Read("r", "a", 3)]
         of_all: list[Signal] = [Kick("a", "phone"), Kick("a"), Revoke("a", b"\xff\x00"), Revoke("a")]
@@ -159,26 +167,26 @@ async def test_signals_go_to_a_rooms_nodes_or_to_all(engine: RedisEngine) -> Non
             a.publish_signal("r", signal)
         for signal in of_all:
             a.publish_signal(None, signal)
-        await until(lambda: len(ear_b.signals) == 7 and len(ear_c.signals) == 4)
-        assert ear_b.signals == [(a.node, signal) for signal in of_room + of_all]
-        assert ear_c.signals == [(a.node, signal) for signal in of_all]
-        assert ear_a.signals == []
+        await until(lambda: len(listener_b.signals) == 7 and len(listener_c.signals) == 4)
+        assert listener_b.signals == [(a.node, signal) for signal in of_room + of_all]
+        assert listener_c.signals == [(a.node, signal) for signal in of_all]
+        assert listener_a.signals == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_whoever_unsubscribes_hears_no_more_and_may_come_back(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
+    async with node(engine.port) as (a, _), node(engine.port) as (b, listener):
         for round_ in range(3):
             await b.subscribe("r")
             a.publish([said("r", round_, f"in {round_}")])
-            await until(lambda: len(ear.entries) == round_ + 1)  # noqa: B023 - it is awaited within the round
+            await until(lambda: len(listener.entries) == round_ + 1)  # noqa: B023 - it is awaited within the round
             b.unsubscribe("r")
             b.subscribe("r")
             b.unsubscribe("r")
             await deferLater(reactor, 0.05)
             a.publish([said("r", round_, "out")])
         await deferLater(reactor, 0.05)
-        assert texts(ear) == ["in 0", "in 1", "in 2"]
+        assert texts(listener) == ["in 0", "in 1", "in 2"]
         again = b.subscribe("r")
         b.unsubscribe("r")
         await again  # nobody waits for ever
@@ -200,26 +208,26 @@ async def test_who_comes_back_within_a_turn_waits_for_nothing(
 
 @pytest_twisted.ensureDeferred
 async def test_many_rooms_are_subscribed_to_at_once(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
+    async with node(engine.port) as (a, _), node(engine.port) as (b, listener):
         waiting = [b.subscribe(f"r{n}") for n in range(3000)]
         for fired in waiting:
             await fired
         a.publish([said(f"r{n}", 1, str(n)) for n in range(3000)])
-        await until(lambda: len(ear.entries) == 3000)
-        assert set(texts(ear)) == {str(n) for n in range(3000)}
-        assert ear.doubted == []
+        await until(lambda: len(listener.entries) == 3000)
+        assert set(texts(listener)) == {str(n) for n in range(3000)}
+        assert listener.invalidated == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_databases_of_one_server_do_not_hear_each_other(engine: RedisEngine) -> None:
-    async with node(engine.port, db=1) as (a, _), node(engine.port, db=2) as (b, ear):
+    async with node(engine.port, db=1) as (a, _), node(engine.port, db=2) as (b, listener):
         await b.subscribe("r")
         a.publish([said("r", 1)])
         a.publish_signal(None, Kick("a"))
         await deferLater(reactor, 0.1)
-        assert ear.entries == []
-        assert ear.signals == []
-        assert ear.nodes == []
+        assert listener.entries == []
+        assert listener.signals == []
+        assert listener.nodes == []
 
 
 @pytest_twisted.ensureDeferred
@@ -228,7 +236,7 @@ async def test_a_store_that_publishes_tells_of_every_batch_in_one_order(engine: 
     stores = [RedisStore(reactor, server, channel=room_channels(server)) for _ in range(2)]
     for store in stores:
         await store.open()
-    async with node(engine.port, store_publishes=True) as (bus, ear):
+    async with node(engine.port, store_publishes=True) as (bus, listener):
         await bus.subscribe("r")
         answers = await put(stores[0], joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("s", "a"))
         bus.publish([entry_of(answers[0])])  # has been done already
@@ -236,9 +244,9 @@ async def test_a_store_that_publishes_tells_of_every_batch_in_one_order(engine: 
             answers += await put(stores[n % 2], *(message("r", "a", "x" * 50_000) for _ in range(n)))
         answers += await put(stores[0], message("r", "b", "bye"), message("r", "a", "hi", "c"))
         expected = [entry_of(answer) for answer in answers[:-1] if entry_of(answer).rid == "r"]
-        await until(lambda: len(ear.entries) >= len(expected))
-        assert ear.entries == expected
-        assert max(ear.pieces) <= 6  # 256 KiB
+        await until(lambda: len(listener.entries) >= len(expected))
+        assert listener.entries == expected
+        assert max(listener.pieces) <= 6  # 256 KiB
     for store in stores:
         await store.close()
 
@@ -248,7 +256,7 @@ async def test_a_store_that_publishes_tells_of_every_batch_in_one_order(engine: 
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_was_killed_and_comes_back_empty_is_subscribed_to_again(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, ear_a), node(engine.port) as (b, ear_b):
+    async with node(engine.port) as (a, listener_a), node(engine.port) as (b, listener_b):
         for rid in "rs":
             await b.subscribe(rid)
         b.unsubscribe("s")
@@ -258,19 +266,19 @@ async def test_a_server_that_was_killed_and_comes_back_empty_is_subscribed_to_ag
         await b.subscribe("t")  # fires while the bus is down, too
         engine.start()
         await until(lambda: a.is_up and b.is_up, "the bus does not come back")
-        assert None in ear_a.doubted
-        assert None in ear_b.doubted
+        assert None in listener_a.invalidated
+        assert None in listener_b.invalidated
         a.publish([said("r", 2, "r"), said("s", 2, "s"), said("t", 2, "t")])
-        await until(lambda: {"r", "t"} <= set(texts(ear_b)))
-        assert "s" not in texts(ear_b)
+        await until(lambda: {"r", "t"} <= set(texts(listener_b)))
+        assert "s" not in texts(listener_b)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_could_not_be_published_is_doubted_by_the_others(engine: RedisEngine) -> None:
+async def test_what_could_not_be_published_is_invalidated_at_the_others(engine: RedisEngine) -> None:
     async with (
         SwallowingProxy.before(engine.port) as proxy,
         node(proxy.own_port) as (a, _),
-        node(engine.port) as (b, ear),
+        node(engine.port) as (b, listener),
     ):
         await b.subscribe("r")
         await b.subscribe("s")
@@ -278,20 +286,23 @@ async def test_what_could_not_be_published_is_doubted_by_the_others(engine: Redi
         a.publish([said("r", 1), said("t", 1)])
         await until(lambda: not a.is_up)
         proxy.swallows_all = False
-        await until(lambda: ["r"] in ear.doubted or None in ear.doubted, "nobody says that room r should be doubted")
+        await until(
+            lambda: ["r"] in listener.invalidated or None in listener.invalidated,
+            "nobody says that room r should be invalidated",
+        )
         assert b.is_up
 
 
 @pytest.mark.parametrize("store_publishes", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_doubt_about_rooms_that_nobody_here_listens_to_is_told_too(
+async def test_an_invalidation_of_rooms_that_nobody_here_listens_to_is_told_too(
     engine: RedisEngine, store_publishes: bool
 ) -> None:
     """Somebody who is connected here may have been put into one of them."""
     async with (
         SwallowingProxy.before(engine.port) as proxy,
         node(proxy.own_port, store_publishes=store_publishes) as (a, _),
-        node(engine.port) as (_, ear),
+        node(engine.port) as (_, listener),
     ):
         proxy.swallows_all = True
         if store_publishes:
@@ -300,7 +311,7 @@ async def test_a_doubt_about_rooms_that_nobody_here_listens_to_is_told_too(
             a.publish([said("t", 1)])
         await until(lambda: not a.is_up)
         proxy.swallows_all = False
-        await until(lambda: [] in ear.doubted)
+        await until(lambda: [] in listener.invalidated)
 
 
 @pytest_twisted.ensureDeferred
@@ -308,7 +319,7 @@ async def test_a_bus_that_is_dead_behind_a_healthy_socket_is_noticed(engine: Red
     async with (
         SwallowingProxy.before(engine.port) as proxy,
         node(engine.port) as (a, _),
-        node(proxy.own_port) as (b, ear),
+        node(proxy.own_port) as (b, listener),
     ):
         await b.subscribe("r")
         assert b.is_up
@@ -316,28 +327,28 @@ async def test_a_bus_that_is_dead_behind_a_healthy_socket_is_noticed(engine: Red
         a.publish([said("r", 1, "lost")])
         await until(lambda: not b.is_up, "nobody notices that the bus is dead")
         assert proxy.swallowed
-        assert ear.doubted == []
+        assert listener.invalidated == []
         proxy.swallows_messages = False
         await until(lambda: b.is_up)
-        assert ear.doubted == [None]
+        assert listener.invalidated == [None]
         a.publish([said("r", 2, "heard")])
-        await until(lambda: texts(ear) == ["heard"])
+        await until(lambda: texts(listener) == ["heard"])
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_confirmation_that_comes_late_makes_the_room_doubted(
+async def test_a_confirmation_that_comes_late_invalidates_the_room(
     engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis, "SUBSCRIBING", 0.1)
     monkeypatch.setattr(redis, "SILENCE", PATIENCE)
-    async with node(engine.port) as (b, ear):
+    async with node(engine.port) as (b, listener):
         engine.pause()
         try:
             await b.subscribe("r")
-            assert ear.doubted == []
+            assert listener.invalidated == []
         finally:
             engine.resume()
-        await until(lambda: ear.doubted == [["r"]])
+        await until(lambda: listener.invalidated == [["r"]])
 
 
 @pytest_twisted.ensureDeferred
@@ -346,7 +357,7 @@ async def test_password_and_database_are_kept_over_reconnects(tmp_path: Path) ->
     try:
         async with (
             node(engine.port, password="a secret", db=3) as (a, _),
-            node(engine.port, password="a secret", db=3) as (b, ear),
+            node(engine.port, password="a secret", db=3) as (b, listener),
         ):
             await b.subscribe("r")
             engine.kill()
@@ -354,7 +365,7 @@ async def test_password_and_database_are_kept_over_reconnects(tmp_path: Path) ->
             engine.start()
             await until(lambda: a.is_up and b.is_up)
             a.publish([said("r", 1)])
-            await until(lambda: len(ear.entries) == 1)
+            await until(lambda: len(listener.entries) == 1)
             assert b"db=3" in engine.ask("CLIENT", "LIST", "TYPE", "pubsub")
     finally:
         engine.kill()
@@ -364,12 +375,12 @@ async def test_password_and_database_are_kept_over_reconnects(tmp_path: Path) ->
 async def test_a_bus_opens_without_its_server_and_comes_up_with_it(tmp_path: Path) -> None:
     engine = RedisEngine(tmp_path / "redis", free_port())
     engine.kill()
-    async with node(engine.port, is_up=False) as (bus, ear):
+    async with node(engine.port, is_up=False) as (bus, listener):
         assert not bus.is_up
         await bus.subscribe("r")
         engine.start()
         await until(lambda: bus.is_up)
-        assert None in ear.doubted
+        assert None in listener.invalidated
     engine.kill()
 
 
@@ -379,63 +390,63 @@ async def test_what_waits_for_the_server_is_bounded_and_made_up_for(
 ) -> None:
     monkeypatch.setattr(redis, "UNSENT", 100_000)
     monkeypatch.setattr(redis, "OWED", 3)
-    async with node(engine.port) as (a, _), node(engine.port) as (b, ear):
+    async with node(engine.port) as (a, _), node(engine.port) as (b, listener):
         await b.subscribe("r0")
         engine.pause()
         for n in range(1000):
             a.publish([said(f"r{n % 10}", n, "x" * 1000)])
         engine.resume()
-        await until(lambda: ear.doubted == [None])  # more rooms than are remembered by name
-        assert 0 < len(ear.entries) < 100
+        await until(lambda: listener.invalidated == [None])  # more rooms than are remembered by name
+        assert 0 < len(listener.entries) < 100
 
 
 @pytest_twisted.ensureDeferred
 async def test_nodes_see_each_other_come_leave_and_die(engine: RedisEngine) -> None:
-    async with SwallowingProxy.before(engine.port) as proxy, node(engine.port) as (a, ear):
-        async with node(engine.port) as (b, ear_b):
-            await until(lambda: ("came", b.node) in ear.nodes and ("came", a.node) in ear_b.nodes)
-        await until(lambda: ("gone", b.node) in ear.nodes)
+    async with SwallowingProxy.before(engine.port) as proxy, node(engine.port) as (a, listener):
+        async with node(engine.port) as (b, listener_b):
+            await until(lambda: ("came", b.node) in listener.nodes and ("came", a.node) in listener_b.nodes)
+        await until(lambda: ("gone", b.node) in listener.nodes)
         async with node(proxy.own_port) as (c, _):
-            await until(lambda: ("came", c.node) in ear.nodes)
-            ear.doubted.clear()
+            await until(lambda: ("came", c.node) in listener.nodes)
+            listener.invalidated.clear()
             proxy.swallows_all = True
             c._publisher.drop()
             c._subscriber.drop()
-            await until(lambda: ("gone", c.node) in ear.nodes)
-            assert ear.doubted == [None], "who says nothing may have stored what it could not tell"
+            await until(lambda: ("gone", c.node) in listener.nodes)
+            assert listener.invalidated == [None], "who says nothing may have stored what it could not tell"
             proxy.swallows_all = False
-            await until(lambda: ear.nodes.count(("came", c.node)) == 2)
+            await until(lambda: listener.nodes.count(("came", c.node)) == 2)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_node_that_dies_before_its_first_beat_is_heard_is_gone_all_the_same(engine: RedisEngine) -> None:
     """It may have said who is connected to it."""
-    async with node(engine.port) as (a, ear), node(engine.port) as (b, _):
+    async with node(engine.port) as (a, listener), node(engine.port) as (b, _):
         await a.subscribe("r")
         a._others.clear()
-        ear.nodes.clear()
+        listener.nodes.clear()
         b._beating.stop()
         b.publish_signal("r", Presence("r", "ann", True))
-        await until(lambda: ear.nodes == [("came", b.node), ("gone", b.node)])
+        await until(lambda: listener.nodes == [("came", b.node), ("gone", b.node)])
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_listener_that_fails_harms_nothing_else(engine: RedisEngine) -> None:
-    class Deaf(Ear):
-        def entries_came(self, entries: Sequence[Entry]) -> None:
-            super().entries_came(entries)
+    class Deaf(RecordingListener):
+        def entries_received(self, entries: Sequence[Entry]) -> None:
+            super().entries_received(entries)
             raise RuntimeError("made up")
 
-    bus, ear = RedisBus(reactor, RedisServer(port=engine.port)), Deaf()
-    await bus.open(ear)
+    bus, listener = RedisBus(reactor, RedisServer(port=engine.port)), Deaf()
+    await bus.open(listener)
     async with node(engine.port) as (a, _):
         await until(lambda: bus.is_up)
         await bus.subscribe("r")
         a.publish([said("r", 1)])
         a.publish([said("r", 2)])
-        await until(lambda: len(ear.entries) == 2)
+        await until(lambda: len(listener.entries) == 2)
         engine.ask("PUBLISH", "mercury:0:room:r", "what is this?")
-        await until(lambda: ["r"] in ear.doubted)
+        await until(lambda: ["r"] in listener.invalidated)
         assert bus.is_up
     await bus.close()
 
@@ -444,5 +455,5 @@ async def test_a_listener_that_fails_harms_nothing_else(engine: RedisEngine) -> 
 async def test_closing_does_not_wait_for_a_server_that_is_away() -> None:
     """What would be sent as a goodbye is not worth command_seconds."""
     bus: Any = RedisBus(reactor, RedisServer(port=free_port(), command_seconds=10 * PATIENCE))
-    await bus.open(Ear())
+    await bus.open(RecordingListener())
     await bus.close().addTimeout(PATIENCE, reactor)

@@ -62,16 +62,16 @@ class Bus:
     def close(self) -> Deferred[None]:
         self._wire.buses.remove(self)
         for bus in self._wire.buses:
-            bus.listener.node_gone(self.node)
+            bus.listener.node_down(self.node)
         return succeed(None)
 
     def publish(self, entries: Sequence[Entry]) -> None:
         for rid in {entry.rid for entry in entries}:
             part = [entry for entry in entries if entry.rid == rid]
-            self._wire.send(self, rid, lambda listener, part=part: listener.entries_came(part))  # type: ignore[misc]
+            self._wire.send(self, rid, lambda listener, part=part: listener.entries_received(part))  # type: ignore[misc]
 
     def publish_signal(self, rid: str | None, signal: Signal) -> None:
-        self._wire.send(self, rid, lambda listener: listener.signal_came(self.node, signal))
+        self._wire.send(self, rid, lambda listener: listener.signal_received(self.node, signal))
 
     def subscribe(self, rid: str) -> Deferred[None]:
         self.rooms.add(rid)
@@ -176,7 +176,7 @@ def test_joins_and_leaves_that_got_lost_are_made_up_for(wire: Wire, nodes: Two) 
     here.now(here.chat.rooms.leave("r", ["bob"]))
     here.post("r", "without bob")
     wire.lossy = False
-    there.chat.nodes.doubt(None)
+    there.chat.nodes.invalidate(None)
     there.settle()
     assert bob.texts() == ["welcome"]
     assert [room.rid for room in bob.session.rooms] == ["new"]

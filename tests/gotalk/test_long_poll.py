@@ -55,9 +55,9 @@ def test_what_concerns_nobody_does_not_end_a_poll() -> None:
     house.node.join("lobby", member_of(3))
     answers = house.begin(house.poll(3, ack=0, wait=30))
     house.say(3, 1, "my own")
-    house.node.chat.nodes.doubt(None)
+    house.node.chat.nodes.invalidate(None)
     House(beside=house).say(3, 1, "my own, by another node")
-    house.node.chat.nodes.doubt(None)
+    house.node.chat.nodes.invalidate(None)
     house.node.settle()
     assert answers == []
     house.node.store.calls.clear()
@@ -231,6 +231,6 @@ def test_what_was_missed_while_the_bus_was_down_wakes_a_poll() -> None:
     other = House(beside=house)  # a node of which the first one hears nothing
     other.say(1, 3, "b")
     assert answers == []
-    house.node.chat.nodes.doubt(None)
+    house.node.chat.nodes.invalidate(None)
     house.node.settle()
     assert texts(answers[0]) == ["b"]

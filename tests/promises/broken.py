@@ -86,7 +86,7 @@ def no_dedup() -> None:
 
 def lost_notification() -> None:
     """Now and then what comes over the bus is lost, and the gap is not noticed. For several nodes."""
-    come, count = Nodes.entries_came, itertools.count(1)
+    come, count = Nodes.entries_received, itertools.count(1)
 
     def most_come(nodes: Nodes, entries: Sequence[Entry]) -> None:
         room = nodes._hub.rooms.get(entries[0].rid)
@@ -95,7 +95,7 @@ def lost_notification() -> None:
         else:
             come(nodes, entries)
 
-    put(Nodes, "entries_came", most_come)
+    put(Nodes, "entries_received", most_come)
 
 
 def cursor_by_id() -> None:

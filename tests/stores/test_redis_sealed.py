@@ -23,7 +23,7 @@ from mercury.stores.redis.append import TRY_SECONDS, AppendAnswer, RedisAppender
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
 from mercury.stores.sealing import STEP, Keys
-from tests.bus.test_redis import Ear, said, texts, until
+from tests.bus.test_redis import RecordingListener, said, texts, until
 from tests.contracts.sealed import KEYS, NEW, OLD, fill, resealed
 from tests.contracts.tools import NOW, code_of, entry_of, joined, left, log_of, message, opened, put
 from tests.support.free_ports import free_port
@@ -163,8 +163,8 @@ async def test_nothing_goes_to_redis_in_clear(engine: RedisEngine, keys: Keys) -
     """Neither by the store nor over the bus, be Redis the store or only the bus. Without keys it does."""
     server = RedisServer(port=engine.port)
     buses = [RedisBus(reactor, server, store_publishes=n == 0, keys=keys) for n in range(3)]
-    ears = [Ear() for _ in buses]
-    await gatherResults([bus.open(ear) for bus, ear in zip(buses, ears, strict=True)])
+    ears = [RecordingListener() for _ in buses]
+    await gatherResults([bus.open(listener) for bus, listener in zip(buses, ears, strict=True)])
     await until(lambda: all(bus.is_up for bus in buses))
     await gatherResults([bus.subscribe("r") for bus in buses])
     monitor = Monitor(engine)
@@ -185,13 +185,13 @@ async def test_nothing_goes_to_redis_in_clear(engine: RedisEngine, keys: Keys) -
 async def test_what_comes_over_the_bus_and_cannot_be_read_is_lost_as_from_the_store(engine: RedisEngine) -> None:
     server = RedisServer(port=engine.port)
     one, other = RedisBus(reactor, server, keys=Keys([NEW])), RedisBus(reactor, server, keys=KEYS)
-    ear = Ear()
-    await gatherResults([one.open(Ear()), other.open(ear)])
+    listener = RecordingListener()
+    await gatherResults([one.open(RecordingListener()), other.open(listener)])
     await until(lambda: one.is_up and other.is_up)
     await other.subscribe("r")
     one.publish([said("r", 3, MARKER)])
-    await until(lambda: ear.entries)
-    assert [(entry.text, entry.lost, entry.cid) for entry in ear.entries] == [("", "no_key", "c3")]
+    await until(lambda: listener.entries)
+    assert [(entry.text, entry.lost, entry.cid) for entry in listener.entries] == [("", "no_key", "c3")]
     await gatherResults([one.close(), other.close()])
 
 

@@ -118,11 +118,11 @@ class Nodes:
 
     # What the bus brings
 
-    def entries_came(self, entries: Sequence[Entry]) -> None:
+    def entries_received(self, entries: Sequence[Entry]) -> None:
         here = self._hub.rooms  # what was under way when a room's last session left is too late to let anybody in
         self._hub.deliver([entry for entry in entries if entry.rid in here])
 
-    def signal_came(self, node: str, signal: signals.Signal) -> None:
+    def signal_received(self, node: str, signal: signals.Signal) -> None:
         match signal:
             case events.Typing() | events.Read():
                 self._hub.signal(signal.rid, signal)
@@ -141,16 +141,16 @@ class Nodes:
             case signals.Revoke():
                 self._hub.revoke(signal.mid, signal.token)
 
-    def doubt(self, rids: Sequence[str] | None) -> None:
+    def invalidate(self, rids: Sequence[str] | None) -> None:
         self._hub.look_again(rids)
         for rid in rids or ():  # all of them: then other nodes have been met anew, and say by themselves who is there
             self._bus.publish_signal(rid, signals.Who(rid))
 
-    def node_came(self, node: str) -> None:
+    def node_up(self, node: str) -> None:
         for room in tuple(self._hub.rooms.values()):
             self._here(room)
 
-    def node_gone(self, node: str) -> None:
+    def node_down(self, node: str) -> None:
         for rid, members in tuple(self._elsewhere.items()):
             for mid in [mid for mid, nodes in members.items() if node in nodes]:
                 self._is_online(node, rid, mid, False)
