@@ -23,12 +23,12 @@ from mercury.settings.schema import Config, storage_type
 from mercury.settings.types import ConfigError
 
 COMMANDS: Final = {
-    "backup FILE [FLAGS]": "Copy what a SQLite store holds at this moment to FILE, which must not be there yet. The "
-    "node may run.",
-    "restore [FLAGS]": "To be run when a backup of a store was put back, before a node is started on it: clients that "
-    "come back are told to start afresh, and no id is given out again. All nodes have to be stopped.",
+    "backup FILE [FLAGS]": "Copy a SQLite store, as it is at this moment, to FILE, which must not exist yet. The node "
+    "may keep running.",
+    "restore [FLAGS]": "Run this after you have put a backup back, before any node starts on it. All nodes must be "
+    "stopped. Clients that reconnect then start from scratch, and no id is used twice.",
 }
-MORE: Final = "FLAGS are those of mercury: give those that choose the store. docs/stores.md says more."
+MORE: Final = "FLAGS are those of mercury: give the ones that select the store. See docs/stores.md."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +56,7 @@ def backup(config: Config, target: Path) -> None:
     try:
         kind, path = storage_type(config), config.sqlite.path
         if kind != "sqlite":
-            raise ConfigError(f"the store is {kind}, not sqlite; docs/stores.md says how that is backed up")
+            raise ConfigError(f"the store is {kind}, not sqlite; see docs/stores.md for how to back it up")
         size = back_up(path, target)
     except ConfigError as error:
         common.report("mercury-admin backup", str(error))
@@ -64,7 +64,7 @@ def backup(config: Config, target: Path) -> None:
     except MercuryError as error:
         common.report("mercury-admin backup", error.reason)
         sys.exit(1)
-    print(f"{target} holds what the database {path} held just now: {size:,} bytes, and it passed SQLite's check")
+    print(f"{target} is a copy of the database {path}: {size:,} bytes. It passed SQLite's integrity check")
 
 
 async def restore(reactor: Any, config: Config) -> None:
@@ -85,9 +85,9 @@ async def _restore(reactor: Any, config: Config) -> list[str]:
     """What to tell the operator, when it is done. ConfigError or MercuryError if it is not."""
     kind = storage_type(config)
     if kind == "memory":
-        raise ConfigError("what is in memory (storage.type) cannot have been put back")
+        raise ConfigError("the memory store (storage.type) cannot be restored: it keeps nothing")
     if kind == "sqlite" and not os.path.exists(config.sqlite.path):  # noqa: ASYNC240 - nobody waits for us
-        raise ConfigError(f"the database {config.sqlite.path} is not there: put the backup in its place first")
+        raise ConfigError(f"the database {config.sqlite.path} does not exist: put the backup there first")
     store = build.make_store(config)
     await _check_unused(reactor, config)
     await store.open()
@@ -98,9 +98,9 @@ async def _restore(reactor: Any, config: Config) -> list[str]:
     finally:
         await store.close()
     return [
-        f"The store has the new epoch {store.epoch} in place of {before}: clients that come back start afresh.",
-        f"Ids go on from {first}, so that none is given out again that was after the backup.",
-        "There is no room in it: was the backup put back into this store?" if is_empty else "Start the nodes now.",
+        f"The store has the new epoch {store.epoch} instead of {before}: clients that reconnect start from scratch.",
+        f"Ids continue at {first}, so that no id from after the backup is used again.",
+        "The store has no rooms: did you put the backup into this store?" if is_empty else "Start the nodes now.",
     ]
 
 
@@ -120,6 +120,6 @@ async def _check_unused(reactor: Any, config: Config) -> None:
         if count := await bus_redis.users(reactor, redis):
             raise MercuryError(
                 "unavailable",
-                f"nodes listen on {redis} ({count}): stop all nodes first. A node whose machine has died "
-                "is forgotten by Redis after its tcp-keepalive, 5 minutes, or at once by CLIENT KILL TYPE pubsub",
+                f"nodes listen on {redis} ({count}): stop all nodes first. Redis forgets a node whose "
+                "machine has died after tcp-keepalive (5 minutes), or at once after CLIENT KILL TYPE pubsub",
             )

@@ -38,13 +38,13 @@ from mercury.settings.types import ConfigError
 from mercury.stores.sealing import KEY_BYTES, KeyFileError, parse_keys, read_text
 
 COMMANDS: Final = {
-    "new [--last] FILE": "Make a key, and put it first into the file: from the next start on texts are encrypted with "
-    "it. With --last put it last: what other nodes encrypt with it can be read.",
-    "rewrite [FLAGS]": "Encrypt what is stored with the first key, while the nodes run. FLAGS are those of mercury: "
-    "give those that choose the store, and --crypto.keys.",
-    "api new NAME": "Make a key for the REST API. NAME is whose it is. It is printed once; its hash is configured.",
+    "new [--last] FILE": "Make a key and put it first in FILE: after the next start, texts are encrypted with it. With "
+    "--last, put it last: then it only decrypts what other nodes encrypt with it.",
+    "rewrite [FLAGS]": "Encrypt everything in the store with the first key, while the nodes run. FLAGS are those of "
+    "mercury: give the ones that select the store, and --crypto.keys.",
+    "api new NAME": "Make a key for the REST API. NAME says who uses it. The key is printed once; configure its hash.",
 }
-MORE: Final = "docs/encryption.md says more, and docs/rest.md of the API's keys."
+MORE: Final = "See docs/encryption.md, and docs/rest.md for API keys."
 
 PAGE: Final = 500  # rooms that are asked for at once
 SHARE: Final = 1.0  # how long to pause after a step, as a share of the time that it took
@@ -92,18 +92,18 @@ def new_key(path: Path, *, last: bool = False) -> str:
     _replace(path, before + line if last else line + before)
     if not others:
         return (
-            f"{path} holds the key {id} now. Keep a copy where the messages are not: without it they cannot be read.\n"
-            f"Start every node with --crypto.keys={path}; then, if there are messages already: mercury-keys rewrite"
+            f"{path} now holds the key {id}. Keep a copy away from the messages: without it they are lost.\n"
+            f"Start every node with --crypto.keys={path}. If there are messages already, then run: mercury-keys rewrite"
         )
     if last:
         return (
-            f"{path} has the key {id} at its end now: it is there to read. When every node was restarted with this\n"
-            "file, put its line first, and restart every node again; then: mercury-keys rewrite"
+            f"{path} now has the key {id} at its end, for decrypting. Restart every node with this file. Then move\n"
+            "the key's line to the top, restart every node again, and run: mercury-keys rewrite"
         )
     return (
-        f"{path} has the key {id} in front now. Restart Mercury; then: mercury-keys rewrite\n"
-        "If there are several nodes, each of them has to have the key to read before any of them writes with it: then\n"
-        "take this line out again, and use mercury-keys new --last."
+        f"{path} now has the key {id} at its top. Restart Mercury, then run: mercury-keys rewrite\n"
+        "With several nodes, every node must be able to decrypt with the key before any node encrypts with it. In\n"
+        "that case, remove this line again and use mercury-keys new --last."
     )
 
 
@@ -113,12 +113,12 @@ def new_api_key(name: str) -> str:
     try:
         types.api_keys(f"{name}:{kept}")
     except ValueError:
-        print("mercury-keys api new: a name has no colon and no comma", file=sys.stderr)
+        print("mercury-keys api new: a name must not contain a colon or a comma", file=sys.stderr)
         sys.exit(2)
     return (
-        f"The key of {name}, which is not kept anywhere: {key}\n"
-        f"Its caller sends it with every request:  Authorization: Bearer {key[:4]}...\n"
-        f"Put this into --server.api.keys, behind a comma if there are others, and restart Mercury:\n{name}:{kept}"
+        f"The key of {name}, shown only this once: {key}\n"
+        f"Send it with every request:  Authorization: Bearer {key[:4]}...\n"
+        f"Add this to --server.api.keys, after a comma if there are others, and restart Mercury:\n{name}:{kept}"
     )
 
 
@@ -149,9 +149,9 @@ async def rewrite(reactor: Any, config: Config) -> None:
     common.prepare(reactor)
     try:
         if not config.crypto.keys:
-            raise ConfigError("--crypto.keys is not set, so there is nothing to encrypt with")
+            raise ConfigError("set --crypto.keys: there is no key to encrypt with")
         if storage_type(config) == "memory":
-            raise ConfigError("what is in memory (storage.type) is in the node's own; nothing is kept of it")
+            raise ConfigError("the memory store (storage.type) is inside the node: there is nothing to rewrite")
         store = build.make_store(config, beside=True)
     except ConfigError as error:
         _report(str(error))
@@ -168,7 +168,7 @@ async def rewrite(reactor: Any, config: Config) -> None:
     try:
         code = await running
     except CancelledError:
-        _report(f"interrupted. {work.progress()}. Run it again: what is done is done")
+        _report(f"interrupted. {work.progress()}. Run it again to continue")
         code = 1
     ended.callback(None)
     raise SystemExit(code)
@@ -193,21 +193,21 @@ class Rewriting:
         try:
             await self._all_rooms()
         except MercuryError as error:
-            _report(f"{error.reason}. {self.progress()}. Run it again: what is done is done")
+            _report(f"{error.reason}. {self.progress()}. Run it again to continue")
             return 1
         finally:
             await self._store.close()
         if self._lost:
-            _report("What cannot be read is left as it is. The lines above name the keys: with them, run it again")
+            _report("Some messages cannot be read and are unchanged. Add the keys named above and run it again")
             return 1
-        _report("All is encrypted with the first key. What copies and backups hold, and what was deleted, is as before")
+        _report("All messages are encrypted with the first key. Copies, backups and deleted data are not changed")
         return 0
 
     def progress(self) -> str:
         """How far it is."""
         return (
-            f"rooms {self._rooms:,} of {self._total:,}; messages {self._read:,}, of them encrypted anew "
-            f"{self._sealed:,}, cannot be read {self._lost:,}"
+            f"rooms: {self._rooms:,} of {self._total:,}; messages: {self._read:,}, encrypted: {self._sealed:,}, "
+            f"unreadable: {self._lost:,}"
         )
 
     async def _all_rooms(self) -> None:

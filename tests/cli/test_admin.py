@@ -79,7 +79,7 @@ async def test_a_backup_is_its_owners_only_one_file_and_replaces_none(tmp_path: 
         await put(store, joined("r", "a"), message("r", "a", "hi"))
         code, out, err = called("backup", str(target), *flags)
         assert (code, err) == (0, "")
-        assert f"{target} holds what the database {path} held" in out
+        assert f"{target} is a copy of the database {path}: " in out
         epoch, log = store.epoch, await log_of(store, "r")
         before = target.read_bytes()
         code, out, err = called("backup", str(target), *flags)
@@ -123,8 +123,8 @@ async def test_what_cannot_have_been_put_back_is_named(
 ) -> None:
     monkeypatch.setattr("mercury.cli.common.prepare", lambda reactor: None)  # the test's process has its own log
     for flags, code, why in (
-        (("--storage.type=memory",), 2, "in memory"),
-        ((f"--sqlite.path={tmp_path}/missing",), 2, "missing is not there: put the backup in its place first"),
+        (("--storage.type=memory",), 2, "memory store"),
+        ((f"--sqlite.path={tmp_path}/missing",), 2, "missing does not exist: put the backup there first"),
         (("--mysql.host=127.0.0.1", f"--mysql.port={free_port()}"), 1, "Connection refused"),
         (("--redis.host=127.0.0.1", f"--redis.port={free_port()}"), 1, "refused"),
     ):
@@ -143,7 +143,7 @@ async def test_a_store_without_rooms_is_asked_about(tmp_path: Path) -> None:
         pass
     done = await deferToThread(admin, "restore", f"--sqlite.path={tmp_path}/m.sqlite")
     assert done.returncode == 0
-    assert "was the backup put back into this store?" in done.stdout
+    assert "did you put the backup into this store?" in done.stdout
 
 
 @pytest_twisted.ensureDeferred
@@ -193,5 +193,5 @@ async def test_nodes_of_mysql_and_redis_are_seen_on_the_bus(mysql: MysqlServer, 
     await bus.close()
     done = await deferToThread(admin, "restore", *flags)
     assert done.returncode == 0, done.stderr
-    assert f"in place of {store.epoch}" in done.stdout
+    assert f"instead of {store.epoch}" in done.stdout
     engine.kill()

@@ -240,10 +240,10 @@ async def test_a_store_that_is_put_back_is_one_history_for_all_and_goes_on(
     await deferToThread(engine.put_back)
     done = await deferToThread(admin, "restore", *engine.flags)
     assert done.returncode == 0, done.stderr
-    assert f"in place of {epoch}" in done.stdout
+    assert f"instead of {epoch}" in done.stdout
     store = engine.store()
     await store.open()
-    places = [place for name in PEOPLE for place in await store.places(name, DEVICE)]
+    places = [place for name in PEOPLE for place in await store.memberships(name, DEVICE)]
     await store.close()
     assert len(places) == 3
     assert all((place.delivered or 0) <= place.head < late.seq and place.read <= place.head for place in places)

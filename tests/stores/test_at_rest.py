@@ -205,7 +205,7 @@ async def test_rewriting_goes_on_beside_the_node_and_can_be_broken_off(at_rest: 
     whole = node.rewrite()
     await until(lambda: whole.ended.called, "the end")
     assert whole.ended.result == 0, whole.err
-    assert b"cannot be read 0\n" in whole.err
+    assert b"unreadable: 0\n" in whole.err
     talking = False
     await talk_on
     assert [seen.text for seen in await node.history("r")] == said
