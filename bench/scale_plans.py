@@ -89,7 +89,7 @@ async def watch(node: Node, subject: Subject, database: Database) -> dict[str, C
 
     async def acknowledge() -> None:
         await late.ask(commands.Ack(rid=rids[0], seq=heads[rids[0]]))
-        await until(lambda: not node.chat.rooms.marks.pending(rids[0], subject.mid, device))
+        await until(lambda: not node.chat.marks.pending(rids[0], subject.mid, device))
 
     await note("ack", acknowledge())
     rid, head = subject.rid, heads[subject.rid]

@@ -50,8 +50,6 @@ class IStore(Interface):
     epoch: str = Attribute("Drawn when the store was created, known after open(); another epoch is another truth.")
     load: Sequence[Load] = Attribute("How busy it is: one for each pool of its connections, none before open().")
 
-    elsewhere: bool = Attribute("Whether another process does its work, so that this one can do something meanwhile.")
-
     rooms_per_member: int = Attribute("How many rooms a member may be in, 0 for any number. It may be set at any time.")
 
     def open() -> Deferred[None]:
@@ -242,8 +240,8 @@ class IBus(Interface):
     is_up: bool = Attribute(
         "Whether what others publish gets here, as far as is known; a silent loss is noticed within 15 seconds, "
         "or without a Redis when this node's lease is over. "
-        "While it is False, look at the heads of the rooms served here, once a second; invalidate(None) follows when it "
-        "is True again."
+        "While it is False, look at the heads of the rooms served here, once a second; invalidate(None) follows "
+        "when it is True again."
     )
 
     lags: Histogram = Attribute("Seconds that what this node published took to come back to it, where it looks.")

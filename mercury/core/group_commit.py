@@ -8,6 +8,7 @@ other, and items settle in the order in which they came.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, fail
@@ -22,8 +23,7 @@ from mercury.errors import MercuryError
 T = TypeVar("T")
 R = TypeVar("R")
 
-HALVED = 32  # items from which on half of them is a batch
-ENOUGH = 3  # a third of the last batch is worth a batch of its own
+_log = Logger()
 
 #: Called once with what became of an item: the writer's answer for it, or the error that refused it.
 Done = Callable[[R | MercuryError], None]
@@ -58,7 +58,7 @@ def as_deferred(add: Callable[[Done[R]], None]) -> Deferred[R]:
     return answer
 
 
-def _whose(batch: Sequence[Waiting[T, R]]) -> dict[str, Any]:
+def _ids_in(batch: Sequence[Waiting[T, R]]) -> dict[str, Any]:
     """The sessions and requests that items are for, for the log."""
     ids: dict[str, dict[int | str, None]] = {}
     for _, _, log_context in batch:
@@ -70,14 +70,11 @@ def _whose(batch: Sequence[Waiting[T, R]]) -> dict[str, Any]:
 class GroupCommit(Generic[T, R]):
     """Items go in by add(), in batches of at most `most` to `write`, and each answer to the item's own `done`.
 
-    `write` answers one result an item, in order, or fails as a whole. `before` and `after` frame the settling of a
-    batch: `after` gets the items and their answers when each `done` has been called. At most `waiting` items wait;
-    more are refused with `busy`. `fits`: how many of these may be in one batch, one at least. `apart`: whether items
-    are better written in two halves, each while the other one is settled. `sizes`, `seconds`: how large the batches
-    were, and how long their writing took.
+    `write` answers one result an item, in order, or fails as a whole. At most `waiting` items wait; more are refused
+    with `busy`. `fits`: how many of these may be in one batch, one at least. A batch is settled within `around`: each
+    `done` is called, then `settled` with the items and their answers. `sizes`, `seconds`: how large the batches were,
+    and how long their writing took.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -87,9 +84,8 @@ class GroupCommit(Generic[T, R]):
         most: int,
         waiting: int,
         fits: Callable[[Sequence[T]], int] = len,
-        apart: Callable[[Sequence[T]], bool] = lambda items: False,
-        before: Callable[[], None] = lambda: None,
-        after: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+        settled: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
     ) -> None:
         self.sizes = Histogram(SIZES)
         self.seconds = Histogram(SECONDS)
@@ -98,12 +94,11 @@ class GroupCommit(Generic[T, R]):
         self._most = most
         self._room = waiting
         self._fits = fits
-        self._apart = apart
-        self._before = before
-        self._after = after
+        self._around = around
+        self._settled = settled
         self._waiting: list[Waiting[T, R]] = []
         self._busy = False
-        self._since: float | None = None  # what is being written is being written
+        self._began: float | None = None  # when the current write began
         self._idle: list[Deferred[None]] = []
 
     def add(self, item: T, done: Done[R]) -> None:
@@ -116,7 +111,7 @@ class GroupCommit(Generic[T, R]):
             self._clock.callLater(0, self._next)
 
     def put(self, item: T) -> Deferred[R]:
-        """add() for those who would rather have a Deferred. Cancelling it does not take the item back."""
+        """add() that returns a Deferred. Cancelling it does not take the item back."""
         return as_deferred(lambda done: self.add(item, done))
 
     @property
@@ -133,74 +128,56 @@ class GroupCommit(Generic[T, R]):
             fired.callback(None)
         return fired
 
-    def lasts(self) -> float:
-        """For how long what is being written is being written, in seconds; 0 if nothing is."""
-        return 0.0 if self._since is None else self._clock.seconds() - self._since
+    def write_age(self) -> float:
+        """Age of the write in progress, in seconds; 0 when idle."""
+        return 0.0 if self._began is None else self._clock.seconds() - self._began
 
     def _next(self) -> None:
+        """Write what waits, as much of it as may be one batch."""
         if not self._waiting:
             self._busy = False
             idle, self._idle = self._idle, []
             for fired in idle:
                 fired.callback(None)
             return
-        count = len(self._waiting)
-        self._settle_when(*self._begin((count + 1) // 2 if count >= HALVED and self._are_apart() else count))
-
-    def _are_apart(self) -> bool:
-        return self._apart([item for item, _, _ in self._waiting[: self._most]])
-
-    def _begin(self, count: int) -> tuple[list[Waiting[T, R]], Deferred[Any]]:
-        """Write so many of those that wait, if it may be so many; what that is, and its answers to be."""
-        items = [item for item, _, _ in self._waiting[: min(count, self._most)]]
+        items = [item for item, _, _ in self._waiting[: self._most]]
         count = self._fits(items)
-        batch, items = self._waiting[:count], items[:count]
+        batch = self._waiting[:count]
         del self._waiting[:count]
-        self._since = self._clock.seconds()
+        self._began = self._clock.seconds()
+        writing: Deferred[Any]
         try:
-            return batch, in_context(batch[0][2] if len(batch) == 1 else None, self._write, items)
+            writing = in_context(batch[0][2] if count == 1 else None, self._write, items[:count])
         except Exception:
-            return batch, fail()
-
-    def _settle_when(self, batch: list[Waiting[T, R]], writing: Deferred[Any]) -> None:
+            writing = fail()
         writing.addBoth(self._written, batch)
-        writing.addErrback(lambda failure: self.log.failure("settling a batch failed", failure))
+        writing.addErrback(lambda failure: _log.failure("settling a batch failed", failure))
 
     def _written(self, result: Any, batch: list[Waiting[T, R]]) -> None:
-        """Settle a batch, and go on with the next one.
-
-        Two turns later: in the first the reactor reads what has come meanwhile, which then goes along. If much waits
-        already that is `apart`, it is written while this one is settled.
-        """
-        took, self._since = self.lasts(), None
-        following = None
-        count = len(self._waiting)
-        if not isinstance(result, Failure) and count * ENOUGH >= len(batch) and self._are_apart():
-            following = self._begin(count)
+        """Settle a batch. The next one begins two turns later: in the first the reactor reads what has come meanwhile,
+        which then goes along."""
+        took, self._began = self.write_age(), None
         try:
             self._settle(self._failed(result, batch) if isinstance(result, Failure) else result, batch, took)
         finally:
-            if following is not None:
-                self._settle_when(*following)
-            else:
-                self._clock.callLater(0, self._clock.callLater, 0, self._next)
+            self._clock.callLater(0, self._clock.callLater, 0, self._next)
 
     def _failed(self, failure: Failure, batch: list[Waiting[T, R]]) -> list[R | MercuryError]:
         error = as_error(failure)
         if error.code == "internal":
-            self.log.failure("writing a batch failed", failure, **_whose(batch))
+            _log.failure("writing a batch failed", failure, **_ids_in(batch))
         return [error] * len(batch)
 
     def _settle(self, answers: Sequence[R | MercuryError], batch: list[Waiting[T, R]], took: float) -> None:
         items = [item for item, _, _ in batch]
         self.sizes.observe(len(items))
         self.seconds.observe(took)
-        self._before()
-        try:
-            for (_, done, log_context), answer in zip(batch, answers, strict=True):
-                try:
-                    done(answer)
-                except Exception:  # one listener that fails must not starve the rest
-                    in_context(log_context, self.log.failure, "an answer could not be handed over")
-        finally:
-            self._after(items, answers)
+        with self._around():
+            try:
+                for (_, done, log_context), answer in zip(batch, answers, strict=True):
+                    try:
+                        done(answer)
+                    except Exception:  # one listener that fails must not starve the rest
+                        in_context(log_context, _log.failure, "an answer could not be handed over")
+            finally:
+                self._settled(items, answers)

@@ -49,7 +49,7 @@ async def _read(chat: Chat, session: Listener, command: commands.Read) -> Sequen
     chat.hub.room_of(session, command.rid)
     moved = await chat.rooms.read(session.mid, command.rid, command.seq)
     if moved is not None:
-        chat.nodes.tell(command.rid, events.Read(command.rid, session.mid, moved), session)
+        chat.cluster.broadcast(command.rid, events.Read(command.rid, session.mid, moved), session)
     return [events.Ok(command.ref)]
 
 
@@ -64,13 +64,13 @@ async def _ack(chat: Chat, session: Listener, command: commands.Ack) -> Sequence
 async def _typing(chat: Chat, session: Listener, command: commands.Typing) -> Sequence[events.Event]:
     chat.hub.room_of(session, command.rid)
     chat.rooms.may_type(session.mid)
-    chat.nodes.tell(command.rid, events.Typing(command.rid, session.mid), session)
+    chat.cluster.broadcast(command.rid, events.Typing(command.rid, session.mid), session)
     return [events.Ok(command.ref)]
 
 
 async def _presence(chat: Chat, session: Listener, command: commands.Presence) -> Sequence[events.Event]:
     room = chat.hub.room_of(session, command.rid)
-    return [events.PresenceOk(ref=command.ref, online=chat.nodes.online(room))]
+    return [events.PresenceOk(ref=command.ref, online=chat.cluster.online(room))]
 
 
 async def _rooms(chat: Chat, session: Listener, command: commands.Rooms) -> Sequence[events.Event]:

@@ -14,8 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from mercury.core.delivery.hub import Hub
+from mercury.core.delivery.outbox import Outbox
+from mercury.core.delivery.peers import Peers
 from mercury.core.group_commit import Done, GroupCommit, as_deferred
 from mercury.core.page_size import PAGE_BYTES, fit
+from mercury.domain.counters import Counters
 from mercury.domain.model import Draft, Entry, Outcome
 from mercury.errors import MercuryError
 from mercury.interfaces import IStore
@@ -30,9 +33,20 @@ class Journal:
     drafts went into the batches, and how long the store took for these.
     """
 
-    def __init__(self, clock: IReactorTime, store: IStore, hub: Hub, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        store: IStore,
+        hub: Hub,
+        peers: Peers,
+        outbox: Outbox,
+        counters: Counters,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._hub = hub
+        self._peers = peers
+        self._counters = counters
         self._wall = wall
         self._bytes = 0
         self.is_open = True
@@ -42,9 +56,8 @@ class Journal:
             most=BATCH,
             waiting=WAITING,
             fits=self._fit,
-            apart=self._are_apart,
-            before=hub.outbox.cork,
-            after=self._committed,
+            around=outbox.corked,
+            settled=self._committed,
         )
         self.sizes, self.seconds = self._batches.sizes, self._batches.seconds
 
@@ -81,47 +94,36 @@ class Journal:
         """Fires when all that was submitted has been answered and delivered."""
         return self._batches.idle()
 
-    def lasts(self) -> float:
-        """For how long the store has had what it was given last, in seconds; 0 if it has nothing of ours."""
-        return self._batches.lasts()
+    def write_age(self) -> float:
+        """Age of the write in progress, in seconds; 0 when idle."""
+        return self._batches.write_age()
 
     def _fit(self, drafts: Sequence[Draft]) -> int:
         """A batch may be one room's, and each of its members has it waiting at their socket while they do not read."""
         return len(drafts) if self._bytes <= PAGE_BYTES else fit(map(_size, drafts))
 
-    def _are_apart(self, drafts: Sequence[Draft]) -> bool:
-        """Of one room those that are stored together also go out together, in one write a member: twice the deliveries.
-        Of many rooms one half is stored by another process while this one tells the members of the other half: 100
-        pairs on MariaDB get 10% more. SQLite's thread would take turns with the reactor at Python's lock: 31k
-        messages/s in place of 35k.
-        """
-        return self._store.elsewhere and 2 * len({draft.rid for draft in drafts}) >= len(drafts)
-
     def _write(self, drafts: Sequence[Draft]) -> Deferred[list[Outcome | MercuryError]]:
         return self._store.append(drafts, int(self._wall() * 1_000_000))
 
     def _committed(self, drafts: Sequence[Draft], answers: Sequence[Outcome | MercuryError]) -> None:
+        """The senders have their answers: deliver what was stored, here and to the other nodes."""
         self._bytes = max(0, self._bytes - sum(map(_size, drafts)))
         entries: list[Entry] = []
-        doubtful: list[Draft] = []
-        counts = self._hub.counts
-        try:
-            for draft, answer in zip(drafts, answers, strict=True):
-                if isinstance(answer, Outcome):
-                    if answer.duplicate:
-                        counts.duplicates += 1
-                    elif answer.entry is not None:
-                        entries.append(answer.entry)
-                        counts.entries[answer.entry.kind] += 1
-                elif answer.code in ("unavailable", "internal"):
-                    doubtful.append(draft)
-            self._hub.deliver(entries)
-            if entries:
-                self._hub.others.committed(entries)
-            if doubtful:  # it may have been stored all the same: look at the log when the store is back
-                self._hub.doubt(doubtful)
-        finally:
-            self._hub.outbox.uncork()
+        uncertain: list[Draft] = []
+        for draft, answer in zip(drafts, answers, strict=True):
+            if isinstance(answer, Outcome):
+                if answer.duplicate:
+                    self._counters.duplicates += 1
+                elif answer.entry is not None:
+                    entries.append(answer.entry)
+                    self._counters.entries[answer.entry.kind] += 1
+            elif answer.code in ("unavailable", "internal"):
+                uncertain.append(draft)
+        self._hub.deliver(entries)
+        if entries:
+            self._peers.committed(entries)
+        if uncertain:  # they may have been stored all the same: look at the log when the store is back
+            self._hub.doubt(uncertain)
 
 
 def _size(draft: Draft) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from twisted.internet.defer import FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.marks import Marks
 from mercury.core.group_commit import Done, as_error
 from mercury.core.journal import Journal
@@ -30,18 +29,10 @@ MEMBERS_PAGE = 1000  # members in one entry, and in one page of a listing
 class Rooms:
     """Rooms, their logs and their members. Methods raise MercuryError, with the codes of docs/protocol.md."""
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        store: IStore,
-        hub: Hub,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, clock: IReactorTime, store: IStore, journal: Journal, marks: Marks, limits: Limits) -> None:
         self._store = store
-        self._hub = hub
-        self.journal = Journal(clock, store, hub)
-        self.marks = Marks(clock, store)
-        hub.forget = self.marks.forget
+        self._journal = journal
+        self._marks = marks
         self._limits = limits
         self._rates = Rates(clock, "messages-per-second")
         self._typing = Rates(clock, "typing")
@@ -53,16 +44,16 @@ class Rooms:
         draft = self._draft(mid, rid, text, cid)
         if rate := self._limits.messages_per_second:
             self._rates.take(mid, rate, self._limits.burst)
-        self.journal.submit(draft, done)
+        self._journal.submit(draft, done)
 
-    async def tell(self, mid: str, rid: str, members: Sequence[str], text: str, cid: str | None) -> Outcome:
+    async def join_and_send(self, mid: str, rid: str, members: Sequence[str], text: str, cid: str | None) -> Outcome:
         """A member says something in a room, into which they and others are put first unless they are in."""
         draft = self._draft(mid, rid, text, cid)
         self._rates.take(mid, self._limits.messages_per_second, self._limits.burst)
         joining = Draft(rid=rid, kind="joined", members=tuple(members))
         appending = [
-            self.journal.append(joining),
-            self.journal.append(draft),
+            self._journal.append(joining),
+            self._journal.append(draft),
         ]  # in one transaction, or one after another
         try:
             _, outcome = await gatherResults(appending, consumeErrors=True)
@@ -73,7 +64,7 @@ class Rooms:
     async def post(self, mid: str, rid: str, text: str, cid: str | None = None) -> Outcome:
         """The application says something as a member or, with SYSTEM, in its own name. Not rate-limited."""
         check_name("room", rid)
-        return await self.journal.append(self._draft(mid, rid, text, cid))
+        return await self._journal.append(self._draft(mid, rid, text, cid))
 
     def _draft(self, mid: str, rid: str, text: str, cid: str | None) -> Draft:
         limit = self._limits.text_bytes
@@ -107,7 +98,7 @@ class Rooms:
         changed: list[str] = []
         for start in range(0, len(members), MEMBERS_PAGE):
             part = tuple(members[start : start + MEMBERS_PAGE])
-            outcome = await self.journal.append(Draft(rid=rid, kind=kind, members=part))  # type: ignore[arg-type]
+            outcome = await self._journal.append(Draft(rid=rid, kind=kind, members=part))  # type: ignore[arg-type]
             changed += outcome.entry.members if outcome.entry else ()
         return changed
 
@@ -184,4 +175,4 @@ class Rooms:
 
     async def read(self, mid: str, rid: str, seq: int) -> int | None:
         """Move a member's read mark; the mark as it stands if that moved it. See IStore.move_reads."""
-        return await self.marks.read(ReadMark(rid, mid, seq))
+        return await self._marks.read(ReadMark(rid, mid, seq))

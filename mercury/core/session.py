@@ -83,7 +83,7 @@ class Session(Listener):
             self._timer = self._chat.clock.callLater(seconds, self._is_late)
 
     def _is_late(self) -> None:
-        self._chat.hub.counts.refused["handshake-seconds"] += 1
+        self._chat.counters.refused["handshake-seconds"] += 1
         self.end(close_codes.BAD_CONNECT)
 
     def login(self, token: Token, checked: float, device: str, resume: commands.Resume | None = None) -> None:
@@ -112,14 +112,14 @@ class Session(Listener):
         memberships, joined = await self._chat.hub.memberships.open(self)
         if not self._open:
             return
-        self._chat.hub.outbox.cork()
+        self._chat.outbox.cork()
         try:
             self._begin(memberships, joined, resume)
         finally:
-            self._chat.hub.outbox.uncork()
+            self._chat.outbox.uncork()
         if first:
             for room in self.rooms:
-                self._chat.nodes.presence(room.rid, self.mid, True, but=self)
+                self._chat.hub.presence(room.rid, self.mid, True, but=self)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():
@@ -144,7 +144,7 @@ class Session(Listener):
     def _resume_at(self, membership: Membership, resume: commands.Resume | None, epoch: str) -> int:
         """The seq that this device is to get next in a room: after what the client says it has, or what it was proved
         to have, or from the member's joining on."""
-        pending = self._chat.rooms.marks.pending(membership.rid, self.mid, self.device)
+        pending = self._chat.marks.pending(membership.rid, self.mid, self.device)
         known = max(
             membership.delivered or 0, pending, membership.joined - 1
         )  # what was proved before they left counts no more
@@ -274,17 +274,17 @@ class Session(Listener):
             self.connection.pause_reading()
 
     def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
-        self._chat.hub.counts.error(error)
+        self._chat.counters.error(error)
         self._tell(events.Error(ref=ref, code=error.code, reason=error.reason, retry_after=error.retry_after))
 
     def _tell(self, event: events.Event) -> None:
         if data := self.encoder.event(event):
-            self._chat.hub.outbox.put((self,), data)
+            self._chat.outbox.put((self,), data)
 
     def _tell_of(self, rid: str, event: events.Event) -> None:
         """Tell of what has become of the session's place in a room."""
         if data := self.encoder_in(rid).event(event):
-            self._chat.hub.outbox.put((self,), data)
+            self._chat.outbox.put((self,), data)
 
     # What the hub and the catching up ask for
 
@@ -303,7 +303,7 @@ class Session(Listener):
     def slow(self) -> None:
         """The peer's socket is full: nothing live until drained(), and nothing is read from it either."""
         self.is_slow = True
-        self._chat.hub.counts.slowed += 1
+        self._chat.counters.slowed += 1
         self._stalled, self._taken = 0.0, self.connection.bytes_taken()
         for room in self.rooms:
             room.fall_behind(self)
@@ -324,7 +324,7 @@ class Session(Listener):
             self._unproved = True
         elif not self._queued and self.rooms:
             self._queued = True
-            self._chat.hub.barrier.add(self)
+            self._chat.barrier.add(self)
 
     def prove(self) -> bool:
         self._queued = False
@@ -362,7 +362,7 @@ class Session(Listener):
         """The client has all of the room up to seq."""
         if seq > self.rooms.get(room, seq):
             self.rooms[room] = seq
-            self._chat.rooms.marks.delivered(room.rid, self.mid, self.device, seq)
+            self._chat.marks.delivered(room.rid, self.mid, self.device, seq)
 
     # The end
 

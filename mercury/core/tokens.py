@@ -19,7 +19,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from typing import Final
 
-from mercury.core.delivery.cluster import Nodes
+from mercury.core.delivery.cluster import Cluster
 from mercury.domain.model import Token, check_name
 from mercury.errors import MercuryError
 from mercury.interfaces import IStore
@@ -41,9 +41,9 @@ def digest(secret: str) -> bytes:
 class Tokens:
     """Makes, checks and revokes tokens."""
 
-    def __init__(self, store: IStore, nodes: Nodes, config: Config, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: IStore, cluster: Cluster, config: Config, wall: Callable[[], float] = time.time) -> None:
         self._store = store
-        self._nodes = nodes
+        self._cluster = cluster
         self._settings = config.token
         self._limits = config.limits
         self._wall = wall
@@ -94,13 +94,13 @@ class Tokens:
         """End one token and the connections made with it. False if there was none."""
         token = await self._store.drop_token(digest(secret))
         if token is not None:
-            self._nodes.revoke(token.mid, token.digest)
+            self._cluster.revoke(token.mid, token.digest)
         return token is not None
 
     async def revoke_all(self, member: str) -> int:
         """End all tokens of a member and the connections made with them; how many tokens there were."""
         count = await self._store.drop_tokens(member)
-        self._nodes.revoke(member, None)
+        self._cluster.revoke(member, None)
         return count
 
 

@@ -81,7 +81,7 @@ class Load:
         self.waits = Histogram(SECONDS)
 
 
-class Counts:
+class Counters:
     """What a node has counted since it started.
 
     `connected`: its WebSocket connections now, of which `opened` were ever begun, and `closed`, by code, have ended.

@@ -116,7 +116,7 @@ class Door:
         await self._accounts.check(receiver)
         both = [member_of(session.id), member_of(receiver)]
         room = room_of(session.id, receiver)
-        await self.chat.rooms.tell(session.member, room, both, content, form.text_or("cid", "") or None)
+        await self.chat.rooms.join_and_send(session.member, room, both, content, form.text_or("cid", "") or None)
         return Answer(forms.RECEIVED)
 
     async def sync(self, asked: Asked) -> Answer:

@@ -67,7 +67,7 @@ class People:
         rid = room_of(session.id, other)
         moved = await self._chat.rooms.read(session.member, rid, seq)
         if moved is not None:
-            self._chat.nodes.tell(rid, events.Read(rid, session.member, moved))
+            self._chat.cluster.broadcast(rid, events.Read(rid, session.member, moved))
 
     async def _memberships(self, session: Session) -> dict[int, Membership]:
         """One's place in each conversation, by the other one's id."""

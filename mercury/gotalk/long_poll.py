@@ -125,7 +125,7 @@ class Ear(Listener):
             self._chat.hub.listen(self, rid, seq, seq)
         if first:
             for room in self.rooms:
-                self._chat.nodes.presence(room.rid, self.mid, True, but=self)
+                self._chat.hub.presence(room.rid, self.mid, True, but=self)
         self.catch_up("login")
         self._rustle()
 

@@ -115,7 +115,7 @@ class Handover:
         When this returns, what a client that acks is given is remembered. Raises MercuryError.
         """
         found = await (self._wait_for(poll) if poll.wait else self._look(poll))
-        self._chat.hub.counts.delivered[DEVICE] += len(found)
+        self._chat.counters.delivered[DEVICE] += len(found)
         return found
 
     async def _wait_for(self, poll: Poll) -> list[Entry]:
@@ -184,7 +184,7 @@ class Handover:
         """Move the cursors by what the client acks, and read where the device stands then."""
         if poll.ack and (proved := await self._acked(stored, poll.ack)):
             await self._chat.store.move_cursors(cursors_of(poll, proved))
-        marks, member, device = self._chat.rooms.marks, poll.session.member, poll.device
+        marks, member, device = self._chat.marks, poll.session.member, poll.device
         memberships = {
             membership.rid: membership
             for membership in await self._chat.store.memberships(member, device)
@@ -235,7 +235,7 @@ class Handover:
         if end == standing.cursors[membership.rid]:
             idle = found[0].seq - 1 if found else membership.head
             if idle > end:
-                self._chat.rooms.marks.delivered(membership.rid, poll.session.member, poll.device, idle)
+                self._chat.marks.delivered(membership.rid, poll.session.member, poll.device, idle)
         return found
 
     async def _read(self, poll: Poll, rid: str, after: int, last: int, most: int, text: int) -> list[Entry]:
@@ -264,7 +264,7 @@ class Handover:
         except MercuryError as error:
             self.log.warn("what was handed over waits for the store: {reason}", reason=error.reason)
             for cursor in cursors:
-                self._chat.rooms.marks.delivered(cursor.rid, cursor.mid, cursor.device, cursor.seq)
+                self._chat.marks.delivered(cursor.rid, cursor.mid, cursor.device, cursor.seq)
 
     @asynccontextmanager
     async def _turn(self, *key: str) -> AsyncIterator[None]:

@@ -283,8 +283,8 @@ class Site(server.Site):
         )
         self.limits = chat.limits
         self.clock = chat.clock
-        self.counts = chat.hub.counts
-        self._journal = chat.rooms.journal
+        self.counts = chat.counters
+        self._journal = chat.journal
 
     @property
     def body_bytes(self) -> int:

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mercury.domain.counters import Counts
+from mercury.domain.counters import Counters
 from mercury.errors import Limit
 
 FIRST_BYTE_SECONDS = 5.0  # for a proxy's client to say something: only then does a PROXY header count
@@ -61,7 +61,7 @@ class AddressFilter:
         factory: Any,
         rules: Callable[[], Rules],
         clock: IReactorTime,
-        counts: Counts | None = None,
+        counts: Counters | None = None,
     ) -> None:
         self.clock = clock
         self.noisy = factory.noisy
@@ -70,7 +70,7 @@ class AddressFilter:
         self._rules = rules
         self._counts: Counter[bytes] = Counter()
         self._refused: Counter[str] = Counter()
-        self._ever = counts or Counts()
+        self._ever = counts or Counters()
         self._last = ""
         self._reporting: IDelayedCall | None = None
 

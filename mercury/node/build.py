@@ -20,12 +20,18 @@ from twisted.application.service import IService
 
 from mercury.bus.local import LocalBus
 from mercury.core.delivery.catch_up import CatchUp
-from mercury.core.delivery.cluster import Nodes
+from mercury.core.delivery.cluster import Cluster
 from mercury.core.delivery.heartbeat import Heartbeat
 from mercury.core.delivery.hub import Hub
+from mercury.core.delivery.marks import Marks
+from mercury.core.delivery.outbox import Many, Outbox
+from mercury.core.delivery.peers import Peers
+from mercury.core.delivery.proof import Barrier
+from mercury.core.journal import Journal
 from mercury.core.parts import Chat
 from mercury.core.rooms import Rooms
 from mercury.core.tokens import Tokens
+from mercury.domain.counters import Counters
 from mercury.errors import MercuryError
 from mercury.gotalk.accounts import Accounts
 from mercury.gotalk.calls import make_gotalk_site
@@ -33,6 +39,7 @@ from mercury.gotalk.passwords import Passwords
 from mercury.gotalk.sync import Handover
 from mercury.interfaces import IAccounts, IBus, IStore
 from mercury.net.address_filter import AddressFilter, Rules
+from mercury.net.io_uring import many_at_once
 from mercury.net.siblings import Siblings
 from mercury.net.tls import Certificate, under_tls
 from mercury.net.worker_pipe import place_of
@@ -158,21 +165,38 @@ def engine_tls(section: str, engine: Mysql | Redis) -> EngineTls | None:
     return EngineTls(section, engine.tls_ca, engine.tls_cert, engine.tls_key)
 
 
-def make_chat(clock: Any, store: IStore, config: Config, bus: IBus | None = None) -> Chat:
-    """The core, with the limits that the settings give it; without a bus, for a node that is alone."""
-    limits = config.limits
-    hub = Hub(clock, store, limits)
-    nodes = Nodes(clock, hub, bus or LocalBus())
+def make_chat(
+    clock: Any, store: IStore, config: Config, bus: IBus | None = None, broadcaster: Many | None = None
+) -> Chat:
+    """The core: every part of it is made here, and handed what it needs of those before it.
+
+    `bus`: none for a node that is alone. `broadcaster`: what sends to many sockets at once; none sends one by one.
+    """
+    limits, bus = config.limits, bus or LocalBus()
+    counters = Counters()
+    outbox = Outbox(broadcaster)
+    barrier = Barrier(clock)
+    marks = Marks(clock, store)
+    peers = Peers(bus)
+    hub = Hub(clock, store, limits, counters=counters, outbox=outbox, barrier=barrier, marks=marks, peers=peers)
+    cluster = Cluster(clock, hub, peers, bus)
+    journal = Journal(clock, store, hub, peers, outbox, counters)
     return Chat(
         clock=clock,
-        store=store,
-        hub=hub,
-        nodes=nodes,
-        rooms=Rooms(clock, store, hub, limits),
-        tokens=Tokens(store, nodes, config),
-        catch_up=CatchUp(clock, store, hub),
-        heartbeat=Heartbeat(clock, limits),
         limits=limits,
+        store=store,
+        counters=counters,
+        outbox=outbox,
+        barrier=barrier,
+        marks=marks,
+        peers=peers,
+        hub=hub,
+        cluster=cluster,
+        journal=journal,
+        rooms=Rooms(clock, store, journal, marks, limits),
+        tokens=Tokens(store, cluster, config),
+        catch_up=CatchUp(clock, store, hub, outbox, counters),
+        heartbeat=Heartbeat(clock, limits),
     )
 
 
@@ -200,24 +224,28 @@ def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certific
         reactor=clock,
         limits=limits,
         ws=ws,
-        counts=chat.hub.counts,
+        counts=chat.counters,
     )
 
     def rules() -> Rules:
         return rules_of(ws, limits.connections, limits.connections_per_address)
 
-    return AddressFilter(under_tls(factory, certificate), rules, clock, chat.hub.counts)
+    return AddressFilter(under_tls(factory, certificate), rules, clock, chat.counters)
 
 
 def make_rest(
-    clock: Any, chat: Chat, config: Config, service: MercuryService, certificate: Certificate | None = None
+    clock: Any,
+    chat: Chat,
+    config: Config,
+    readiness: Readiness,
+    siblings: Siblings,
+    certificate: Certificate | None = None,
 ) -> AddressFilter:
     """The REST side: address filter, TLS and Klein."""
     api = config.server.api
-    readiness = Readiness(chat, lambda: service.state, service.siblings)
-    metrics = Metrics(chat, readiness, storage_type(config), service.siblings)
-    site = make_site(chat, ApiKeys(api), readiness, metrics, service.siblings)
-    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api, api.connections), clock, chat.hub.counts)
+    metrics = Metrics(chat, readiness, storage_type(config), siblings)
+    site = make_site(chat, ApiKeys(api), readiness, metrics, siblings)
+    return AddressFilter(under_tls(site, certificate), lambda: rules_of(api, api.connections), clock, chat.counters)
 
 
 def make_gotalk(
@@ -231,7 +259,7 @@ def make_gotalk(
     def rules() -> Rules:
         return rules_of(gotalk, gotalk.connections, gotalk.connections_per_address)
 
-    return AddressFilter(under_tls(site, certificate), rules, clock, chat.hub.counts)
+    return AddressFilter(under_tls(site, certificate), rules, clock, chat.counters)
 
 
 def make_node(options: Flags) -> IService:
@@ -241,47 +269,63 @@ def make_node(options: Flags) -> IService:
     reactor: Any = installed
     prepare_process(reactor)
     config = options.config
+    slot = place_of()
+    siblings = Siblings(reactor, slot)
+    passed = sockets(os.environ)
     try:
         node = secrets.token_hex(6)  # its name among the others
-        chat = make_chat(reactor, make_store(config, node=node), config, make_bus(reactor, config, node))
+        store, bus = make_store(config, node=node), make_bus(reactor, config, node)
+        chat = make_chat(reactor, store, config, bus, many_at_once())
+        readiness = Readiness(chat, siblings)
+        passwords = Passwords(reactor) if config.gotalk.enabled else None
+        listenings = list(make_listenings(reactor, chat, config, readiness, siblings, passwords, passed))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")
-    warnings = options.warnings + (warnings_of(Path(config.crypto.keys)) if config.crypto.keys else [])
-    place = place_of()
-    siblings = Siblings(reactor, place)
-    service = MercuryService(reactor, chat, config, warnings, options.parent, options.read_again, siblings)
-    try:
-        passed = sockets(os.environ)
-        service.listenings = list(make_listenings(reactor, chat, config, service, passed))
-    except ConfigError as error:
-        sys.exit(f"mercury: {error}")
-    if place is not None:
-        service.listenings = [one._replace(passed=place.sockets[one.section]) for one in service.listenings]
-    warnings += warnings_of_sockets(passed, {listening.endpoint for listening in service.listenings})
+    if slot is not None:
+        listenings = [one._replace(passed=slot.sockets[one.section]) for one in listenings]
+    warnings = list(options.warnings)
+    warnings += warnings_of(Path(config.crypto.keys)) if config.crypto.keys else []
+    warnings += warnings_of_sockets(passed, {listening.endpoint for listening in listenings})
     warnings += warnings_of_files(config, most_files())
-    return service
+    return MercuryService(
+        reactor,
+        chat,
+        config,
+        listenings=listenings,
+        readiness=readiness,
+        siblings=siblings,
+        passwords=passwords,
+        warnings=warnings,
+        parent=options.parent,
+        read=options.read_again,
+    )
 
 
 def make_listenings(
-    reactor: Any, chat: Chat, config: Config, service: MercuryService, passed: Mapping[int, str]
+    reactor: Any,
+    chat: Chat,
+    config: Config,
+    readiness: Readiness,
+    siblings: Siblings,
+    passwords: Passwords | None,
+    passed: Mapping[int, str],
 ) -> Iterator[Listening]:
-    """What the node listens on: REST, WebSocket, and goTalk's door if it is open. `passed`: the sockets that systemd
+    """What the node listens on: REST, WebSocket, and goTalk if there are passwords. `passed`: the sockets that systemd
     passes, by their ports. May raise ConfigError."""
     api, ws, gotalk = config.server.api, config.server.ws, config.gotalk
     certificate = certificate_of("server.api", api)
-    rest = make_rest(reactor, chat, config, service, certificate)
+    rest = make_rest(reactor, chat, config, readiness, siblings, certificate)
     wanted = partial(endpoint_of, api, passed)
     yield Listening("server.api", wanted(), rest, certificate, wanted)
     certificate = certificate_of("server.ws", ws)
-    door = make_websocket(reactor, chat, config, certificate)
+    websocket = make_websocket(reactor, chat, config, certificate)
     wanted = partial(endpoint_of, ws, passed)
-    yield Listening("server.ws", wanted(), door, certificate, wanted)
-    if gotalk.enabled:
-        service.passwords = Passwords(reactor)
+    yield Listening("server.ws", wanted(), websocket, certificate, wanted)
+    if passwords is not None:
         certificate = certificate_of("gotalk", gotalk)
-        door = make_gotalk(reactor, chat, config, service.passwords, certificate)
+        site = make_gotalk(reactor, chat, config, passwords, certificate)
         wanted = partial(endpoint_of, gotalk, passed)
-        yield Listening("gotalk", wanted(), door, certificate, wanted)
+        yield Listening("gotalk", wanted(), site, certificate, wanted)
 
 
 def most_files() -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
@@ -25,7 +25,6 @@ from mercury.core.parts import Chat
 from mercury.domain import close_codes, events
 from mercury.errors import MercuryError
 from mercury.gotalk.passwords import Passwords
-from mercury.net.io_uring import many_at_once
 from mercury.net.siblings import Siblings
 from mercury.node.banner import banner, shown
 from mercury.node.endpoints import cannot_be, cannot_listen, listeners_of
@@ -35,7 +34,7 @@ from mercury.node.listeners import Listening
 from mercury.node.process import STOP_SECONDS, end_with_failure, ended_well, is_in_foreground, refuse, take_log, tell
 from mercury.node.reload import reload
 from mercury.node.systemd import Systemd
-from mercury.rest.readiness import State
+from mercury.rest.readiness import Readiness
 from mercury.settings.schema import Config
 
 COHORT_SECONDS = 0.1  # between closing some connections and some more
@@ -45,12 +44,14 @@ RETURN_RATE = 200.0  # clients that are asked to come back in the same second
 SWEEP_SECONDS = 600.0  # between looks for tokens and devices that are over
 DAY = 86_400_000_000  # microseconds
 
+_log = Logger()
+
 
 class MercuryService(Service):
-    """One node. `state` is what /readyz asks: whether the store is open and nobody has said stop. `siblings`: the other
-    workers, if it is one of several."""
+    """One node. `listenings`: what it listens on. `readiness`: is told whether it starts, serves or stops. `siblings`:
+    the other workers, if it is one of several. `passwords`: for goTalk. `read`: reads the settings once more.
+    """
 
-    log = Logger()
     name = "mercury"
 
     def __init__(
@@ -58,23 +59,27 @@ class MercuryService(Service):
         reactor: Any,
         chat: Chat,
         config: Config,
-        warnings: list[str],
-        parent: Any,
+        *,
+        listenings: Sequence[Listening],
+        readiness: Readiness,
+        siblings: Siblings,
+        passwords: Passwords | None = None,
+        warnings: Sequence[str] = (),
+        parent: Any = None,
         read: Callable[[], Config],
-        siblings: Siblings | None = None,
     ) -> None:
-        self.state: State = "starting"
-        self.listenings: list[Listening] = []
-        self.passwords: Passwords | None = None  # where people log in with some
+        self.listenings = listenings
         self._reactor = reactor
         self._chat = chat
         self._config = config
-        self._read = read  # the settings once more
+        self._readiness = readiness
+        self._siblings = siblings
+        self._passwords = passwords
         self._warnings = warnings
         self._twistd = parent or {}
-        self.siblings = siblings or Siblings(reactor)
-        is_worker = self.siblings.number is not None
-        self._systemd = Systemd(reactor, self.is_well, line=self.siblings.tell if is_worker else None)
+        self._read = read
+        is_worker = self._siblings.number is not None
+        self._systemd = Systemd(reactor, self.is_well, line=self._siblings.tell if is_worker else None)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] = succeed(None)
         self._leaving = False
@@ -83,27 +88,26 @@ class MercuryService(Service):
 
     def setServiceParent(self, parent: Any) -> None:
         """twistd hands the application over here: the place to have all of its log in our format."""
-        above = take_log(parent, self._twistd, self._config.log, self.siblings.number)
+        above = take_log(parent, self._twistd, self._config.log, self._siblings.number)
         super().setServiceParent(above)  # type: ignore[no-untyped-call]
 
     # Start
 
     def privilegedStartService(self) -> None:
         """Bind the ports, while the process may still be root. A worker's are bound: who comes there waits for it."""
-        if self.siblings.number is None:
+        if self._siblings.number is None:
             self._ports = [self._bind(listening) for listening in self.listenings]
 
     def startService(self) -> None:
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
         quicken(self._reactor)
-        self._chat.hub.outbox.many = many_at_once()
         look_seldom()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._obey, "reload"))
-        if self.siblings.number is not None:
+        if self._siblings.number is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which tells us
             self._reactor.callWhenRunning(self._heed_sigterm)
-            self.siblings.open(self._obey)
+            self._siblings.open(self._obey)
         self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 
     def _obey(self, what: str) -> None:
@@ -134,22 +138,22 @@ class MercuryService(Service):
 
     async def _start(self) -> None:
         for warning in self._warnings:
-            self.log.warn("{warning}", warning=warning)
+            _log.warn("{warning}", warning=warning)
         self._systemd.opening()
         await self._chat.store.open()
-        await self._chat.nodes.open()
+        await self._chat.cluster.open()
         self._chat.heartbeat.start()
         self._sweeping.start(SWEEP_SECONDS)
-        if self.passwords is not None:
-            self.passwords.start()
-        if self.siblings.number is not None:
+        if self._passwords is not None:
+            self._passwords.start()
+        if self._siblings.number is not None:
             self._ports = [self._bind(listening) for listening in self.listenings]
-        self.state = "serving"
+        self._readiness.enter("serving")
         addresses = [shown(port.getHost()) for port in self._ports]
-        self.log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
+        _log.info("ready: REST at {rest}, WebSocket at {ws}", rest=addresses[0], ws=addresses[1])
         self._systemd.ready(f"REST at {addresses[0]}, WebSocket at {addresses[1]}")
         for address in addresses[2:]:
-            self.log.info("goTalk at {address}", address=address)
+            _log.info("goTalk at {address}", address=address)
         if is_in_foreground(self._twistd) and not self._systemd.listens:
             tell(banner(self._config, addresses))
 
@@ -160,9 +164,9 @@ class MercuryService(Service):
         if isinstance(failure.value, MercuryError):
             line = f"mercury: {failure.value.reason}"
         else:
-            self.log.failure("starting failed", failure)
+            _log.failure("starting failed", failure)
             line = f"mercury: starting failed: {failure.getErrorMessage()}"
-        self.log.critical("{line}", line=line)
+        _log.critical("{line}", line=line)
         self._systemd.failed(line)
         tell(line)
         end_with_failure(self._reactor)
@@ -175,13 +179,13 @@ class MercuryService(Service):
 
     def is_well(self) -> bool:
         """Whether the store does what it is given, or says that it cannot."""
-        return self._chat.rooms.journal.lasts() < _patience(self._config)
+        return self._chat.journal.write_age() < _patience(self._config)
 
     def _sweep(self) -> Deferred[None]:
         limits = self._config.limits
         idle = limits.device_days * DAY
         swept = self._chat.store.sweep(int(time.time() * 1_000_000), idle, limits.devices_per_member)
-        return swept.addErrback(lambda failure: self.log.warn("sweeping: {why}", why=failure.getErrorMessage()))
+        return swept.addErrback(lambda failure: _log.warn("sweeping: {why}", why=failure.getErrorMessage()))
 
     # Stop
 
@@ -192,28 +196,28 @@ class MercuryService(Service):
         self._systemd.stopping(seconds + STOP_SECONDS)
         stopping = Deferred.fromCoroutine(self._stop())
         stopping.addTimeout(seconds, self._reactor)
-        return stopping.addErrback(lambda failure: self.log.error("stopping: {why}", why=failure.getErrorMessage()))
+        return stopping.addErrback(lambda failure: _log.error("stopping: {why}", why=failure.getErrorMessage()))
 
     async def _stop(self) -> None:
-        self.state = "stopping"
+        self._readiness.enter("stopping")
         self._starting.cancel()
         chat = self._chat
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
         if self._sweeping.running:
             self._sweeping.stop()
         count = self._say_goodbye()
-        chat.rooms.journal.close()
-        await chat.rooms.journal.idle()  # what was begun is committed and answered
+        chat.journal.close()
+        await chat.journal.idle()  # what was begun is committed and answered
         await self._close_sessions()
         await self._all_gone()
         chat.heartbeat.stop()
-        if self.passwords is not None:
-            self.passwords.stop()
-        await chat.rooms.marks.stop()
-        await chat.nodes.close()
+        if self._passwords is not None:
+            self._passwords.stop()
+        await chat.marks.stop()
+        await chat.cluster.close()
         await chat.store.close()
         ended_well(self._reactor)
-        self.log.info("stopped; {count} sessions were told to come back", count=count)
+        _log.info("stopped; {count} sessions were told to come back", count=count)
 
     async def _close_sessions(self) -> None:
         """A few at a time."""
@@ -238,7 +242,7 @@ class MercuryService(Service):
         spread = max(1.0, len(sessions) / RETURN_RATE - self._config.drain.seconds)  # their closing is spread as well
         for session in sessions:
             bye = events.Bye(round(random.uniform(0.1, spread), 3))  # noqa: S311 - only to spread them
-            self._chat.hub.outbox.put((session,), session.encoder.event(bye))
+            self._chat.outbox.put((session,), session.encoder.event(bye))
             session.finish()
         return len(sessions)
 

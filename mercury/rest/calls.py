@@ -148,7 +148,7 @@ class Api:
         await self._chat.rooms.check_member(member)
         device = () if query.device is UNSET else (query.device,)
         there = await self._siblings.ask("kick", member, *device)  # the bus, which reaches all, does not count them
-        here = self._chat.nodes.kick(member, *device)
+        here = self._chat.cluster.kick(member, *device)
         return shapes.Closed(here + sum(int(answer or b"0") for answer in there.values()))
 
     async def _kick_here(self, member: str, *device: str) -> bytes:

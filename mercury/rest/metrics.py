@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 
 from mercury import __version__
 from mercury.core.parts import Chat
-from mercury.domain.counters import CAUSES, CLOSES, OTHER, Counts, Histogram, Load
+from mercury.domain.counters import CAUSES, CLOSES, OTHER, Counters, Histogram, Load
 from mercury.errors import CODES, LIMITS
 from mercury.gotalk.long_poll import POLL_ENCODER
 from mercury.gotalk.sync import DEVICE as GOTALK
@@ -45,8 +45,8 @@ class Seen:
     parts: Parts
 
     @property
-    def counts(self) -> Counts:
-        return self.chat.hub.counts
+    def counts(self) -> Counters:
+        return self.chat.counters
 
 
 Value = float | Histogram
@@ -145,7 +145,7 @@ METRICS: Final = (
     Metric(
         "mercury_sent_bytes_total", "counter",
         "Bytes of frames written to WebSocket connections, without TLS overhead, handshakes and close frames.",
-        lambda seen: seen.counts.bytes_out() + seen.chat.hub.outbox.delivered_bytes,
+        lambda seen: seen.counts.bytes_out() + seen.chat.outbox.delivered_bytes,
     ),
     Metric(
         "mercury_sessions", "gauge", "Sessions that have logged in; of goTalk, those that poll.", _sessions, "protocol"
@@ -185,15 +185,15 @@ METRICS: Final = (
     ),
     Metric(
         "mercury_journal_entries_waiting", "gauge", "Entries that wait for the next transaction; at most 16,384.",
-        lambda seen: seen.chat.rooms.journal.depth,
+        lambda seen: seen.chat.journal.depth,
     ),
     Metric(
         "mercury_journal_batch_entries", "histogram", "Entries in one transaction; at most 1,024.",
-        lambda seen: seen.chat.rooms.journal.sizes,
+        lambda seen: seen.chat.journal.sizes,
     ),
     Metric(
         "mercury_journal_commit_seconds", "histogram", "Time from sending a transaction to the store until its answer.",
-        lambda seen: seen.chat.rooms.journal.seconds,
+        lambda seen: seen.chat.journal.seconds,
     ),
     Metric(
         "mercury_store_calls", "gauge", "Calls to the store that are waiting or running, by connection pool.",
@@ -210,7 +210,7 @@ METRICS: Final = (
     Metric(
         "mercury_bus_lag_seconds", "histogram",
         "Round-trip time of a probe through Redis, sent every two seconds. Empty without a Redis bus.",
-        lambda seen: seen.chat.nodes.lags,
+        lambda seen: seen.chat.cluster.lags,
     ),
     Metric(
         "mercury_holes_total", "counter",

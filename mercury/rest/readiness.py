@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -21,25 +20,30 @@ State = Literal["starting", "serving", "stopping"]
 
 
 class Readiness:
-    """`state`: what the node is at. `siblings`: the other workers."""
+    """Knows whether the node starts, serves or stops, which its service tells it by enter(). `siblings`: the other
+    workers."""
 
-    def __init__(self, chat: Chat, state: Callable[[], State], siblings: Siblings) -> None:
+    def __init__(self, chat: Chat, siblings: Siblings) -> None:
         siblings.answering["readiness"] = self._answer
         self._siblings = siblings
         self._chat = chat
-        self._state = state
+        self._state: State = "starting"
         self._asking = DeferredLock()  # whoever comes meanwhile gets the same answer
         self._asked: float | None = None
         self._trouble = ""
+
+    def enter(self, state: State) -> None:
+        """The node is in this state now."""
+        self._state = state
 
     async def look(self) -> tuple[Parts, str]:
         """The parts, and why the node cannot serve; empty if it can. Takes no longer than STORE_SECONDS each time the
         store is asked."""
         trouble: str = "it is being opened"
-        if self._state() != "starting":  # else it would take our question for a fault
+        if self._state != "starting":  # else it would take our question for a fault
             trouble = await self._asking.run(self._store)
-        state = self._state()
-        parts = Parts(state, "down" if trouble else "up", "up" if self._chat.nodes.are_heard else "down")
+        state = self._state
+        parts = Parts(state, "down" if trouble else "up", "up" if self._chat.cluster.are_heard else "down")
         return parts, trouble if state == "serving" else f"Mercury is {state}"
 
     async def look_at_all(self) -> tuple[Parts, str]:

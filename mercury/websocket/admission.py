@@ -112,7 +112,7 @@ class ChatDoor:
         self.message: Callable[[bytes, bool], None] = _ignore
 
     async def admit(self, request: ConnectionRequest) -> str | None:
-        self._chat.rooms.journal.check_open()
+        self._chat.journal.check_open()
         if request.path.rstrip("/") != WS_PATH:
             raise MercuryError("not_found", f"there is nothing at this path; WebSockets connect at {WS_PATH}")
         name = self._protocols.choose(request.protocols)
@@ -124,7 +124,7 @@ class ChatDoor:
             if member is None:
                 raise MercuryError("unauthorized", "the URL has a token but no member")
             token = await self._chat.tokens.check(secret, member)
-            self._chat.rooms.journal.check_open()  # a session that begins now would not be told to come back
+            self._chat.journal.check_open()  # a session that begins now would not be told to come back
             self._admitted = (name, (token, checked, device), agent)
         elif name is None:
             raise MercuryError("unauthorized", f"connect with {WS_PATH}?token=...&member=...")

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mercury.domain.counters import Counts
+from mercury.domain.counters import Counters
 from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context, start_in_context
 from mercury.errors import CODES, MercuryError
 from mercury.interfaces import IConnection
@@ -365,11 +365,11 @@ class WebSocketFactory(WebSocketServerFactory):
         reactor: Any,
         limits: Limits,
         ws: Ws,
-        counts: Counts | None = None,
+        counts: Counters | None = None,
     ) -> None:
         super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
         self.open_door = open_door
-        self.counts = counts or Counts()
+        self.counts = counts or Counters()
         self.server = None  # no version for strangers
         self.limits = limits
         self._ws = ws

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from mercury.core.delivery.cluster import LOOK, Nodes
+from mercury.core.delivery.cluster import LOOK, Cluster
 from mercury.core.delivery.hub import AWAY, HOLE
 from mercury.domain import commands
 from mercury.domain.counters import Histogram
@@ -100,8 +100,8 @@ Two = tuple[Clockwork, Clockwork]
 
 def test_the_interfaces_are_kept(wire: Wire, nodes: Two) -> None:
     assert verifyObject(IBus, wire.buses[0])
-    assert isinstance(nodes[0].chat.nodes, Nodes)
-    assert verifyObject(IBusListener, nodes[0].chat.nodes)
+    assert isinstance(nodes[0].chat.cluster, Cluster)
+    assert verifyObject(IBusListener, nodes[0].chat.cluster)
 
 
 def test_a_message_crosses_without_a_look_at_the_store(nodes: Two) -> None:
@@ -176,7 +176,7 @@ def test_joins_and_leaves_that_got_lost_are_made_up_for(wire: Wire, nodes: Two) 
     here.now(here.chat.rooms.leave("r", ["bob"]))
     here.post("r", "without bob")
     wire.lossy = False
-    there.chat.nodes.invalidate(None)
+    there.chat.cluster.invalidate(None)
     there.settle()
     assert bob.texts() == ["welcome"]
     assert [room.rid for room in bob.session.rooms] == ["new"]
@@ -244,7 +244,7 @@ def test_typing_reading_kicks_and_revocations_cross(nodes: Two) -> None:
     ann.do(commands.Typing(rid="r"))
     ann.do(commands.Read(rid="r", seq=2))
     assert len(bob.of("typing")) == len(bob.of("read")) == 1
-    here.chat.nodes.kick("bob")
+    here.chat.cluster.kick("bob")
     assert bob.code == 4403
     again = there.device("bob")
     here.now(here.chat.tokens.revoke_all("bob"))

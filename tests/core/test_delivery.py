@@ -8,7 +8,6 @@ from twisted.internet.defer import Deferred
 from mercury.core.delivery.catch_up import PAGE
 from mercury.core.delivery.hub import HOLE
 from mercury.core.delivery.marks import FLUSH
-from mercury.core.delivery.proof import Barrier
 from mercury.core.delivery.rechecks import RETRY
 from mercury.domain import close_codes, commands
 from mercury.domain.model import Draft, Entry, Membership, Outcome
@@ -140,7 +139,7 @@ def test_a_cursor_from_before_leaving_counts_no_more(node: Clockwork) -> None:
     ann.lose()
     node.post("r", "not for ann")
     node.join("r", "ann")
-    node.chat.rooms.marks.delivered("r", "ann", "", 2)
+    node.chat.marks.delivered("r", "ann", "", 2)
     again = node.device()
     assert again.texts() == []
     assert seqs(again)[0] == 5
@@ -148,8 +147,8 @@ def test_a_cursor_from_before_leaving_counts_no_more(node: Clockwork) -> None:
 
 def test_pings_are_paced_for_the_node(node: Clockwork) -> None:
     """A burst at once, then so many a second; nobody is forgotten."""
-    barrier = Barrier(node.clock, rate=10.0, burst=2.0)
-    node.chat.hub.barrier = barrier
+    barrier = node.chat.barrier
+    barrier._rate, barrier._burst, barrier._budget = 10.0, 2.0, 2.0
     devices = [node.device("ann", str(n)) for n in range(6)]
     pinged = [len(device.pings) for device in devices]
     assert sum(pinged) == 2

@@ -137,7 +137,7 @@ def test_a_join_that_is_told_again_after_the_leave_lets_nobody_in(how: str, hear
     if how == "the entry":
         node.chat.hub.deliver([join])
     else:
-        node.chat.nodes.signal_received("node 0", signals.Came("r", join.seq, join.members))
+        node.chat.cluster.signal_received("node 0", signals.Came("r", join.seq, join.members))
     node.settle()
     assert rooms(ann) == {"q"}
     assert ann.heard[before:] == []
@@ -155,9 +155,9 @@ def test_a_join_that_is_told_again_after_nobody_is_left_lets_nobody_in(how: str)
     assert [event["rid"] for event in ann.of("left")] == ["r"]
     [join, _] = two.here.now(two.here.store.store.read("r", 1, 2)).entries
     if how == "the entry":
-        two.there.chat.nodes.entries_received([join])
+        two.there.chat.cluster.entries_received([join])
     else:
-        two.there.chat.nodes.signal_received("node 0", signals.Came("r", join.seq, join.members))
+        two.there.chat.cluster.signal_received("node 0", signals.Came("r", join.seq, join.members))
     two.there.settle()
     assert rooms(ann) == {"q"}
     assert ann.heard[before:] == []

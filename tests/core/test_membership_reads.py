@@ -63,7 +63,7 @@ def test_a_login_ends_whatever_is_told_meanwhile(what: str, monkeypatch: pytest.
     ann.connect(secret)
     for number in range(9):
         if what == "doubts":
-            two.there.chat.nodes.invalidate(["another room"])
+            two.there.chat.cluster.invalidate(["another room"])
         else:
             two.here.join(f"room {number}", "ann")
         places.answer()
@@ -251,7 +251,7 @@ def test_who_reads_their_leave_while_places_are_read_is_out() -> None:
         node.chat.hub.look_again((), ("ann",))
         node.settle()
     stored(node, left("ann"))
-    node.chat.nodes.signal_received("node 0", signals.Came("r", join.seq, join.members))
+    node.chat.cluster.signal_received("node 0", signals.Came("r", join.seq, join.members))
     node.settle()
     assert [event["type"] for event in ann.heard if event.get("rid") == "r" and "seq" in event] == ["joined", "left"]
     before = len(ann.heard)

@@ -50,15 +50,15 @@ async def started(user: str, mysql: MysqlServer, redis: RedisEngine) -> AsyncIte
     bus = RedisBus(reactor, RedisServer(host="127.0.0.1", port=redis.port))
     node = Node(make_chat(reactor, store, Config(), bus), bus)
     await store.open()
-    await node.chat.nodes.open()
+    await node.chat.cluster.open()
     try:
         await until(lambda: bus.is_up)
         yield node
     finally:
         for session in node.chat.hub.everybody():
             session.connection.abort()
-        await node.chat.rooms.marks.stop()
-        await node.chat.nodes.close()
+        await node.chat.marks.stop()
+        await node.chat.cluster.close()
         await store.close()
 
 

@@ -409,7 +409,7 @@ def test_the_journal_bounds_what_waits(node: Clockwork, monkeypatch: pytest.Monk
     monkeypatch.setattr(journal, "WAITING_BYTES", 1000)
     for _ in range(3):
         node.store.shut = {"append"}
-        answers = [node.chat.rooms.journal.append(draft) for draft in [_draft("x" * 400)] * 5]
+        answers = [node.chat.journal.append(draft) for draft in [_draft("x" * 400)] * 5]
         refused = [answer for answer in answers if answer.called]
         for answer in refused:
             with pytest.raises(MercuryError, match="busy"):

@@ -55,9 +55,9 @@ def test_what_concerns_nobody_does_not_end_a_poll() -> None:
     house.node.join("lobby", member_of(3))
     answers = house.begin(house.poll(3, ack=0, wait=30))
     house.say(3, 1, "my own")
-    house.node.chat.nodes.invalidate(None)
+    house.node.chat.cluster.invalidate(None)
     House(beside=house).say(3, 1, "my own, by another node")
-    house.node.chat.nodes.invalidate(None)
+    house.node.chat.cluster.invalidate(None)
     house.node.settle()
     assert answers == []
     house.node.store.calls.clear()
@@ -75,7 +75,7 @@ class Meanwhile:
 
     def __init__(self, house: House, device: str, happen: Callable[[], Deferred[Any]], *, before: bool = False) -> None:
         self.store, self.device, self.happen, self.before = house.node.store.store, device, happen, before
-        self.read, self.idle = self.store.memberships, house.node.chat.rooms.journal.idle
+        self.read, self.idle = self.store.memberships, house.node.chat.journal.idle
         self.store.memberships = self.memberships  # type: ignore[method-assign]
 
     def memberships(self, mid: str, device: str) -> Deferred[Any]:
@@ -97,7 +97,7 @@ def test_what_is_said_while_a_poll_looks_or_begins_to_listen_wakes_it(device: st
     if device:
         house.begin(house.poll(3, ack=0, wait=0.5))
         house.node.wait(1)  # its ear is there by now
-    Meanwhile(house, device, lambda: house.node.chat.rooms.journal.append(draft(1, 3, "b")), before=before)
+    Meanwhile(house, device, lambda: house.node.chat.journal.append(draft(1, 3, "b")), before=before)
     answers = house.begin(house.poll(3, ack=0, wait=30))
     assert texts(answers[0]) == ["b"]
 
@@ -107,7 +107,7 @@ def test_an_ear_listens_where_its_member_came_in_meanwhile() -> None:
     house.session(3)
     both = [member_of(1), member_of(3)]
     rooms = house.node.chat.rooms
-    Meanwhile(house, "", lambda: Deferred.fromCoroutine(rooms.tell(both[0], room_of(1, 3), both, "a", None)))
+    Meanwhile(house, "", lambda: Deferred.fromCoroutine(rooms.join_and_send(both[0], room_of(1, 3), both, "a", None)))
     (first,) = house.begin(house.poll(3, ack=0, wait=30))
     answers = house.begin(house.poll(3, ack=first[0].id, wait=30))
     house.say(1, 3, "b")
@@ -231,6 +231,6 @@ def test_what_was_missed_while_the_bus_was_down_wakes_a_poll() -> None:
     other = House(beside=house)  # a node of which the first one hears nothing
     other.say(1, 3, "b")
     assert answers == []
-    house.node.chat.nodes.invalidate(None)
+    house.node.chat.cluster.invalidate(None)
     house.node.settle()
     assert texts(answers[0]) == ["b"]

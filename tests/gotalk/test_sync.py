@@ -257,7 +257,7 @@ def test_many_messages_come_in_several_answers(acks: bool) -> None:
     memory = house.node.store
     house.say(1, 3, "0")
     for n in range(1, 2500):
-        house.node.chat.rooms.journal.append(draft(1, 3, str(n)))
+        house.node.chat.journal.append(draft(1, 3, str(n)))
     house.node.settle()
     got: list[str] = []
     ack = 0
@@ -287,7 +287,7 @@ def test_a_flood_does_not_starve_other_conversations(count: int, text: str) -> N
     for sender in (1, 5):
         house.say(sender, 3, "0")
         for _ in range(count):
-            house.node.chat.rooms.journal.append(draft(sender, 3, text))
+            house.node.chat.journal.append(draft(sender, 3, text))
         house.node.settle()
         house.say(sender + 1, 3, f"hello of {sender + 1}")
     assert {"hello of 2", "hello of 6"} <= set(texts(house.sync(3, ack=0)))

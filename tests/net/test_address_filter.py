@@ -22,7 +22,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
-from mercury.domain.counters import Counts
+from mercury.domain.counters import Counters
 from mercury.net import address_filter
 from mercury.net.address_filter import FIRST_BYTE_SECONDS, REPORT_SECONDS
 from tests.support.in_process_node import Wiretap, until
@@ -73,7 +73,7 @@ def networks(text: str) -> Any:
 
 
 def filter_of(
-    allowed: str, clock: Any = None, proxies: str | None = None, counts: Counts | None = None, **limits: int
+    allowed: str, clock: Any = None, proxies: str | None = None, counts: Counters | None = None, **limits: int
 ) -> tuple[Any, EchoFactory]:
     """A filter, and the factory behind it."""
     factory = EchoFactory()
@@ -156,7 +156,7 @@ def test_a_factory_that_wants_no_connection_gets_none() -> None:
     assert filter.total == 0
 
 
-# Counts
+# Counters
 
 
 def test_connections_are_counted_until_they_are_lost() -> None:

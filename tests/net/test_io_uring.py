@@ -130,8 +130,7 @@ class Member:
 def test_each_socket_gets_all_in_order_at_its_own_pace(ring: Ring, pairs: Pairs, seed: int) -> None:
     chance = random.Random(seed)
     members = [Member(*pair) for pair in pairs[: 3 * MANY]]
-    outbox = Outbox()
-    outbox.many = Sender(ring)
+    outbox = Outbox(Sender(ring))
     wanted = b""
     for number in range(300):
         data = b"%d," % number * chance.randrange(1, 300)

@@ -46,11 +46,11 @@ async def test_a_connection_that_is_closed_is_gone_at_once(
         await until(lambda: port.chat.hub.rooms["r"].live)
         await port.chat.rooms.post("bob", "r", "hello")
         await client.history("r")
-        parts = [ref(part) for c in port.chat.hub.counts.connected for part in (c, c.transport)]
+        parts = [ref(part) for c in port.chat.counters.connected for part in (c, c.transport)]
         assert len(parts) == 2
         if (done := bye(client)) is not None:
             await done
-        await until(lambda: not port.chat.hub.counts.connected)
+        await until(lambda: not port.chat.counters.connected)
         await until(lambda parts=parts: not any(part() for part in parts))  # type: ignore[misc]
 
 
@@ -58,13 +58,13 @@ async def test_a_connection_that_is_closed_is_gone_at_once(
 async def test_so_is_one_that_was_refused(door: Open, nobody_looks: None) -> None:
     port = await door()
     made: list[Any] = []
-    count = port.chat.hub.counts.open
+    count = port.chat.counters.open
 
     def opened(connection: Any) -> None:
         made.append(ref(connection))
         count(connection)
 
-    port.chat.hub.counts.open = opened
+    port.chat.counters.open = opened
     for target in ("/ws/connect", "/ws/connect?token=x&member=ann", "/nowhere"):
         await (await port.raw(upgrade(target))).all()
     await until(lambda: len(made) == 3 and not any(connection() for connection in made))

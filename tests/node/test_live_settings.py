@@ -366,7 +366,7 @@ async def send_three(node: Whole) -> str:
     """What becomes of the third message that somebody sends at once."""
     member = node.member()
     await node.chat.rooms.join("r", [member])
-    return [await code_of(node.chat.rooms.tell(member, "r", [member], "hello", None)) for _ in range(3)][-1]
+    return [await code_of(node.chat.rooms.join_and_send(member, "r", [member], "hello", None)) for _ in range(3)][-1]
 
 
 @decides("limits.rooms-per-member", {"2": "ok", "1": "too_large"})

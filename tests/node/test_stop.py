@@ -17,19 +17,19 @@ from mercury.domain import close_codes, commands
 from mercury.net.address_filter import AddressFilter
 from mercury.node import build, service
 from mercury.node.listeners import Listening
-from mercury.node.service import MercuryService
 from mercury.settings.schema import Config, Drain
 from tests.support.clockwork import Clockwork, Device
 from tests.support.in_process_node import Node, parse
+from tests.support.node_service import service_of
 
 
 def stopping(node: Clockwork, seconds: float, connected: int = 1) -> Deferred[None]:
     """Tell a node to stop, which may take so long to drain. So many connections stay open to the end."""
     reactor: Any = node.clock
     config = Config(drain=Drain(seconds=seconds))
-    mercury = MercuryService(reactor, node.chat, config, [], None, lambda: config)
-    door: Any = SimpleNamespace(total=connected)
-    mercury.listenings = [Listening("server.ws", "", door, None, lambda: "")]
+    factory: Any = SimpleNamespace(total=connected)
+    listenings = [Listening("server.ws", "", factory, None, lambda: "")]
+    mercury = service_of(reactor, node.chat, config, listenings=listenings)
     stopped = mercury.stopService()
     node.settle()
     return stopped
@@ -69,7 +69,7 @@ def test_a_stop_before_the_store_is_open_is_no_failure(monkeypatch: pytest.Monke
     node = Clockwork()
     node.store.shut = {"open"}
     reactor: Any = node.clock
-    mercury = MercuryService(reactor, node.chat, Config(), [], None, Config)
+    mercury = service_of(reactor, node.chat, Config())
     with capturedLogs() as events:
         mercury.startService()
         stopped = mercury.stopService()
@@ -77,7 +77,7 @@ def test_a_stop_before_the_store_is_open_is_no_failure(monkeypatch: pytest.Monke
         node.store.open_gate()
         node.settle()
     assert stopped.called
-    assert mercury.state == "stopping"
+    assert mercury._readiness._state == "stopping"
     assert [event for event in events if event["log_level"] > LogLevel.info] == []
 
 
@@ -155,7 +155,7 @@ async def test_a_rest_connection_ends_with_the_answer_that_follows_the_stop() ->
         wiretap.write(request)
         assert "connection" not in (await wiretap.whole()).headers
         wiretap.data = b""
-        node.chat.rooms.journal.close()
+        node.chat.journal.close()
         wiretap.write(request)
         answer = parse(await wiretap.all())
         assert (answer.status, answer.headers["connection"]) == (200, "close")

@@ -20,12 +20,12 @@ from twisted.logger import LogLevel, capturedLogs
 from mercury.domain import commands
 from mercury.node import build
 from mercury.node.endpoints import endpoint_of, warnings_of_sockets
-from mercury.node.service import MercuryService
 from mercury.node.systemd import PATIENCE_SECONDS, Systemd, sockets
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Gotalk, Ws
 from mercury.settings.types import ConfigError
 from tests.support.clockwork import Clockwork
+from tests.support.node_service import service_of
 from tests.support.recording_clients import until
 from tests.support.systemd_unit import BACKLOG, Unit, waiting_room
 
@@ -96,17 +96,17 @@ def test_only_a_store_that_neither_does_nor_refuses_is_a_reason_to_be_started_an
     """Stores that are away say so, long before that."""
     node = Clockwork()
     node.join("r", "ann")
-    mercury: Any = MercuryService(node.clock, node.chat, Config(), [], None, Config)
+    mercury: Any = service_of(node.clock, node.chat, Config())
     ann = node.device("ann")
     node.store.down = True
     for _ in range(3):
         ann.give(commands.Send(rid="r", text="away"))
         node.wait(10.0)
-        assert node.chat.rooms.journal.lasts() == 0
+        assert node.chat.journal.write_age() == 0
     node.store.down, node.store.shut = False, {"append"}
     ann.give(commands.Send(rid="r", text="hangs"))
     node.wait(60.0)
-    assert node.chat.rooms.journal.lasts() > 59
+    assert node.chat.journal.write_age() > 59
     assert mercury.is_well()
     node.clock.advance(100_000.0)
     assert not mercury.is_well()

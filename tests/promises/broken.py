@@ -18,7 +18,7 @@ from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 from twisted.scripts.twistd import run
 
-from mercury.core.delivery.cluster import Nodes
+from mercury.core.delivery.cluster import Cluster
 from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.listeners import LiveRoom
 from mercury.core.session import Session
@@ -86,16 +86,16 @@ def no_dedup() -> None:
 
 def lost_notification() -> None:
     """Now and then what comes over the bus is lost, and the gap is not noticed. For several nodes."""
-    come, count = Nodes.entries_received, itertools.count(1)
+    come, count = Cluster.entries_received, itertools.count(1)
 
-    def most_come(nodes: Nodes, entries: Sequence[Entry]) -> None:
-        room = nodes._hub.rooms.get(entries[0].rid)
+    def most_come(cluster: Cluster, entries: Sequence[Entry]) -> None:
+        room = cluster._hub.rooms.get(entries[0].rid)
         if room is not None and not room.cold and next(count) % 40 == 0:
             room.head = max(room.head, entries[-1].seq)
         else:
-            come(nodes, entries)
+            come(cluster, entries)
 
-    put(Nodes, "entries_received", most_come)
+    put(Cluster, "entries_received", most_come)
 
 
 def cursor_by_id() -> None:

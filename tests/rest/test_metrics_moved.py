@@ -20,7 +20,7 @@ from mercury.bus.redis import RedisBus
 from mercury.core.delivery.cluster import LOOK
 from mercury.core.delivery.hub import HOLE
 from mercury.domain import close_codes, commands
-from mercury.domain.counters import Counts
+from mercury.domain.counters import Counters
 from mercury.domain.model import Draft, Token
 from mercury.errors import LIMITS, MercuryError
 from mercury.node.build import make_chat
@@ -79,7 +79,7 @@ async def test_connections_and_what_they_carry() -> None:
         assert [before("mercury_sessions", protocol=name) for name in names] == [2, 1, 1, 0, 0]
         assert before("mercury_rooms") == 1
         await together(*(door.chat.rooms.post("", "r", text) for text in ("one", "two")))  # in one batch
-        await door.chat.rooms.journal.idle()  # the answers go first
+        await door.chat.journal.idle()  # the answers go first
         now = await watch.look()
         name = "mercury_deliveries_total"
         assert [now(name, protocol=of) - before(name, protocol=of) for of in names] == [4, 2, 2, 0, 0]
@@ -87,7 +87,7 @@ async def test_connections_and_what_they_carry() -> None:
         await people[0].ask(type="rooms")
         for person in people:
             await person.close()
-        await until(lambda: not door.chat.hub.counts.connected, "their end")
+        await until(lambda: not door.chat.counters.connected, "their end")
         after = await watch.look()
         assert after("mercury_connections") == after("mercury_rooms") == 0
         for name in ("mercury_received_bytes_total", "mercury_sent_bytes_total"):
@@ -112,7 +112,7 @@ async def test_connections_end_for_reasons() -> None:
         odd.link.sendClose(4999)  # type: ignore[union-attr]
         chatty.link.transport.write(masked(b"x" * 1001))  # type: ignore[union-attr]
         door.chat.hub.kick("ann", "e")
-        await until(lambda: not door.chat.hub.counts.connected, "their end")
+        await until(lambda: not door.chat.counters.connected, "their end")
         now = await watch.look()
         closed = {
             dict(labels)["code"]: value
@@ -150,8 +150,8 @@ async def test_sessions_that_are_slow_and_that_catch_up() -> None:
 
 @contextmanager
 def caught_up(*nodes: Clockwork) -> Iterator[dict[str, int]]:
-    """Counts by cause, on the last of the nodes, within the block; in the dict when it is over."""
-    counts: Counts = nodes[-1].chat.hub.counts
+    """Counters by cause, on the last of the nodes, within the block; in the dict when it is over."""
+    counts: Counters = nodes[-1].chat.counters
     before, found = dict(counts.catch_ups), dict[str, int]()
     yield found
     for node in nodes:
@@ -299,7 +299,7 @@ async def test_errors_and_what_was_refused_by_which_limit() -> None:
     ann.do(commands.Send(rid="r", text="x"))
     now = await watch.look()
     told = {"too_large": 1, "forbidden": 1, "rate_limited": 2, "busy": 1, "unavailable": 1}
-    assert {code: n for code, n in node.chat.hub.counts.errors.items() if n} == told
+    assert {code: n for code, n in node.chat.counters.errors.items() if n} == told
     assert {code: now("mercury_errors_total", code=code) for code in told} == told
     limits = ("text-bytes", "messages-per-second", "typing", "connections-per-member")
     assert [now("mercury_refused_total", limit=limit) for limit in limits] == [1, 1, 1, 1]
@@ -331,7 +331,7 @@ async def test_errors_of_rest_and_of_gotalks_door_count_too() -> None:
 
 
 def test_refused_connections_count_by_limit() -> None:
-    counts = Counts()
+    counts = Counters()
     filter, _ = filter_of("192.0.2.0/24", counts=counts, connections=2, per_address=1)
     for address in ("203.0.113.1", "192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.3"):
         connect(filter, address)
@@ -413,21 +413,21 @@ async def test_the_bus_probes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     engine = RedisEngine(tmp_path / "redis", free_port())
     chat = make_chat(reactor, MemoryStore(), Config(), RedisBus(reactor, RedisServer(port=engine.port)))
     await chat.store.open()
-    await chat.nodes.open()
+    await chat.cluster.open()
     try:
         watch = Watch(chat)
-        await until(lambda: chat.nodes.are_heard, "the bus coming up")
+        await until(lambda: chat.cluster.are_heard, "the bus coming up")
         before = await watch.look()
-        await until(lambda: sum(chat.nodes.lags.counts) > before("mercury_bus_lag_seconds_count") + 2, "three probes")
+        await until(lambda: sum(chat.cluster.lags.counts) > before("mercury_bus_lag_seconds_count") + 2, "three probes")
         now = await watch.look()
         assert now("mercury_up", part="bus") == 1
         mean = now("mercury_bus_lag_seconds_sum") / now("mercury_bus_lag_seconds_count")
         assert 0 < mean < redis.SILENCE
         engine.kill()
-        await until(lambda: not chat.nodes.are_heard, "the bus going down")
+        await until(lambda: not chat.cluster.are_heard, "the bus going down")
         assert (await watch.look())("mercury_up", part="bus") == 0
     finally:
-        await chat.nodes.close()
+        await chat.cluster.close()
         engine.kill()
 
 

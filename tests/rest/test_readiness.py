@@ -9,7 +9,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
 from mercury.net.siblings import Siblings
-from mercury.rest.readiness import REMEMBERED, STORE_SECONDS, Readiness, State
+from mercury.rest.readiness import REMEMBERED, STORE_SECONDS, Readiness
 from tests.support.clockwork import Clockwork
 from tests.support.in_process_node import Node
 
@@ -19,13 +19,13 @@ class Probe:
 
     def __init__(self) -> None:
         self.node = Clockwork()
-        self.state: State = "serving"
         self.told: list[Any] = []
-        self._readiness = Readiness(self.node.chat, lambda: self.state, Siblings(self.node.clock))
+        self.readiness = Readiness(self.node.chat, Siblings(self.node.clock))
+        self.readiness.enter("serving")
 
     def ask(self) -> Any:
         """Ask; the last answer that there is, as (node, store, bus, why)."""
-        asked = Deferred.fromCoroutine(self._readiness.look())
+        asked = Deferred.fromCoroutine(self.readiness.look())
         asked.addCallback(lambda found: self.told.append((found[0].node, found[0].store, found[0].bus, found[1])))
         self.node.settle()
         return self.told[-1] if self.told else None
@@ -34,11 +34,12 @@ class Probe:
 def test_each_part_is_told_apart() -> None:
     probe = Probe()
     assert probe.ask() == ("serving", "up", "up", "")
-    probe.node.chat.nodes._bus = type("Down", (), {"is_up": False})()
+    probe.node.chat.cluster._bus = type("Down", (), {"is_up": False})()
     assert probe.ask() == ("serving", "up", "down", ""), "which costs latency, and no more"
-    probe.state = "stopping"
+    probe.readiness.enter("stopping")
     assert probe.ask() == ("stopping", "up", "down", "Mercury is stopping")
-    probe.state, probe.node.store.down = "serving", True
+    probe.readiness.enter("serving")
+    probe.node.store.down = True
     probe.node.clock.advance(REMEMBERED)
     assert probe.ask() == ("serving", "down", "down", "the store is away")
 
@@ -46,7 +47,7 @@ def test_each_part_is_told_apart() -> None:
 def test_a_store_that_is_being_opened_is_not_asked() -> None:
     """Half made as it may be, it would take the question for a fault, and log it."""
     probe = Probe()
-    probe.state = "starting"
+    probe.readiness.enter("starting")
     assert probe.ask() == ("starting", "down", "up", "Mercury is starting")
     assert probe.node.store.calls.count("ping") == 0
 
@@ -81,7 +82,7 @@ async def test_over_http_it_is_503_with_the_part_that_is_to_blame() -> None:
     async with Node() as node:
         ready = await node.ask("GET", "/readyz")
         assert (ready.status, ready.body) == (200, {"node": "serving", "store": "up", "bus": "up"})
-        node.state = "stopping"
+        node.readiness.enter("stopping")
         answer = await node.ask("GET", "/readyz")
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert answer.json == {

@@ -93,7 +93,7 @@ class Clockwork:
         self.chat: Chat = make_chat(self.clock, self.store, config, bus)  # type: ignore[arg-type]
         if beside is None:
             self.now(self.store.open())
-        self.now(self.chat.nodes.open())
+        self.now(self.chat.cluster.open())
         self.chat.heartbeat.start()
         self.wall = 1_000_000.0
         self.chat.tokens._wall = lambda: self.wall

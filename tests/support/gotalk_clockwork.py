@@ -36,7 +36,7 @@ class House:
         """One sends something to the other."""
         both = [member_of(sender), member_of(receiver)]
         told = [
-            self.node.now(self.node.chat.rooms.tell(both[0], room_of(sender, receiver), both, text, cid))
+            self.node.now(self.node.chat.rooms.join_and_send(both[0], room_of(sender, receiver), both, text, cid))
             for text in texts
         ]
         return [outcome.entry for outcome in told if outcome.entry]

@@ -35,7 +35,7 @@ from mercury.net.siblings import Siblings
 from mercury.node.build import make_chat
 from mercury.rest.api_keys import ApiKeys
 from mercury.rest.metrics import Metrics
-from mercury.rest.readiness import Readiness, State
+from mercury.rest.readiness import Readiness
 from mercury.rest.site import make_site
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Api, Config
@@ -69,21 +69,21 @@ class Node:
         self.store: IStore = store or MemoryStore()
         self.config = Config(limits=Limits(**limits))
         self.chat: Chat = make_chat(clock or reactor, self.store, self.config)
-        self.state: State = "serving"
+        self._alone = Siblings(self.chat.clock)
+        self.readiness = Readiness(self.chat, self._alone)
+        self.readiness.enter("serving")
         self.keys = ""  # as in --server.api.keys
         self._port: IListeningPort | None = None
         self._wiretaps: list[Wiretap] = []
 
     def site(self) -> Site:
         """REST's factory."""
-        alone = Siblings(self.chat.clock)
-        readiness = Readiness(self.chat, lambda: self.state, alone)
         return make_site(
             self.chat,
             ApiKeys(Api(keys=self.keys)),
-            readiness,
-            Metrics(self.chat, readiness, "memory", alone),
-            alone,
+            self.readiness,
+            Metrics(self.chat, self.readiness, "memory", self._alone),
+            self._alone,
         )
 
     async def __aenter__(self) -> Node:
@@ -96,10 +96,10 @@ class Node:
             await maybeDeferred(self._port.stopListening)
         for wiretap in self._wiretaps:
             wiretap.drop()
-        await self.chat.rooms.journal.idle()
+        await self.chat.journal.idle()
         for session in self.chat.hub.everybody():
             session.connection.abort()
-        await self.chat.rooms.marks.stop()
+        await self.chat.marks.stop()
         await self.store.close()
 
     @property

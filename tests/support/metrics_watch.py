@@ -67,7 +67,9 @@ class Watch:
 
     def __init__(self, chat: Chat) -> None:
         alone = Siblings(chat.clock)
-        self.metrics = Metrics(chat, Readiness(chat, lambda: "serving", alone), "memory", alone)
+        readiness = Readiness(chat, alone)
+        readiness.enter("serving")
+        self.metrics = Metrics(chat, readiness, "memory", alone)
         self._before: dict[Sample, float] = {}
 
     async def look(self) -> Numbers:

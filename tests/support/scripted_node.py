@@ -63,7 +63,7 @@ class Node:
     async def stop(self) -> None:
         """End it as SIGTERM would: what is on its way into the store gets there."""
         await self.port.stopListening()
-        await self.chat.rooms.journal.idle()
+        await self.chat.journal.idle()
         await self._end()
 
     async def crash(self) -> None:
@@ -71,8 +71,8 @@ class Node:
         await self.port.stopListening()
         for session in self.chat.hub.everybody():
             session.connection.abort()
-        self.chat.rooms.marks.delivered = lambda *args: None  # type: ignore[method-assign]
-        self.chat.rooms.marks._cursors.clear()
+        self.chat.marks.delivered = lambda *args: None  # type: ignore[method-assign]
+        self.chat.marks._cursors.clear()
         await self.store.close()
         await self._end()
 
@@ -80,6 +80,6 @@ class Node:
         for session in self.chat.hub.everybody():
             session.connection.abort()
         self.chat.heartbeat.stop()
-        await self.chat.rooms.marks.stop()
+        await self.chat.marks.stop()
         await self.store.close()
         await deferLater(reactor, 0)

@@ -18,13 +18,14 @@ from argon2 import PasswordHasher
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.logger import globalLogPublisher
 
+from mercury.gotalk.passwords import Passwords
 from mercury.node import build
 from mercury.node.logs import observer
-from mercury.node.service import MercuryService
 from mercury.settings.sources import load
 from mercury.stores.memory.store import MemoryStore
 from tests.support import in_process_node
 from tests.support.in_process_node import Answer, Wiretap, is_whole, parse, reactor, until
+from tests.support.node_service import listening_service
 
 LOCAL = {
     "storage.type": "memory",
@@ -47,10 +48,9 @@ class Whole:
         self.config, _ = load(self.flags, {})
         self.store = store or MemoryStore()
         self.chat = build.make_chat(reactor, self.store, self.config)
-        self.service = MercuryService(reactor, self.chat, self.config, [], None, lambda: load(self.flags, {})[0])
-        self.service.listenings = list(build.make_listenings(reactor, self.chat, self.config, self.service, {}))
-        assert self.service.passwords is not None
-        self.service.passwords._hasher = PasswordHasher(1, 8, 1)
+        passwords = Passwords(reactor)
+        passwords._hasher = PasswordHasher(1, 8, 1)
+        self.service = listening_service(reactor, self.chat, self.config, lambda: load(self.flags, {})[0], passwords)
         self._lines = io.StringIO()
         self._observer = observer(self._lines, self.config.log)
         self._wiretaps: list[Wiretap] = []

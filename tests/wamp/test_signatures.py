@@ -49,8 +49,8 @@ async def desk() -> AsyncIterator[Desk]:
     clock, store = Clock(), MemoryStore()
     await store.open()
     settings = schema.Config(token=schema.Token(ttl=TTL), limits=Limits(tokens_per_member=KEEP))
-    nodes = make_chat(clock, store, settings).nodes
-    yield Desk(Tokens(store, nodes, settings, clock.seconds), store, clock)
+    cluster = make_chat(clock, store, settings).cluster
+    yield Desk(Tokens(store, cluster, settings, clock.seconds), store, clock)
     await store.close()
 
 

@@ -59,7 +59,7 @@ class Door:
         for session in self.chat.hub.everybody():
             session.connection.abort()
         self.chat.heartbeat.stop()
-        await self.chat.rooms.marks.stop()
+        await self.chat.marks.stop()
 
     async def raw(self, data: bytes = b"") -> Wiretap:
         """A bare TCP connection that has sent this."""
@@ -172,7 +172,7 @@ async def test_limit_handshake_seconds(door: Open) -> None:
     assert await (await port.raw(b"GET /ws/connect HTTP/1.1\r\nHost:")).all() == b""
     silent = await port.raw(upgrade("/ws/connect", V2_HEADER))
     assert close_codes.BAD_CONNECT.code.to_bytes(2, "big") in await silent.all()
-    assert port.chat.hub.counts.refused["handshake-seconds"] == 3
+    assert port.chat.counters.refused["handshake-seconds"] == 3
 
 
 @pytest_twisted.ensureDeferred

@@ -16,9 +16,10 @@ from twisted.logger import Logger
 
 from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.listeners import Listener, LiveRoom
+from mercury.core.delivery.outbox import Outbox
 from mercury.core.page_size import within
 from mercury.domain import events
-from mercury.domain.counters import Cause
+from mercury.domain.counters import Cause, Counters
 from mercury.domain.log_context import start_in_context
 from mercury.domain.model import Entry, Slice
 from mercury.errors import MercuryError
@@ -87,12 +88,13 @@ class CatchUp:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, store: IStore, hub: Hub) -> None:
+    def __init__(self, clock: IReactorTime, store: IStore, hub: Hub, outbox: Outbox, counters: Counters) -> None:
         self._clock = clock
         self._store = store
         self._reader = Reader(store)
         self._hub = hub
-        self._outbox = hub.outbox
+        self._outbox = outbox
+        self._counters = counters
         self._running: set[Listener] = set()
 
     @property
@@ -139,7 +141,7 @@ class CatchUp:
             page = await self._reader.read(room.rid, next_seq - 1)
             if not counted:
                 counted = True
-                self._hub.counts.catch_ups[cause] += 1
+                self._counters.catch_ups[cause] += 1
             left = next(
                 (entry for entry in page.entries if session.mid in entry.members and entry.kind == "left"), None
             )
@@ -172,7 +174,7 @@ class CatchUp:
             if entries:
                 next_seq = entries[-1].seq + 1
                 self._outbox.put((session,), frames)
-                self._hub.counts.delivered[encoder.name] += len(entries)
+                self._counters.delivered[encoder.name] += len(entries)
             elif next_seq <= room.head:  # the log is shorter than we were told: it was deleted
                 next_seq = room.head + 1
             room.behind[session] = next_seq

@@ -1,4 +1,4 @@
-"""This node among the others: what the bus brings is handed to the hub, and what others must know is put on the bus.
+"""This node among the others: what the bus brings is handed to the hub, and what is to happen on all nodes is begun.
 
 The store is the truth and the bus only wakes. Entries that come from other nodes go the way of our own: the hub
 compares their seq and reads the log where something is missing. Signals (presence, typing, read marks, kicks,
@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.listeners import Listener, LiveRoom
+from mercury.core.delivery.peers import Peers
 from mercury.domain import events, signals
 from mercury.domain.counters import Histogram
 from mercury.domain.model import Entry
@@ -29,16 +30,15 @@ LOOK: Final = 1.0  # seconds between looks at the rooms' heads while the bus is 
 
 
 @implementer(IBusListener)
-class Nodes:
-    """Between the hub and the bus."""
+class Cluster:
+    """What happens on all nodes. `peers`: what the others are told; `bus`: what they tell."""
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, hub: Hub, bus: IBus) -> None:
-        hub.others = self
+    def __init__(self, clock: IReactorTime, hub: Hub, peers: Peers, bus: IBus) -> None:
         self._hub = hub
+        self._peers = peers
         self._bus = bus
-        self._elsewhere: dict[str, dict[str, set[str]]] = {}  # room -> member -> nodes
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
 
@@ -72,48 +72,23 @@ class Nodes:
 
     # What happens here
 
-    def committed(self, entries: Sequence[Entry]) -> None:
-        """This node has stored entries."""
-        self._bus.publish(entries)
-        for entry in entries:
-            if entry.kind == "joined":
-                self._bus.publish_signal(None, signals.Came(entry.rid, entry.seq, entry.members))
-
-    def listen(self, rid: str) -> Deferred[None]:
-        """A room has its first session here; fires when its entries surely come."""
-        listening = self._bus.subscribe(rid)
-        listening.addCallback(lambda _: self._bus.publish_signal(rid, signals.Who(rid)))  # now the answers get here
-        return listening
-
-    def unlisten(self, rid: str) -> None:
-        """A room has no session here any more."""
-        self._bus.unsubscribe(rid)
-        self._elsewhere.pop(rid, None)
-
-    def presence(self, rid: str, mid: str, online: bool, but: Listener | None = None) -> None:
-        """A member's first connection to this node came, or the last one went."""
-        event = events.Presence(rid, mid, online)
-        self._bus.publish_signal(rid, event)
-        if mid not in self._elsewhere.get(rid, ()):
-            self._hub.signal(rid, event, but)
-
     def online(self, room: LiveRoom) -> list[str]:
         """The members of the room who are connected to any node, by name."""
-        return sorted({session.mid for session in room} | self._elsewhere.get(room.rid, {}).keys())
+        return sorted({session.mid for session in room}.union(self._peers.online(room.rid)))
 
-    def tell(self, rid: str, event: events.Typing | events.Read, but: Listener | None = None) -> None:
+    def broadcast(self, rid: str, event: events.Typing | events.Read, but: Listener | None = None) -> None:
         """Tell the room, on all nodes, something that is not stored; on this one all but `but`."""
-        self._bus.publish_signal(rid, event)
+        self._peers.publish(rid, event)
         self._hub.signal(rid, event, but)
 
     def kick(self, mid: str, device: str | None = None) -> int:
         """Close a member's connections, or those of one device, on all nodes; how many there were on this one."""
-        self._bus.publish_signal(None, signals.Kick(mid, device))
+        self._peers.publish(None, signals.Kick(mid, device))
         return self._hub.kick(mid, device)
 
     def revoke(self, mid: str, token: bytes | None) -> None:
         """Close the connections made with this token, or with any of the member's, on all nodes."""
-        self._bus.publish_signal(None, signals.Revoke(mid, token))
+        self._peers.publish(None, signals.Revoke(mid, token))
         self._hub.revoke(mid, token)
 
     # What the bus brings
@@ -144,22 +119,21 @@ class Nodes:
     def invalidate(self, rids: Sequence[str] | None) -> None:
         self._hub.look_again(rids)
         for rid in rids or ():  # all of them: then other nodes have been met anew, and say by themselves who is there
-            self._bus.publish_signal(rid, signals.Who(rid))
+            self._peers.publish(rid, signals.Who(rid))
 
     def node_up(self, node: str) -> None:
         for room in tuple(self._hub.rooms.values()):
             self._here(room)
 
     def node_down(self, node: str) -> None:
-        for rid, members in tuple(self._elsewhere.items()):
-            for mid in [mid for mid, nodes in members.items() if node in nodes]:
-                self._is_online(node, rid, mid, False)
+        for rid, mid in self._peers.connected_to(node):
+            self._is_online(node, rid, mid, False)
 
     # Who is where
 
     def _here(self, room: LiveRoom) -> None:
         if members := sorted({session.mid for session in room}):
-            self._bus.publish_signal(room.rid, signals.Here(room.rid, members))
+            self._peers.publish(room.rid, signals.Here(room.rid, members))
 
     def _is_online(self, node: str, rid: str, mid: str, online: bool) -> None:
         """Remember it, and tell our sessions if that makes a difference to them."""
@@ -167,12 +141,6 @@ class Nodes:
         if room is None:
             return
         before = mid in self.online(room)
-        members = self._elsewhere.setdefault(rid, {})
-        if online:
-            members.setdefault(mid, set()).add(node)
-        elif mid in members:
-            members[mid].discard(node)
-            if not members[mid]:
-                del members[mid]
+        self._peers.note_online(node, rid, mid, online)
         if (mid in self.online(room)) != before:
             self._hub.signal(rid, events.Presence(rid, mid, online))

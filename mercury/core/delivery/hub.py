@@ -8,20 +8,21 @@ missed something, is cold: its head is looked up in the store, and whoever is be
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from mercury.core.delivery.listeners import Listener, LiveRoom
+from mercury.core.delivery.marks import Marks
 from mercury.core.delivery.membership import MembershipReader
 from mercury.core.delivery.outbox import Outbox
+from mercury.core.delivery.peers import Peers
 from mercury.core.delivery.proof import Barrier
 from mercury.core.delivery.rechecks import Looks
 from mercury.domain import close_codes, events
-from mercury.domain.counters import Cause, Counts
+from mercury.domain.counters import Cause, Counters
 from mercury.domain.model import Draft, Entry
 from mercury.errors import MercuryError
 from mercury.interfaces import IStore
@@ -35,37 +36,31 @@ REMEMBERED = 60.0  # seconds that a revocation is remembered, for connections th
 REVOKED = 100_000  # revocations that are remembered
 
 
-class Others(Protocol):
-    """What the hub asks of, and tells to, this node's side of the bus (cluster.py)."""
-
-    def committed(self, entries: Sequence[Entry]) -> None:
-        """This node has stored entries, of each room in the order of seq."""
-
-    def listen(self, rid: str) -> Deferred[None]:
-        """A room has its first session here; fires when entries of other nodes surely come."""
-
-    def unlisten(self, rid: str) -> None:
-        """A room has no session here any more."""
-
-    def presence(self, rid: str, mid: str, online: bool, but: Listener | None = None) -> None:
-        """A member's first connection to this node came, or the last one went."""
-
-
 class Hub:
-    """All sessions of this node. `counts`: what the node counts, also where the hub has no part in it."""
-
-    others: Others
+    """All sessions of this node, and the rooms that they listen to."""
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, store: IStore, limits: Limits) -> None:
-        self.counts = Counts()
-        self.outbox = Outbox()
-        self.barrier = Barrier(clock)
+    def __init__(
+        self,
+        clock: IReactorTime,
+        store: IStore,
+        limits: Limits,
+        *,
+        counters: Counters,
+        outbox: Outbox,
+        barrier: Barrier,
+        marks: Marks,
+        peers: Peers,
+    ) -> None:
+        self._counters = counters
+        self._outbox = outbox
+        self._barrier = barrier
+        self._marks = marks
+        self._peers = peers
         self.rooms: dict[str, LiveRoom] = {}
         self.sessions: dict[str, list[Listener]] = {}
         self.memberships = MembershipReader(clock, store, self.sessions, self._admit, self.unlisten)
-        self.forget: Callable[[str, Collection[str]], None] = lambda rid, members: None
         self._clock = clock
         self._store = store
         self._limits = limits
@@ -115,7 +110,7 @@ class Hub:
     def _gone(self, mid: str, rids: Sequence[str]) -> None:
         del self._leaving[mid]
         for rid in rids:
-            self.others.presence(rid, mid, False)
+            self.presence(rid, mid, False)
 
     def everybody(self) -> list[Listener]:
         """All sessions here."""
@@ -149,7 +144,7 @@ class Hub:
         room = self.rooms.get(rid)
         if room is None:
             room = self.rooms[rid] = LiveRoom(rid, head)
-            self.others.listen(rid).addCallback(lambda _: self.warm((rid,)))
+            self._peers.listen(rid).addCallback(lambda _: self.warm((rid,)))
         session.rooms[room] = next_seq - 1
         if session.hears(rid):
             room.attach(session, next_seq)
@@ -184,7 +179,7 @@ class Hub:
     def _drop_empty(self, room: LiveRoom) -> None:
         if not len(room) and self.rooms.get(room.rid) is room:
             del self.rooms[room.rid]
-            self.others.unlisten(room.rid)
+            self._peers.unlisten(room.rid)
 
     # Entries
 
@@ -193,7 +188,7 @@ class Hub:
         by_room: dict[str, list[Entry]] = {}
         for entry in entries:
             by_room.setdefault(entry.rid, []).append(entry)
-        self.outbox.cork()  # a write may find a socket full, and that must not change who listens halfway
+        self._outbox.cork()  # a write may find a socket full, and that must not change who listens halfway
         try:
             for rid, run in by_room.items():
                 try:
@@ -202,7 +197,7 @@ class Hub:
                     self.log.failure("delivering to the room {room} failed", room=rid)
                     self._start_over(rid, run)
         finally:
-            self.outbox.uncork()
+            self._outbox.uncork()
 
     def _start_over(self, rid: str, run: Sequence[Entry]) -> None:
         """How much of this was told is not known, so the log says it; who has left by it hears no more in any case."""
@@ -254,7 +249,7 @@ class Hub:
     def _fill_hole(self, room: LiveRoom, seq: int) -> None:
         if room.early and room.early[0].seq == seq:
             early, room.early = room.early, []
-            self.counts.holes += 1
+            self._counters.holes += 1
             room.chill("hole")
             self._pass_over(early)
             self._jump(room, early[-1].seq)
@@ -304,14 +299,14 @@ class Hub:
                 session.catch_up("joined")
 
     def _expel(self, entry: Entry) -> None:
-        self.forget(entry.rid, entry.members)
+        self._marks.forget(entry.rid, entry.members)
         for session in self._of_members(entry.members):
             if session.opening is not None:
                 session.opening.note(entry.rid, entry.seq, False)
             elif (room := self.rooms.get(entry.rid)) is not None and session.rooms.get(room, entry.seq) < entry.seq:
                 last = session.encoder_in(entry.rid).entries((entry,))  # unless they are there by a later joining
                 if last and room.next_seq(session) <= entry.seq:  # behind: the end is told all the same
-                    self.outbox.put((session,), last)
+                    self._outbox.put((session,), last)
                 self.memberships.put_out(session, room, entry.seq)
 
     def _of_members(self, members: Collection[str]) -> list[Listener]:
@@ -330,9 +325,9 @@ class Hub:
                 failed += sessions
                 continue
             if data:
-                self.outbox.broadcast(sessions, data)
-                self.barrier.stirred(room)
-                self.counts.delivered[encoder.name] += len(sessions) * len(entries)
+                self._outbox.broadcast(sessions, data)
+                self._barrier.stirred(room)
+                self._counters.delivered[encoder.name] += len(sessions) * len(entries)
         self._cut(failed)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
@@ -369,13 +364,13 @@ class Hub:
 
     async def _look_at_heads(self, rids: Sequence[str]) -> None:
         heads = await self._store.heads(rids)
-        self.outbox.cork()
+        self._outbox.cork()
         try:
             for rid in rids:
                 if (room := self.rooms.get(rid)) is not None:
                     self._warmed(room, heads.get(rid, 0))
         finally:
-            self.outbox.uncork()
+            self._outbox.uncork()
 
     def _warmed(self, room: LiveRoom, head: int) -> None:
         if head > room.head:  # a second look, and somebody may be live already: between lies what they were not told
@@ -385,6 +380,13 @@ class Hub:
         self._meet(room, room.cause)
 
     # What is never stored
+
+    def presence(self, rid: str, mid: str, online: bool, but: Listener | None = None) -> None:
+        """A member's first connection to this node came, or the last one went: tell the room, on all nodes."""
+        event = events.Presence(rid, mid, online)
+        self._peers.publish(rid, event)
+        if mid not in self._peers.online(rid):
+            self.signal(rid, event, but)
 
     def signal(self, rid: str, event: events.Event, but: Listener | None = None) -> None:
         """Tell the live sessions of a room something that is not stored; of `but`'s, nothing to itself.
@@ -398,7 +400,7 @@ class Hub:
         if not (most := self._limits.signals_room) or len(room) <= most:
             for encoder, sessions in room.live.items():
                 if data := encoder.event(event):
-                    self.outbox.put([session for session in sessions if session is not but], data)
+                    self._outbox.put([session for session in sessions if session is not but], data)
             apart: Iterable[Listener] = room.paused
         elif but is not None:
             own = self.sessions.get(but.mid, ())
@@ -407,4 +409,4 @@ class Hub:
             return
         for session in apart:
             if session is not but and (data := session.encoder_in(rid).event(event)):
-                self.outbox.put((session,), data)
+                self._outbox.put((session,), data)

@@ -27,9 +27,9 @@ class Outbox:
 
     log = Logger()
 
-    def __init__(self) -> None:
+    def __init__(self, many: Many | None = None) -> None:
         self.delivered_bytes = 0
-        self.many: Many | None = None
+        self._many = many
         self._corks = 0
         self._dirty: list[Listener] = []
         self._broadcasts: list[tuple[Sequence[Listener], bytes]] = []
@@ -97,7 +97,7 @@ class Outbox:
 
     def _deliver(self, ready: Sequence[Listener], data: bytes) -> None:
         self.delivered_bytes += len(data) * len(ready)
-        send = self.many if self.many is not None and len(ready) >= MANY else self._one_by_one
+        send = self._many if self._many is not None and len(ready) >= MANY else self._one_by_one
         for session, sent in send(ready, data):
             self.delivered_bytes -= len(data) - sent
             self._write(session, data[sent:])

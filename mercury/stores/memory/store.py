@@ -63,8 +63,6 @@ class MemoryStore(MemoryAccounts):
     """The truth in dicts. `rooms_per_member`: how many rooms a member may be in; 0 for any number. `keys`: what texts
     are sealed with, so that no dump of the process' memory is full of them."""
 
-    elsewhere = False
-
     def __init__(self, rooms_per_member: int = 0, keys: Keys = NO_KEYS) -> None:
         super().__init__()
         self.keys = keys

@@ -50,7 +50,6 @@ class MysqlStore(MysqlAccounts):
     """
 
     epoch = ""
-    elsewhere = True
 
     def __init__(
         self, server: MysqlServer, connections: int = 8, rooms_per_member: int = 0, keys: Keys = NO_KEYS

@@ -70,7 +70,6 @@ class RedisStore(RedisAccounts):
     """
 
     epoch = ""
-    elsewhere = True
 
     def __init__(
         self,

@@ -68,7 +68,6 @@ class SqliteStore(SqliteAccounts):
     """
 
     epoch = ""
-    elsewhere = False
 
     def __init__(self, path: str, rooms_per_member: int = 0, keys: Keys = NO_KEYS, *, beside: bool = False) -> None:
         self.keys = keys

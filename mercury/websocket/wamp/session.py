@@ -293,7 +293,7 @@ class WampSession(Session):
             room.remove(self)
         change()
         hub = self._chat.hub
-        hub.outbox.cork()
+        self._chat.outbox.cork()
         try:
             for room, paused, behind, next_seq in stands:
                 if not self.hears(room.rid):
@@ -307,7 +307,7 @@ class WampSession(Session):
                 else:
                     room.attach(self, next_seq)
         finally:
-            hub.outbox.uncork()
+            self._chat.outbox.uncork()
 
     # What the hub asks for
 
@@ -338,11 +338,11 @@ class WampSession(Session):
         self._stage = _over  # a method of its own would be a circle, which only gc would find
 
     def _say(self, message: wamp.Message) -> None:
-        self._chat.hub.outbox.put((self,), self._encoders.message(message))
+        self._chat.outbox.put((self,), self._encoders.message(message))
 
     def _say_refused(self, refused: Refused, code: Code = "bad_request") -> None:
         if refused.ref:
-            self._chat.hub.counts.errors[code] += 1
+            self._chat.counters.errors[code] += 1
             self._say(wamp.Error(refused.kind, refused.request, refused.uri, args=[refused.reason]))
 
     def _refuse(self, ref: commands.Ref, error: MercuryError) -> None:
@@ -350,11 +350,11 @@ class WampSession(Session):
         if ref is not None or error.code in ABORTS:  # else it is to come back, and an ABORT makes Autobahn JS stay away
             super()._refuse(ref, error)
         else:
-            self._chat.hub.counts.error(error)
+            self._chat.counters.error(error)
 
     def _abort(self, uri: str, reason: str) -> None:
         self._aborted = True
-        self._chat.hub.counts.errors["unauthorized" if uri == DENIED else "bad_request"] += 1
+        self._chat.counters.errors["unauthorized" if uri == DENIED else "bad_request"] += 1
         self._hang_up(self._encoders.message(wamp.Abort(uri, reason)), close_codes.BAD_CONNECT.code)
 
     def _hang_up(self, last: bytes, code: int = 1000) -> None:
