@@ -7,15 +7,15 @@ belongs. The rules are read from the source, so imports within functions and und
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.source_files import circle, imports, sources
 
-LONGEST = 450
+LONGEST = 450  # lines of a file
+SCREEN = 60  # lines of a function
 
 #: From the top down. A folder, or a module that lies in mercury/ itself, may import its own layer and those below.
 LAYERS = (
@@ -82,32 +82,6 @@ def within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def sources(root: Path) -> dict[str, Path]:
-    """Mercury's modules below a root, by name."""
-    found = {}
-    for path in sorted(root.glob("mercury/**/*.py")):
-        name = ".".join(path.relative_to(root).with_suffix("").parts)
-        found[name.removesuffix(".__init__")] = path
-    return found
-
-
-def imports(name: str, path: Path, known: set[str]) -> Iterator[tuple[str, bool]]:
-    """The modules that one imports, wherever in the file, and whether that is done at its top level."""
-    tree = ast.parse(path.read_text("utf-8"))
-    inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node not in inner) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-            base = parts[: len(parts) + 1 - node.level] if node.level else []
-            origin = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:
-                full = f"{origin}.{alias.name}"
-                is_module = full in known or full == "twisted.internet.reactor"
-                yield full if is_module else origin, node not in inner
-
-
 def may_import(own: str, other: str) -> bool:
     """Whether one part of Mercury may import another one."""
     if own == other:
@@ -122,8 +96,7 @@ def may_import(own: str, other: str) -> bool:
 def complaints(root: Path) -> list[str]:
     """All that is wrong with the imports of the Mercury below a root."""
     found = []
-    modules = sources(root)
-    graph: dict[str, set[str]] = {}
+    modules = sources(root, "mercury")
     for name, path in modules.items():
         own = package(name)
         if own not in RANKS and own not in ONLY:
@@ -131,7 +104,6 @@ def complaints(root: Path) -> list[str]:
             continue
         for target, at_top in imports(name, path, set(modules)):
             if within(target, "mercury"):
-                graph.setdefault(name, set()).add(target)
                 if not may_import(own, package(target)):
                     found.append(f"{name} imports {target}, which it must not know")
             elif target == "twisted.internet.reactor" and (at_top or own not in REACTOR):
@@ -139,23 +111,25 @@ def complaints(root: Path) -> list[str]:
             for library, owners in KEPT_TO.items():
                 if within(target, library) and own not in owners:
                     found.append(f"{name} imports {target}, which is kept to {', '.join(sorted(owners))}")
-    for name in graph:
-        graph[name].discard(name)
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        found.append(f"these import each other in a circle: {' -> '.join(error.args[1])}")
+    if found_circle := circle(modules):
+        found.append(f"these import each other in a circle: {found_circle}")
     return found
 
 
 def untidy(path: Path) -> list[str]:
     """What is wrong with one file as a thing to read."""
     text = path.read_text("utf-8")
+    tree = ast.parse(text)
     found = []
-    if not ast.get_docstring(ast.parse(text)):
+    if not ast.get_docstring(tree):
         found.append(f"{path} does not begin with a docstring that says what it is for")
     if (lines := text.count("\n")) > LONGEST:
         found.append(f"{path} has {lines} lines; more than {LONGEST} is two files")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = 1 + (node.end_lineno or node.lineno) - node.lineno
+            if lines > SCREEN:
+                found.append(f"{path}: {node.name} has {lines} lines; more than {SCREEN} is two functions")
     return found
 
 
@@ -163,12 +137,16 @@ def test_mercury_keeps_to_its_layers() -> None:
     assert complaints(ROOT) == []
 
 
+def test_the_tools_around_it_import_each_other_in_no_circle() -> None:
+    assert circle(sources(ROOT, "mercury", "tests", "bench", "tools")) == ""
+
+
 def test_every_file_says_what_it_is_for_and_is_short() -> None:
     files = [
         ROOT / "setup.py",
-        *(p for top in ("mercury", "tests", "bench", "twisted") for p in ROOT.glob(f"{top}/**/*.py")),
+        *sources(ROOT, "mercury", "tests", "bench", "tools", "docs", "twisted").values(),
     ]
-    assert len(files) > len(sources(ROOT))
+    assert len(files) > len(sources(ROOT, "mercury"))
     assert [line for path in files for line in untidy(path)] == []
 
 
@@ -229,7 +207,12 @@ def test_each_violation_is_found(name: str, body: str, complaint: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("body", "complaint"), [("x = 1\n", "docstring"), ('"""It is long."""\n' + "\n" * 450, "451 lines")]
+    ("body", "complaint"),
+    [
+        ("x = 1\n", "docstring"),
+        ('"""It is long."""\n' + "\n" * 450, "451 lines"),
+        ('"""It has a long function."""\n\ndef f():\n' + "    1\n" * 60, "f has 61 lines"),
+    ],
 )
 def test_an_untidy_file_is_found(body: str, complaint: str, tmp_path: Path) -> None:
     path = tmp_path / "made_up.py"
