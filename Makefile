@@ -22,7 +22,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run client cluster test check format bench conformance faults deb package-test pins clean \
+.PHONY: help run client cluster test check format bench conformance faults road deb package-test pins clean \
     test-packages cluster-packages bench-packages deb-packages javascript
 
 help: ## list these commands
@@ -65,6 +65,11 @@ conformance: ## the WebSocket conformance cases, against Mercury's own protocol 
 faults: test-packages ## kill, freeze and cut off nodes, MariaDB and Redis, twenty times each, and check what clients saw
 	$(INSTALL) .venv/test
 	@$(BIN)/python -m tests.promises.play $(ARGS)
+
+road: cluster-packages ## follow a message through real nodes; docs/design.md gets its picture and its tables from that
+	$(INSTALL) .venv/run
+	$(BIN)/python -m tools.road
+	$(BIN)/python -m mercury.reference
 
 deb: deb-packages ## build the Debian package, into dist/
 	tools/deb dist
