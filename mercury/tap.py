@@ -15,7 +15,7 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python import usage
 
-from mercury.net.worker_pipe import place_of
+from mercury.net.worker_pipe import worker_slot
 from mercury.settings.flags import Flags
 from mercury.settings.types import ConfigError
 
@@ -37,18 +37,18 @@ class Options(Flags):
 
 def makeService(options: Options) -> IService:
     """What the options ask for. Wrong settings end the process with one line."""
-    if options.config.workers == 1 or place_of() is not None:
+    if options.config.workers == 1 or worker_slot() is not None:
         from mercury.node.build import make_node
 
         return make_node(options)
     from twisted.internet import reactor as installed
 
     from mercury.node.systemd import sockets
-    from mercury.workers.supervisor import Workers
+    from mercury.workers.supervisor import Supervisor
 
     reactor: Any = installed
     reactor.seconds = time.monotonic
     try:
-        return Workers(reactor, options, sockets(os.environ))
+        return Supervisor(reactor, options, sockets(os.environ))
     except ConfigError as error:
         sys.exit(f"mercury: {error}")

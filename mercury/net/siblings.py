@@ -1,12 +1,12 @@
-"""The other workers of the same Mercury (`--workers`): a worker asks all of them what each knows of itself only.
+"""A worker's way to the other workers (`--workers`): it asks them what each knows only of itself.
 
-What is asked and answered goes over the line to the process that supervises them (mercury/net/worker_pipe.py), which
-stays when a worker goes. Where there are no workers there is no line, and asking gives nothing at once.
+Questions and answers go through the pipes to the supervisor (mercury/net/worker_pipe.py). A node that runs alone has no
+supervisor: there, asking returns nothing at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -19,50 +19,54 @@ from twisted.python.failure import Failure
 from mercury.net.worker_pipe import (
     FROM_WORKER,
     TO_WORKER,
-    Answer,
-    Message,
-    Notice,
-    Order,
-    Place,
-    Question,
+    PipeMessage,
     Unpacker,
-    packed,
+    WorkerAnswer,
+    WorkerNotice,
+    WorkerOrder,
+    WorkerQuestion,
+    WorkerSlot,
+    pack,
 )
 
 SECONDS: Final = 3.0  # for another worker to answer: above what a store may take to show that it can be read
 
-#: What a worker answers with, given the question's arguments.
-Answering = Callable[..., Awaitable[bytes]]
+#: Answers one kind of question, given its arguments.
+Responder = Callable[..., Awaitable[bytes]]
+
+_log = Logger()
 
 
 class Siblings(Protocol):
-    """A worker's end of the line. `place`: which one it is; None: there are no workers. `answering`: what others may
-    ask, by name."""
+    """A worker's end of the pipes. `slot`: which worker this is; None: there are no workers. `number`: its number."""
 
-    log = Logger()
-
-    def __init__(self, clock: Any, place: Place | None = None) -> None:
-        self.number = place.number if place else None
-        self.answering: dict[str, Answering] = {}
-        self._others = [n for n in range(1, place.count + 1) if n != place.number] if place else []
+    def __init__(self, clock: Any, slot: WorkerSlot | None = None) -> None:
+        self.number = slot.number if slot else None
+        self._others = [n for n in range(1, slot.count + 1) if n != slot.number] if slot else []
+        self._responders: dict[str, Responder] = {}
         self._clock = clock
         self._unpacker = Unpacker()
         self._waiting: dict[tuple[int, int], Deferred[bytes | None]] = {}
         self._last = 0
-        self._obey: Callable[[str], None] = lambda what: None
+        self._obey: Callable[[str], None] = lambda order: None
+
+    def respond(self, responders: Mapping[str, Responder]) -> None:
+        """From now on answer these questions of the others, by their names."""
+        self._responders.update(responders)
 
     def open(self, obey: Callable[[str], None]) -> None:
-        """Begin to hear. `obey`: is told to `stop`, also when the supervisor is gone, or to `reload`."""
+        """Start to read. `obey` is called with the supervisor's orders, `stop` or `reload`; if the supervisor is gone,
+        with `stop`."""
         self._obey = obey
         pipes: Any = StandardIO  # typed as Windows has it
         pipes(self, TO_WORKER, FROM_WORKER, self._clock)
 
-    def tell(self, lines: Sequence[str]) -> None:
-        """Tell the supervisor, in the words of sd_notify(3)."""
-        self._send(Notice(list(lines)))
+    def notify(self, lines: Sequence[str]) -> None:
+        """Report this worker's status to the supervisor, in the words of sd_notify(3)."""
+        self._send(WorkerNotice(list(lines)))
 
     async def ask(self, what: str, *args: str) -> dict[int, bytes | None]:
-        """What each of the others answers, by its number; None of one that does not within SECONDS, or is not there."""
+        """The answers of all others, by their numbers; None from one that is not there or needs longer than SECONDS."""
         asked = [self._ask(peer, what, args) for peer in self._others]
         return dict(zip(self._others, await gatherResults(asked), strict=True))
 
@@ -74,37 +78,37 @@ class Siblings(Protocol):
         def done(body: bytes | Failure | None) -> bytes | Failure | None:
             self._waiting.pop(key, None)
             if isinstance(body, Failure) and body.check(TookTooLong):
-                self.log.warn("worker {peer} does not say within {seconds} s what it was asked: {what}",
+                _log.warn("worker {peer} does not say within {seconds} s what it was asked: {what}",
                               peer=peer, seconds=SECONDS, what=what)  # fmt: skip
                 return None
             return body
 
-        self._send(Question(peer, self._last, what, args))
+        self._send(WorkerQuestion(peer, self._last, what, args))
         return answer.addTimeout(SECONDS, self._clock).addBoth(done)
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: PipeMessage) -> None:
         if self.transport is not None:
-            self.transport.write(packed(message))
+            self.transport.write(pack(message))
 
-    # What comes
+    # What arrives
 
     def dataReceived(self, data: bytes) -> None:
         for message in self._unpacker.feed(data):
-            if isinstance(message, Order):
+            if isinstance(message, WorkerOrder):
                 self._obey(message.what)
-            elif isinstance(message, Question):
+            elif isinstance(message, WorkerQuestion):
                 answering = Deferred.fromCoroutine(self._answer(message))
-                answering.addErrback(lambda failure: self.log.failure("answering another worker failed", failure))
-            elif isinstance(message, Answer) and (waiting := self._waiting.pop((message.peer, message.id), None)):
+                answering.addErrback(lambda failure: _log.failure("answering another worker failed", failure))
+            elif isinstance(message, WorkerAnswer) and (waiting := self._waiting.pop((message.peer, message.id), None)):
                 waiting.callback(message.body)
 
-    async def _answer(self, question: Question) -> None:
+    async def _answer(self, question: WorkerQuestion) -> None:
         body = None
         try:
-            if (answering := self.answering.get(question.what)) is not None:
-                body = await answering(*question.args)
+            if (responder := self._responders.get(question.what)) is not None:
+                body = await responder(*question.args)
         finally:
-            self._send(Answer(question.peer, question.id, body))
+            self._send(WorkerAnswer(question.peer, question.id, body))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._obey("stop")

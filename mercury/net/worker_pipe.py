@@ -1,8 +1,8 @@
-"""The line between the process that supervises workers and one of them: what they say on it, and how that is packed.
+"""The pipes between the supervisor (`--workers`) and each worker: their messages, and how these are packed.
 
-It is a pipe each way. The worker tells how it is, in the words of sd_notify(3); the supervisor says when to stop or to
-reload. What a worker asks another one goes through the supervisor, which looks at nothing but whom it is for. When the
-line breaks the other end is gone.
+A worker reports its status in the words of sd_notify(3); the supervisor orders it to stop or to reload. Questions from
+one worker to another go through the supervisor, which reads nothing of them but the address. When a pipe breaks, the
+process at its other end is gone.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-VARIABLE: Final = "WORKER_OF_MERCURY"  # holds a Place; no name of a setting, so that nobody sets it by mistake
+VARIABLE: Final = "WORKER_OF_MERCURY"  # holds a WorkerSlot; no name of a setting, so that nobody sets it by mistake
 TO_WORKER: Final = 0  # its standard input
 FROM_WORKER: Final = 3
 FIRST_SOCKET: Final = 4
 LONGEST: Final = 16 << 20  # bytes of one message
 
 
-class Place(Struct):
-    """Which worker a process is. `sockets`: the descriptors that it listens on, by the settings' section."""
+class WorkerSlot(Struct):
+    """Which worker a process is, of how many. `sockets`: the descriptors it listens on, by the settings' section."""
 
     number: int
     count: int
     sockets: dict[str, int]
 
 
-class Notice(Struct, tag="notice"):
-    """What a worker would tell systemd if it were alone."""
+class WorkerNotice(Struct, tag="notice"):
+    """What a worker would tell systemd if it were the only process."""
 
     lines: list[str]
 
 
-class Order(Struct, tag="order"):
+class WorkerOrder(Struct, tag="order"):
     """What a worker is to do."""
 
     what: Literal["stop", "reload"]
 
 
-class Question(Struct, tag="question"):
-    """From one worker to another: `peer` is for whom it is, and where it arrives from whom. `id`: the asker's own."""
+class WorkerQuestion(Struct, tag="question"):
+    """From one worker to another. `peer`: the receiver on the way to the supervisor, the sender from there on. `id`:
+    the sender's own number for it."""
 
     peer: int
     id: int
@@ -50,34 +51,34 @@ class Question(Struct, tag="question"):
     args: tuple[str, ...]
 
 
-class Answer(Struct, tag="answer"):
-    """The way back. No body: that worker is not there, or could not answer."""
+class WorkerAnswer(Struct, tag="answer"):
+    """The way back. Without a body: that worker is not there, or could not answer."""
 
     peer: int
     id: int
     body: bytes | None
 
 
-Message = Notice | Order | Question | Answer
+PipeMessage = WorkerNotice | WorkerOrder | WorkerQuestion | WorkerAnswer
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message).decode
+_decode = msgspec.msgpack.Decoder(PipeMessage).decode
 
 
-def packed(message: Message) -> bytes:
-    """A message as it goes over the line: its length in four bytes, and itself."""
+def pack(message: PipeMessage) -> bytes:
+    """A message as bytes: its length in four of them, then itself."""
     body = _encode(message)
     return len(body).to_bytes(4, "big") + body
 
 
 class Unpacker:
-    """Makes messages of what comes from the other end, however it is cut."""
+    """Puts messages together from the bytes that arrive, however they are split."""
 
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that are whole now. ValueError, or msgspec's kind of it, if this is none of ours."""
+    def feed(self, data: bytes) -> Iterator[PipeMessage]:
+        """The messages that are complete now. ValueError or MsgspecError if the bytes are no message."""
         self._rest += data
         while len(self._rest) >= 4:
             length = int.from_bytes(self._rest[:4], "big")
@@ -89,6 +90,6 @@ class Unpacker:
             yield _decode(body)
 
 
-def place_of(environ: Mapping[str, str] = os.environ) -> Place | None:
-    """Which worker this process is; None if it is none."""
-    return msgspec.json.decode(environ[VARIABLE], type=Place) if VARIABLE in environ else None
+def worker_slot(environ: Mapping[str, str] = os.environ) -> WorkerSlot | None:
+    """Which worker this process is; None if it is not a worker."""
+    return msgspec.json.decode(environ[VARIABLE], type=WorkerSlot) if VARIABLE in environ else None

@@ -42,12 +42,13 @@ from mercury.net.address_filter import AddressFilter, Rules
 from mercury.net.io_uring import many_at_once
 from mercury.net.siblings import Siblings
 from mercury.net.tls import Certificate, under_tls
-from mercury.net.worker_pipe import place_of
+from mercury.net.worker_pipe import worker_slot
 from mercury.node.endpoints import endpoint_of, warnings_of_sockets
 from mercury.node.listeners import Listening
 from mercury.node.service import MercuryService
 from mercury.node.systemd import sockets
 from mercury.rest.api_keys import ApiKeys
+from mercury.rest.connections import MemberConnections
 from mercury.rest.metrics import Metrics
 from mercury.rest.readiness import Readiness
 from mercury.rest.site import make_site
@@ -244,7 +245,16 @@ def make_rest(
     """The REST side: address filter, TLS and Klein."""
     api = config.server.api
     metrics = Metrics(chat, readiness, storage_type(config), siblings)
-    site = make_site(chat, ApiKeys(api), readiness, metrics, siblings)
+    connections = MemberConnections(chat, siblings)
+    siblings.respond(
+        {
+            "readiness": readiness.answer,
+            "metrics": metrics.own_page,
+            "connections": connections.answer_list,
+            "kick": connections.answer_kick,
+        }
+    )
+    site = make_site(chat, ApiKeys(api), readiness, metrics, connections)
     return AddressFilter(under_tls(site, certificate), lambda: rules_of(api, api.connections), clock, chat.counters)
 
 
@@ -269,7 +279,7 @@ def make_node(options: Flags) -> IService:
     reactor: Any = installed
     prepare_process(reactor)
     config = options.config
-    slot = place_of()
+    slot = worker_slot()
     siblings = Siblings(reactor, slot)
     passed = sockets(os.environ)
     try:

@@ -1,4 +1,4 @@
-"""What a process of Mercury, a node or the one that supervises workers, needs of twistd: its log, and how it ends."""
+"""What a node and the supervisor of workers both need of twistd: the log, and how the process ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOP_SECONDS: Final = 10.0  # for all that is still going on when Mercury is tol
 
 
 def is_in_foreground(twistd: Mapping[str, Any]) -> bool:
-    """Whether somebody may be looking at it. `twistd`: twistd's own options."""
+    """Whether a person may be watching. `twistd`: twistd's own options."""
     return bool(twistd.get("nodaemon"))
 
 
@@ -29,28 +29,28 @@ def log_file(twistd: Mapping[str, Any]) -> str | None:
 
 
 def take_log(parent: Any, twistd: Mapping[str, Any], settings: Log, worker: int | None = None) -> Any:
-    """Have all of the application's log in our format; each line names the worker, if this is one. The parent that a
-    service is to be given then."""
+    """Write all of the application's log in our format; each line names the worker, if this is one. Returns the parent
+    to give the service."""
     if hasattr(parent, "setComponent"):
         parent.setComponent(ILogObserver, observer(log_stream(log_file(twistd)), settings, worker))
     return IServiceCollection(parent, parent)
 
 
 def refuse(twistd: Mapping[str, Any], line: str) -> NoReturn:
-    """End a start that cannot be: in the foreground by exiting, else twistd reports the exception."""
+    """End a start that has failed: in the foreground by exiting, else by an exception that twistd reports."""
     if not is_in_foreground(twistd):
         raise RuntimeError(line)
-    tell(f"mercury: {line}")
+    print_to_terminal(f"mercury: {line}")
     sys.exit(1)
 
 
-def tell(text: str) -> None:
-    """Say something to the person at the terminal: sys.stderr is the log by now."""
+def print_to_terminal(text: str) -> None:
+    """For the person who started Mercury: sys.stderr is the log by now."""
     print(text, file=sys.__stderr__, flush=True)
 
 
 def fail_at_exit() -> None:
-    """When it ends, exit with a code that says that something failed."""
+    """When the process ends, exit with a code that says that something failed."""
     atexit.register(_exit_with_failure)
 
 
@@ -61,7 +61,7 @@ def end_with_failure(reactor: Any) -> None:
 
 
 def ended_well(reactor: Any) -> None:
-    """A stop that was asked for and is done is success: twistd exits with 0."""
+    """A requested stop that is complete is a success: twistd exits with 0."""
     reactor._exitSignal = None
 
 

@@ -28,12 +28,19 @@ from mercury.gotalk.passwords import Passwords
 from mercury.net.siblings import Siblings
 from mercury.node.banner import banner, shown
 from mercury.node.endpoints import cannot_be, cannot_listen, listeners_of
-from mercury.node.fast_reactor import quicken
-from mercury.node.gc_tuning import look_seldom
 from mercury.node.listeners import Listening
-from mercury.node.process import STOP_SECONDS, end_with_failure, ended_well, is_in_foreground, refuse, take_log, tell
+from mercury.node.process import (
+    STOP_SECONDS,
+    end_with_failure,
+    ended_well,
+    is_in_foreground,
+    print_to_terminal,
+    refuse,
+    take_log,
+)
 from mercury.node.reload import reload
 from mercury.node.systemd import Systemd
+from mercury.node.tuning import fast_poll, tune_gc
 from mercury.rest.readiness import Readiness
 from mercury.settings.schema import Config
 
@@ -79,7 +86,7 @@ class MercuryService(Service):
         self._twistd = parent or {}
         self._read = read
         is_worker = self._siblings.number is not None
-        self._systemd = Systemd(reactor, self.is_well, line=self._siblings.tell if is_worker else None)
+        self._systemd = Systemd(reactor, self.is_well, forward=self._siblings.notify if is_worker else None)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] = succeed(None)
         self._leaving = False
@@ -101,8 +108,8 @@ class MercuryService(Service):
     def startService(self) -> None:
         """Open the store and be ready."""
         super().startService()  # type: ignore[no-untyped-call]
-        quicken(self._reactor)
-        look_seldom()
+        fast_poll(self._reactor)
+        tune_gc()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._obey, "reload"))
         if self._siblings.number is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which tells us
@@ -155,7 +162,7 @@ class MercuryService(Service):
         for address in addresses[2:]:
             _log.info("goTalk at {address}", address=address)
         if is_in_foreground(self._twistd) and not self._systemd.listens:
-            tell(banner(self._config, addresses))
+            print_to_terminal(banner(self._config, addresses))
 
     def _failed(self, failure: Failure) -> None:
         """The store cannot be opened: say so in one line and end with an exit code."""
@@ -168,7 +175,7 @@ class MercuryService(Service):
             line = f"mercury: starting failed: {failure.getErrorMessage()}"
         _log.critical("{line}", line=line)
         self._systemd.failed(line)
-        tell(line)
+        print_to_terminal(line)
         end_with_failure(self._reactor)
 
     # Meanwhile
@@ -179,7 +186,7 @@ class MercuryService(Service):
 
     def is_well(self) -> bool:
         """Whether the store does what it is given, or says that it cannot."""
-        return self._chat.journal.write_age() < _patience(self._config)
+        return self._chat.journal.write_age() < _write_timeout(self._config)
 
     def _sweep(self) -> Deferred[None]:
         limits = self._config.limits
@@ -247,8 +254,8 @@ class MercuryService(Service):
         return len(sessions)
 
 
-def _patience(config: Config) -> float:
-    """Seconds that are more than any store takes that works, or that knows that it does not."""
+def _write_timeout(config: Config) -> float:
+    """Seconds after which a store that has not answered a write is taken to hang: more than all of its own timeouts."""
     mysql, redis = config.mysql, config.redis
     return 60.0 + 4 * (
         mysql.connect_seconds + mysql.write_seconds + mysql.read_seconds + redis.connect_seconds + redis.command_seconds

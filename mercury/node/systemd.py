@@ -1,8 +1,8 @@
-"""What Mercury and systemd say to each other: the sockets that it passes, and how Mercury does.
+"""Mercury under systemd: the sockets that systemd passes, and the notifications that it gets.
 
-sd_listen_fds(3): a listener takes the socket that systemd passes for its port. It stays with systemd while Mercury is
-restarted, so that no connection is refused. sd_notify(3): Mercury says when it is ready, reloads or stops,
-and that it is alive (sd_watchdog_enabled(3)). Started by anything else, it does without.
+sd_listen_fds(3): a listener takes the socket that systemd passes for its port. systemd keeps it while Mercury restarts,
+so that no connection is refused. sd_notify(3): Mercury reports that it is ready, reloads or stops, and that it is alive
+(sd_watchdog_enabled(3)). Without systemd all of this does nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import LoopingCall
@@ -20,11 +20,13 @@ from twisted.logger import Logger
 
 from mercury.settings.types import ConfigError
 
-FIRST = 3  # SD_LISTEN_FDS_START
-STANDARD_ERROR = 2  # Twisted has made sys.stderr write to the log
-SEND_SECONDS = 1.0  # for systemd to take a notice
-PATIENCE_SECONDS = 60.0  # that opening the store asks for, again and again while it lasts
-MICROSECONDS = 1_000_000
+FIRST: Final = 3  # SD_LISTEN_FDS_START
+STANDARD_ERROR: Final = 2  # Twisted has made sys.stderr write to the log
+SEND_SECONDS: Final = 1.0  # for systemd to take a notification
+EXTEND_SECONDS: Final = 60.0  # that opening the store asks for, again and again while it lasts
+MICROSECONDS: Final = 1_000_000
+
+_log = Logger()
 
 
 def sockets(environ: Mapping[str, str], first: int = FIRST) -> dict[int, str]:
@@ -48,103 +50,101 @@ def sockets(environ: Mapping[str, str], first: int = FIRST) -> dict[int, str]:
 
 
 class Systemd:
-    """The one that started this process, if it wants to hear of it (`listens`); else nothing is said.
+    """Sends systemd notifications, if it asked for them (`listens`).
 
-    `watchdog`: seconds within which it wants to hear of it, 0 if it does not. `healthy`: asked before it is told that
-    Mercury is alive. `line`: who is told in systemd's place, if anybody is.
+    `watchdog`: the seconds within which it expects to hear that Mercury is alive; 0 if it does not. `healthy`: whether
+    that may be said now. `forward`: gets the notifications in systemd's place; a worker's go to its supervisor.
     """
-
-    log = Logger()
 
     def __init__(
         self,
         clock: Any,
         healthy: Callable[[], bool],
         environ: MutableMapping[str, str] = os.environ,
-        line: Callable[[Sequence[str]], None] | None = None,
+        forward: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
-        self._line = line
+        self._forward = forward
         self._healthy = healthy
         self._well = True
         self._serving = False
         watched = environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
         self.watchdog = int(environ.get("WATCHDOG_USEC", "0")) / MICROSECONDS if watched else 0.0
-        self._opening = LoopingCall(self._ask_for_time, PATIENCE_SECONDS)
+        self._opening = LoopingCall(self._ask_for_time, EXTEND_SECONDS)
         self._living = LoopingCall(self._live)
         self._opening.clock = self._living.clock = clock
 
     @property
     def listens(self) -> bool:
-        """Whether there is a systemd that hears what is said."""
-        return bool(self._address or self._line)
+        """Whether anybody gets the notifications."""
+        return bool(self._address or self._forward)
 
     def opening(self) -> None:
         """The store is being opened, which may take long if it is brought to a new version."""
         if self.listens:
-            self._tell("STATUS=opening the store")
-            self._opening.start(PATIENCE_SECONDS / 4)
+            self._notify("STATUS=opening the store")
+            self._opening.start(EXTEND_SECONDS / 4)
 
     def ready(self, status: str) -> None:
-        """Whoever waits for Mercury may go on. From now on systemd is told that it is alive, if it wants to know.
+        """Mercury is ready: services that wait for it may start. From now on the watchdog hears that it is alive.
 
-        It ends a process that it does not hear of with SIGABRT; then the log says where each thread was.
+        systemd ends a silent process with SIGABRT; then the log says where each thread was.
         """
         self._stop(self._opening)
         self._serving = True
-        self._tell("READY=1", f"STATUS={status}")
+        self._notify("READY=1", f"STATUS={status}")
         if self.listens and self.watchdog:
             faulthandler.enable(STANDARD_ERROR)
             self._living.start(self.watchdog / 2)
 
     def reload(self, work: Callable[[], Any]) -> None:
-        """Do it, which may take a Deferred's time, and say when it begins and when it is done."""
+        """Do the work, which may return a Deferred; systemd hears when it begins and when it is done."""
         if self._serving:
-            self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         reloading = maybeDeferred(work)
-        reloading.addErrback(lambda failure: self.log.failure("reloading failed", failure))
-        reloading.addCallback(lambda _: self._tell("READY=1") if self._serving else None)
+        reloading.addErrback(lambda failure: _log.failure("reloading failed", failure))
+        reloading.addCallback(lambda _: self._notify("READY=1") if self._serving else None)
 
     def failed(self, why: str) -> None:
         """Mercury cannot start."""
         self._stop(self._opening)
-        self._tell(f"STATUS={' '.join(why.split())}")
+        self._notify(f"STATUS={' '.join(why.split())}")
 
     def stopping(self, seconds: float) -> None:
-        """Mercury stops, which may take so long."""
+        """Mercury stops, which may take this many seconds."""
         self._serving = False
         self._stop(self._opening)
-        self._tell("STOPPING=1", "STATUS=telling clients to come back")
+        self._notify("STOPPING=1", "STATUS=telling clients to come back")
         self._ask_for_time(seconds)
 
     def _ask_for_time(self, seconds: float) -> None:
-        self._tell(f"EXTEND_TIMEOUT_USEC={round(seconds * MICROSECONDS)}")
+        self._notify(f"EXTEND_TIMEOUT_USEC={round(seconds * MICROSECONDS)}")
 
     def _live(self) -> None:
-        """The reactor turns. Whether that is all can be said."""
+        """The reactor runs; say so, if the store works too."""
         well = self._healthy()
         if well:
-            self._tell("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
         elif self._well:
-            self.log.critical("the store has neither done nor refused what it was given: systemd will restart Mercury")
+            _log.critical("the store has neither done nor refused what it was given: systemd will restart Mercury")
         self._well = well
 
     def _stop(self, call: LoopingCall) -> None:
         if call.running:
             call.stop()
 
-    def _tell(self, *lines: str) -> None:
-        """Send one notice."""
-        if self._line is not None:
-            self._line(lines)
+    def _notify(self, *lines: str) -> None:
+        """Send one notification."""
+        if self._forward is not None:
+            self._forward(lines)
         elif self._address:
             self._send(lines)
 
     def _send(self, lines: Sequence[str]) -> None:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
-                notices.settimeout(SEND_SECONDS)
-                notices.sendto("\n".join(lines).encode(), address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.settimeout(SEND_SECONDS)
+                sender.sendto("\n".join(lines).encode(), address)
         except OSError as error:
-            self.log.warn("systemd cannot be told {what}: {why}", what=lines[0], why=error.strerror or str(error))
+            _log.warn("systemd cannot be told {what}: {why}", what=lines[0], why=error.strerror or str(error))

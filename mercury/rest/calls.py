@@ -5,35 +5,32 @@ Each method is one call, declared as mercury/rest/declare.py says. It only asks 
 
 from __future__ import annotations
 
-import time
 from typing import cast
 
 import msgspec
 from msgspec import UNSET
 
 from mercury.core.parts import Chat
-from mercury.core.session import Session
 from mercury.domain import events
 from mercury.domain.events import rfc3339
 from mercury.domain.model import SYSTEM, Entry
 from mercury.errors import MercuryError
 from mercury.http import results
-from mercury.net.siblings import Siblings
 from mercury.rest import shapes
+from mercury.rest.connections import MemberConnections
 from mercury.rest.declare import call
 from mercury.rest.metrics import Metrics
 from mercury.rest.readiness import Readiness
 
 
-class Api:
-    """`readiness`, `metrics`: what /readyz and /metrics answer. `siblings`: the other workers, which are asked where
-    each knows its own part only. `document`: what /openapi.json answers."""
+class RestApi:
+    """The handlers of all calls. `document`: what /openapi.json answers."""
 
-    def __init__(self, chat: Chat, readiness: Readiness, metrics: Metrics, siblings: Siblings, document: bytes) -> None:
-        siblings.answering["connections"] = self._connections_here
-        siblings.answering["kick"] = self._kick_here
-        self._siblings = siblings
+    def __init__(
+        self, chat: Chat, readiness: Readiness, metrics: Metrics, connections: MemberConnections, document: bytes
+    ) -> None:
         self._chat = chat
+        self._connections = connections
         self._readiness = readiness
         self._metrics = metrics
         self._document = document
@@ -134,10 +131,7 @@ class Api:
     async def member_connections(self, member: str) -> shapes.ConnectionList:
         """List a member's connections."""
         await self._chat.rooms.check_member(member)
-        found = self._connections(member)
-        for answer in (await self._siblings.ask("connections", member)).values():
-            found += msgspec.json.decode(answer or b"[]", type=list[shapes.Connection])
-        return shapes.ConnectionList(sorted(found, key=lambda connection: connection.since))
+        return shapes.ConnectionList(await self._connections.find(member))
 
     @call("DELETE", "/api/members/{member}/connections", "not_found")
     async def close_connections(self, member: str, query: shapes.Device) -> shapes.Closed:
@@ -147,27 +141,7 @@ class Api:
         """
         await self._chat.rooms.check_member(member)
         device = () if query.device is UNSET else (query.device,)
-        there = await self._siblings.ask("kick", member, *device)  # the bus, which reaches all, does not count them
-        here = self._chat.cluster.kick(member, *device)
-        return shapes.Closed(here + sum(int(answer or b"0") for answer in there.values()))
-
-    async def _kick_here(self, member: str, *device: str) -> bytes:
-        return b"%d" % self._chat.hub.kick(member, *device)
-
-    async def _connections_here(self, member: str) -> bytes:
-        return msgspec.json.encode(self._connections(member))
-
-    def _connections(self, member: str) -> list[shapes.Connection]:
-        sessions = self._chat.hub.sessions.get(member, ())
-        return [self._connection(session) for session in sessions if isinstance(session, Session)]
-
-    def _connection(self, session: Session) -> shapes.Connection:
-        age = self._chat.clock.seconds() - session.since
-        since = rfc3339(int((time.time() - age) * 1_000_000))
-        worker = UNSET if self._siblings.number is None else self._siblings.number
-        return shapes.Connection(
-            session.number, session.device, session.encoder.name, session.connection.peer, since, worker
-        )
+        return shapes.Closed(await self._connections.close(member, *device))
 
     # The node
 
@@ -182,7 +156,7 @@ class Api:
         A node is ready when it is not starting or stopping and its store answers. A bus that is down is reported but
         does not make the node unready: messages from other nodes then arrive late.
         """
-        parts, why = await self._readiness.look_at_all()
+        parts, why = await self._readiness.check_all()
         if why:
             raise results.NotReadyError(why, parts)
         return parts

@@ -37,7 +37,7 @@ KINDS: Final = ("message", "joined", "left")
 
 
 @dataclass(frozen=True)
-class Seen:
+class NodeView:
     """What the metrics are read from."""
 
     chat: Chat
@@ -60,13 +60,13 @@ class Metric:
     name: str
     kind: Literal["gauge", "counter", "histogram"]
     meaning: str
-    read: Callable[[Seen], Values]
+    read: Callable[[NodeView], Values]
     label: str = ""
 
-    def family(self, seen: Seen) -> Any:
+    def family(self, view: NodeView) -> Any:
         """Its samples."""
         labels = [self.label] if self.label else []
-        found = self.read(seen)
+        found = self.read(view)
         values = found if isinstance(found, Mapping) else {"": found}
         family = FAMILIES[self.kind](self.name.removesuffix("_total"), self.meaning, labels=labels)
         for of, value in values.items():
@@ -97,103 +97,103 @@ def _each(names: Iterable[object], counted: Mapping[str, int]) -> dict[str, Valu
     return {str(name): counted.get(str(name), 0) for name in names}
 
 
-def _sessions(seen: Seen) -> dict[str, Value]:
-    names = (session.encoder.name for session in seen.chat.hub.everybody())
+def _sessions(view: NodeView) -> dict[str, Value]:
+    names = (session.encoder.name for session in view.chat.hub.everybody())
     return _each(PROTOCOLS, Counter(GOTALK if name == POLL_ENCODER.name else name for name in names))
 
 
-def _of_pools(value: Callable[[Load], Value]) -> Callable[[Seen], Values]:
-    return lambda seen: {load.name: value(load) for load in seen.chat.store.load}
+def _of_pools(value: Callable[[Load], Value]) -> Callable[[NodeView], Values]:
+    return lambda view: {load.name: value(load) for load in view.chat.store.load}
 
 
 METRICS: Final = (
     Metric(
         "mercury_build_info", "gauge", "Always 1. The label is the running version.",
-        lambda seen: {__version__: 1}, "version",
+        lambda view: {__version__: 1}, "version",
     ),
     Metric(
         "mercury_store_info", "gauge", "Always 1. The label is the kind of store: sqlite, mysql, redis or memory.",
-        lambda seen: {seen.store: 1}, "kind",
+        lambda view: {view.store: 1}, "kind",
     ),
     UP := Metric(
         "mercury_up", "gauge", "1 if this part of the node works, as in /readyz: node, store, bus.",
-        lambda seen: {
-            "node": int(seen.parts.node == "serving"),
-            "store": int(seen.parts.store == "up"),
-            "bus": int(seen.parts.bus == "up"),
+        lambda view: {
+            "node": int(view.parts.node == "serving"),
+            "store": int(view.parts.store == "up"),
+            "bus": int(view.parts.bus == "up"),
         },
         "part",
     ),
     Metric(
         "mercury_connections", "gauge", "WebSocket connections, including those that have not logged in yet.",
-        lambda seen: len(seen.counts.connected),
+        lambda view: len(view.counts.connected),
     ),
     Metric(
         "mercury_connections_opened_total", "counter", "WebSocket connections that the address filter let in.",
-        lambda seen: seen.counts.opened,
+        lambda view: view.counts.opened,
     ),
     Metric(
         "mercury_connections_closed_total", "counter",
         "Connections that have ended: by WebSocket close code, sent by either side (1006: none), or by the HTTP "
         "status of a refused handshake.",
-        lambda seen: _each([*sorted(CLOSES), OTHER], seen.counts.closed), "code",
+        lambda view: _each([*sorted(CLOSES), OTHER], view.counts.closed), "code",
     ),
     Metric(
         "mercury_received_bytes_total", "counter", "Bytes read from WebSocket connections, without TLS overhead.",
-        lambda seen: seen.counts.bytes_in(),
+        lambda view: view.counts.bytes_in(),
     ),
     Metric(
         "mercury_sent_bytes_total", "counter",
         "Bytes of frames written to WebSocket connections, without TLS overhead, handshakes and close frames.",
-        lambda seen: seen.counts.bytes_out() + seen.chat.outbox.delivered_bytes,
+        lambda view: view.counts.bytes_out() + view.chat.outbox.delivered_bytes,
     ),
     Metric(
         "mercury_sessions", "gauge", "Sessions that have logged in; of goTalk, those that poll.", _sessions, "protocol"
     ),
     Metric(
         "mercury_sessions_slow", "gauge", "Sessions whose sockets are full; live entries are not written to them.",
-        lambda seen: sum([session.is_slow for session in seen.chat.hub.everybody()]),
+        lambda view: sum([session.is_slow for session in view.chat.hub.everybody()]),
     ),
     Metric(
         "mercury_sessions_slowed_total", "counter", "How often a session's socket became full.",
-        lambda seen: seen.counts.slowed,
+        lambda view: view.counts.slowed,
     ),
     Metric(
         "mercury_sessions_catching_up", "gauge", "Sessions that are reading logs to catch up.",
-        lambda seen: seen.chat.catch_up.running,
+        lambda view: view.chat.catch_up.running,
     ),
     Metric(
         "mercury_catch_ups_total", "counter",
         "How often a session began to read a room's log because it was behind, by cause (below).",
-        lambda seen: _each(CAUSES, seen.counts.catch_ups), "cause",
+        lambda view: _each(CAUSES, view.counts.catch_ups), "cause",
     ),
     Metric(
-        "mercury_rooms", "gauge", "Rooms with at least one session on this node.", lambda seen: len(seen.chat.hub.rooms)
+        "mercury_rooms", "gauge", "Rooms with at least one session on this node.", lambda view: len(view.chat.hub.rooms)
     ),
     Metric(
         "mercury_entries_total", "counter",
         "Entries that this node has stored in rooms' logs, by kind: messages, joins, leaves.",
-        lambda seen: _each(KINDS, seen.counts.entries), "kind",
+        lambda view: _each(KINDS, view.counts.entries), "kind",
     ),
     Metric(
         "mercury_duplicates_total", "counter", "Sends with a cid that was stored before; they store nothing.",
-        lambda seen: seen.counts.duplicates,
+        lambda view: view.counts.duplicates,
     ),
     Metric(
         "mercury_deliveries_total", "counter", "Entries written to sessions, counted once per session.",
-        lambda seen: _each(PROTOCOLS, seen.counts.delivered), "protocol",
+        lambda view: _each(PROTOCOLS, view.counts.delivered), "protocol",
     ),
     Metric(
         "mercury_journal_entries_waiting", "gauge", "Entries that wait for the next transaction; at most 16,384.",
-        lambda seen: seen.chat.journal.depth,
+        lambda view: view.chat.journal.depth,
     ),
     Metric(
         "mercury_journal_batch_entries", "histogram", "Entries in one transaction; at most 1,024.",
-        lambda seen: seen.chat.journal.sizes,
+        lambda view: view.chat.journal.sizes,
     ),
     Metric(
         "mercury_journal_commit_seconds", "histogram", "Time from sending a transaction to the store until its answer.",
-        lambda seen: seen.chat.journal.seconds,
+        lambda view: view.chat.journal.seconds,
     ),
     Metric(
         "mercury_store_calls", "gauge", "Calls to the store that are waiting or running, by connection pool.",
@@ -210,29 +210,29 @@ METRICS: Final = (
     Metric(
         "mercury_bus_lag_seconds", "histogram",
         "Round-trip time of a probe through Redis, sent every two seconds. Empty without a Redis bus.",
-        lambda seen: seen.chat.cluster.lags,
+        lambda view: view.chat.cluster.lags,
     ),
     Metric(
         "mercury_holes_total", "counter",
         "Gaps: rooms whose log was read because earlier entries did not arrive over the bus within 20 ms.",
-        lambda seen: seen.counts.holes,
+        lambda view: view.counts.holes,
     ),
     Metric(
         "mercury_errors_total", "counter", "Errors sent to clients and API callers, by code (docs/protocol.md).",
-        lambda seen: _each(CODES, seen.counts.errors), "code",
+        lambda view: _each(CODES, view.counts.errors), "code",
     ),
     Metric(
         "mercury_refused_total", "counter", "What was refused because of a limit, by limit (below).",
-        lambda seen: _each(LIMITS, seen.counts.refused), "limit",
+        lambda view: _each(LIMITS, view.counts.refused), "limit",
     ),
 )  # fmt: skip
 
 
 class Metrics(Collector):
-    """The metrics of one node. `store`: the kind that it has. `siblings`: the other workers."""
+    """The metrics of one node. `store`: the kind that it has. `siblings`: the other workers;
+    they are asked `metrics`."""
 
     def __init__(self, chat: Chat, readiness: Readiness, store: str, siblings: Siblings) -> None:
-        siblings.answering["metrics"] = self._text
         self._siblings = siblings
         self._chat = chat
         self._readiness = readiness
@@ -247,20 +247,20 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Family]:
         """What generate_latest() asks for."""
-        seen = Seen(self._chat, self._store, self._parts)
-        return (metric.family(seen) for metric in METRICS)
+        view = NodeView(self._chat, self._store, self._parts)
+        return (metric.family(view) for metric in METRICS)
 
     async def text(self) -> PlainText:
         """All of them as they are now, of all workers, in Prometheus' text format 0.0.4."""
         if self._siblings.number is None:
-            return PlainText(await self._text())
+            return PlainText(await self.own_page())
         asked = Deferred.fromCoroutine(self._siblings.ask("metrics"))
-        pages = {self._siblings.number: await self._text(), **await asked}
+        pages = {self._siblings.number: await self.own_page(), **await asked}
         return PlainText(merged(page or away(number) for number, page in sorted(pages.items())))
 
-    async def _text(self) -> bytes:
-        """This worker's own."""
-        self._parts, _ = await self._readiness.look()
+    async def own_page(self) -> bytes:
+        """This worker's own, for /metrics of another one as well."""
+        self._parts, _ = await self._readiness.check()
         return generate_latest(self._registry)
 
 

@@ -16,10 +16,10 @@ from mercury import __version__
 from mercury.errors import CODES, Code
 from mercury.http import results
 from mercury.rest import shapes
-from mercury.rest.calls import Api
+from mercury.rest.calls import RestApi
 from mercury.rest.declare import Call, calls_of
 
-CALLS = calls_of(Api)
+CALLS = calls_of(RestApi)
 KEY = "key"  # the name of what --server.api.keys asks for
 REF = "#/components/schemas/{name}"
 

@@ -20,15 +20,14 @@ State = Literal["starting", "serving", "stopping"]
 
 
 class Readiness:
-    """Knows whether the node starts, serves or stops, which its service tells it by enter(). `siblings`: the other
-    workers."""
+    """Knows whether the node starts, serves or stops, which its service says by enter(). `siblings`: the other workers;
+    they are asked `readiness`."""
 
     def __init__(self, chat: Chat, siblings: Siblings) -> None:
-        siblings.answering["readiness"] = self._answer
         self._siblings = siblings
         self._chat = chat
         self._state: State = "starting"
-        self._asking = DeferredLock()  # whoever comes meanwhile gets the same answer
+        self._asking = DeferredLock()  # those who ask meanwhile get the same answer
         self._asked: float | None = None
         self._trouble = ""
 
@@ -36,31 +35,31 @@ class Readiness:
         """The node is in this state now."""
         self._state = state
 
-    async def look(self) -> tuple[Parts, str]:
-        """The parts, and why the node cannot serve; empty if it can. Takes no longer than STORE_SECONDS each time the
-        store is asked."""
+    async def check(self) -> tuple[Parts, str]:
+        """The parts, and why the node cannot serve; empty if it can. Asking the store takes STORE_SECONDS at most."""
         trouble: str = "it is being opened"
-        if self._state != "starting":  # else it would take our question for a fault
-            trouble = await self._asking.run(self._store)
+        if self._state != "starting":  # a store that is not open would take the question for a fault
+            trouble = await self._asking.run(self._check_store)
         state = self._state
         parts = Parts(state, "down" if trouble else "up", "up" if self._chat.cluster.are_heard else "down")
         return parts, trouble if state == "serving" else f"Mercury is {state}"
 
-    async def look_at_all(self) -> tuple[Parts, str]:
-        """The same of all workers together, each of which has to serve; where there are none, of this node."""
+    async def check_all(self) -> tuple[Parts, str]:
+        """The same for all workers together, each of which has to serve; for a node without workers, its own."""
         own = self._siblings.number
         if own is None:
-            return await self.look()
+            return await self.check()
         asked = Deferred.fromCoroutine(self._siblings.ask("readiness"))
-        found: dict[int, tuple[Parts, str] | None] = {own: await self.look()}
+        found: dict[int, tuple[Parts, str] | None] = {own: await self.check()}
         for number, answer in (await asked).items():
             found[number] = msgspec.json.decode(answer, type=tuple[Parts, str]) if answer else None
-        return _together(dict(sorted(found.items())))
+        return _combined(dict(sorted(found.items())))
 
-    async def _answer(self) -> bytes:
-        return msgspec.json.encode(await self.look())
+    async def answer(self) -> bytes:
+        """check(), for another worker."""
+        return msgspec.json.encode(await self.check())
 
-    async def _store(self) -> str:
+    async def _check_store(self) -> str:
         """What is wrong with the store; empty if nothing is."""
         clock = self._chat.clock
         if self._asked is None or clock.seconds() - self._asked >= REMEMBERED:
@@ -75,8 +74,8 @@ class Readiness:
         return self._trouble
 
 
-def _together(found: dict[int, tuple[Parts, str] | None]) -> tuple[Parts, str]:
-    """Of what the workers are, by their numbers, the worst; and why the first that cannot serve cannot."""
+def _combined(found: dict[int, tuple[Parts, str] | None]) -> tuple[Parts, str]:
+    """The worst of the workers' states, which are by number; and why the first that cannot serve cannot."""
     there = [one for one in found.values() if one]
     troubles = {number: one[1] if one else "it does not answer" for number, one in found.items()}
     why = [f"worker {number}: {trouble}" for number, trouble in troubles.items() if trouble]

@@ -16,9 +16,9 @@ from mercury.core.parts import Chat
 from mercury.http.responses import Quoted, answered, no_route, refuse_strange_pages
 from mercury.http.results import Result
 from mercury.http.server import Request, Site
-from mercury.net.siblings import Siblings
 from mercury.rest.api_keys import ApiKeys
-from mercury.rest.calls import Api
+from mercury.rest.calls import RestApi
+from mercury.rest.connections import MemberConnections
 from mercury.rest.declare import Call
 from mercury.rest.metrics import Metrics
 from mercury.rest.openapi import CALLS, document
@@ -27,12 +27,14 @@ from mercury.rest.readiness import Readiness
 CALL_SECONDS = 30.0  # for a call's work; the store's own limits are shorter
 
 
-def make_site(chat: Chat, keys: ApiKeys, readiness: Readiness, metrics: Metrics, siblings: Siblings) -> Site:
-    """The REST API's factory. `readiness` and `metrics` answer /readyz and /metrics; `siblings`: who else is asked."""
+def make_site(
+    chat: Chat, keys: ApiKeys, readiness: Readiness, metrics: Metrics, connections: MemberConnections
+) -> Site:
+    """The factory of the REST API's port. `readiness` and `metrics` answer /readyz and /metrics."""
     from klein import Klein
     from werkzeug.exceptions import HTTPException
 
-    api = Api(chat, readiness, metrics, siblings, msgspec.json.encode(document()))
+    api = RestApi(chat, readiness, metrics, connections, msgspec.json.encode(document()))
     app = Klein()
     for call in CALLS:
         path = call.path.replace("{", "<").replace("}", ">")
@@ -45,7 +47,7 @@ def make_site(chat: Chat, keys: ApiKeys, readiness: Readiness, metrics: Metrics,
     return Site(Quoted(app.resource()), chat)
 
 
-def _route(api: Api, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Deferred[bytes]]:
+def _route(api: RestApi, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Deferred[bytes]]:
     """What Klein calls for a request."""
 
     def respond(request: Request, **names: str) -> Deferred[bytes]:
@@ -56,7 +58,7 @@ def _route(api: Api, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Def
     return respond
 
 
-async def _work(api: Api, call: Call, keys: ApiKeys, request: Request, names: dict[str, str]) -> bytes:
+async def _work(api: RestApi, call: Call, keys: ApiKeys, request: Request, names: dict[str, str]) -> bytes:
     refuse_strange_pages(request)
     if not call.open:
         keys.check(request.getHeader(b"authorization"))

@@ -1,10 +1,10 @@
-"""A worker as the process that supervises it sees it: how it is started, what it says, and that it ends."""
+"""One worker, as its supervisor sees it: started, listened to, sent orders, ended."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from signal import SIGTERM, Signals
 from typing import Any, Final, Literal, Protocol
@@ -20,11 +20,11 @@ from mercury.net.worker_pipe import (
     FROM_WORKER,
     TO_WORKER,
     VARIABLE,
-    Message,
-    Order,
-    Place,
+    PipeMessage,
     Unpacker,
-    packed,
+    WorkerOrder,
+    WorkerSlot,
+    pack,
 )
 
 #: What systemd tells the supervisor, and the supervisor tells its workers in other ways.
@@ -34,49 +34,50 @@ TWISTD: Final = "from twisted.scripts.twistd import run; run()"
 State = Literal["starting", "ready", "stopping", "hung"]
 
 
-class Supervisor(Protocol):
-    """Who is told of it."""
+class WorkerObserver(Protocol):
+    """What a worker calls when something happens."""
 
-    def heard(self, worker: Worker, message: Message) -> None:
-        """It said this."""
+    def received(self, worker: Worker, message: PipeMessage) -> None:
+        """It sent this message."""
 
     def ended(self, worker: Worker, how: str) -> None:
-        """Its process is gone; `how` is empty if it ended well."""
+        """Its process has ended; `how` is empty if it ended well."""
 
 
 class Worker(ProcessProtocol):
-    """One process of the worker `number`. `since`: when it was started; `last`: when it was heard of."""
+    """One process of the worker `number`. `started_at`, `heard_at`: when it was started, and when it sent something
+    last. `status`: what it said last of itself in words."""
 
-    def __init__(self, number: int, now: float, supervisor: Supervisor) -> None:
+    def __init__(self, number: int, now: float, supervisor: WorkerObserver) -> None:
         self.number = number
         self.state: State = "starting"
-        self.since = self.last = now
+        self.started_at = self.heard_at = now
         self.status = ""
         self._supervisor = supervisor
         self._unpacker = Unpacker()
         self._reloading: Deferred[None] | None = None
         self._process: Any = None
 
-    def begin(
-        self, reactor: Any, count: int, sockets: Mapping[str, int], watchdog: float, words: Sequence[str]
+    def start(
+        self, reactor: Any, count: int, sockets: Mapping[str, int], watchdog: float, arguments: Sequence[str]
     ) -> None:
-        """Start it, one of `count`. `words`: the command line behind twistd's name."""
+        """Start it, one of `count`. `arguments`: of the command twistd."""
         files: dict[int, Any] = {TO_WORKER: "w", 1: 1, 2: 2, FROM_WORKER: "r"}
         files.update(enumerate(sockets.values(), FIRST_SOCKET))
-        place = Place(self.number, count, dict(zip(sockets, range(FIRST_SOCKET, max(files) + 1), strict=True)))
+        slot = WorkerSlot(self.number, count, dict(zip(sockets, range(FIRST_SOCKET, max(files) + 1), strict=True)))
         environ = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
         environ |= {
-            VARIABLE: msgspec.json.encode(place).decode(),
+            VARIABLE: msgspec.json.encode(slot).decode(),
             "WATCHDOG_USEC": str(round(watchdog * 1_000_000)),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # -P: what else might lie about is not looked at
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # -P: the current directory is not searched
         }
-        command = [sys.executable, "-P", "-c", TWISTD, *words]
+        command = [sys.executable, "-P", "-c", TWISTD, *arguments]
         self._process = reactor.spawnProcess(self, sys.executable, command, environ, childFDs=files)
 
-    def send(self, message: Message) -> None:
-        """Say something to it, if it can still hear."""
+    def send(self, message: PipeMessage) -> None:
+        """Send it a message, if it still reads."""
         if TO_WORKER in self._process.pipes:
-            self._process.writeToChild(TO_WORKER, packed(message))
+            self._process.writeToChild(TO_WORKER, pack(message))
 
     def signal(self, which: Signals) -> None:
         """Send a signal, if it still runs."""
@@ -86,24 +87,16 @@ class Worker(ProcessProtocol):
     def reload(self) -> Deferred[None]:
         """Have it reload; fires when it has, or is gone."""
         if self.state != "ready":
-            return succeed(None)  # it reads them yet, or needs them no more
+            return succeed(None)  # it has yet to read the settings, or does not need them any more
         if self._reloading is None:
             self._reloading = Deferred()
         done: Deferred[None] = Deferred()
         self._reloading.addCallback(lambda _: done.callback(None))
-        self.send(Order("reload"))
+        self.send(WorkerOrder("reload"))
         return done
 
-    def is_told(self, lines: Sequence[str]) -> Iterator[str]:
-        """What it told in the words of sd_notify(3), one word after the other; keeps its status."""
-        for line in lines:
-            name, _, value = line.partition("=")
-            if name == "STATUS":
-                self.status = value
-            yield name
-
     def has_reloaded(self) -> None:
-        """It said so."""
+        """Its reload is done."""
         if (reloading := self._reloading) is not None:
             self._reloading = None
             reloading.callback(None)
@@ -113,16 +106,16 @@ class Worker(ProcessProtocol):
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         try:
             for message in self._unpacker.feed(data):
-                self._supervisor.heard(self, message)
+                self._supervisor.received(self, message)
         except (ValueError, msgspec.MsgspecError):
-            self.signal(Signals.SIGKILL)  # it is none of ours any more
+            self.signal(Signals.SIGKILL)  # what it sends is no message
 
     def processEnded(self, reason: Failure) -> None:
         self.has_reloaded()
         status: Any = reason.value
         how = ""
         if status.signal == SIGTERM:
-            pass  # somebody told it to end, before it could heed that, or when it was done
+            pass  # it was told to end before it had its own handler, or after it was done
         elif status.signal is not None:
             how = f"by signal {status.signal}"
         elif status.exitCode:

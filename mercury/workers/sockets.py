@@ -1,9 +1,9 @@
-"""The ports of a Mercury with several workers, which the process that supervises them binds and keeps open.
+"""The listening sockets of all workers, which the supervisor binds and keeps open.
 
-Each worker has a socket of its own on each port (SO_REUSEPORT, socket(7)): the kernel spreads newcomers over them, by a
-hash of addresses and ports. Since all stay open here, who comes while a worker is started anew waits in its queue, and
-nobody is refused; only for a long pause, or when one stops alone, its queue is closed and who waits there is reset. A
-socket that systemd passes cannot be multiplied: there all workers accept from one.
+Each worker has its own socket on each port (SO_REUSEPORT, socket(7)): the kernel spreads new connections over them, by
+a hash of addresses and ports. All stay open in the supervisor, so while a worker is restarted, connections wait in its
+queue and none is refused. Only for a long pause, or when a worker stops alone, is its queue closed, which resets the
+connections in it. A socket that systemd passes cannot be multiplied: all workers accept from that one.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from mercury.settings.schema import Config
 from mercury.settings.types import ConfigError
 
 
-class Ports:
-    """One Mercury's. It stands in the reactor's place for Twisted's endpoints, which say what is to be listened on."""
+class ListeningSockets:
+    """Those of one supervisor. Twisted's endpoints call it in the reactor's place (listenTCP, adoptStreamPort)."""
 
     def __init__(self, count: int) -> None:
-        self.addresses: list[str] = []  # as people paste them, in the order of listeners_of()
+        self.addresses: list[str] = []  # for people to paste, in the order of listeners_of()
         self._count = count
         self._sockets: dict[str, list[socket.socket]] = {}
         self._made: list[socket.socket] = []  # of the listener that is being bound
-        self._backlogs: dict[socket.socket, int] = {}  # of those that are a worker's own
+        self._backlogs: dict[socket.socket, int] = {}  # of the sockets that belong to one worker
 
     def bind(self, config: Config, passed: Mapping[int, str]) -> set[str]:
-        """Bind all; their endpoint strings. `passed`: sockets that systemd passes, by port. ConfigError if one cannot
-        be, and then none is."""
+        """Bind all; returns their endpoint strings. `passed`: the sockets that systemd passes, by port. If one cannot
+        be bound, none is: ConfigError."""
         endpoints = {}
         try:
             for section, listener in listeners_of(config).items():
@@ -49,7 +49,7 @@ class Ports:
         return set(endpoints.values())
 
     def _listen(self, section: str, endpoint: str, own: str) -> None:
-        """`own`: the endpoint that the settings name, if they do."""
+        """`own`: the endpoint in the settings, or empty."""
         made: list[Any] = []
         self._sockets[section] = self._made = []
         try:
@@ -64,22 +64,22 @@ class Ports:
             raise ConfigError(cannot_listen(section, endpoint, own, made[0].value))
         self.addresses.append(_shown(self._made[0]))
 
-    def of(self, worker: int) -> dict[str, int]:
+    def descriptors(self, worker: int) -> dict[str, int]:
         """The descriptors that a worker listens on, by section. Workers are counted from 1."""
         return {section: some[(worker - 1) % len(some)].fileno() for section, some in self._sockets.items()}
 
-    def shut(self, worker: int) -> None:
-        """Let the kernel give newcomers to the others; those in this worker's queues are reset, and come again."""
+    def pause(self, worker: int) -> None:
+        """Have the kernel give new connections to the other workers. Those in this worker's queues are reset."""
         for one in self._own(worker):
             one.shutdown(socket.SHUT_RDWR)
 
-    def open(self, worker: int) -> None:
-        """Take newcomers for this worker again, if it was shut."""
+    def resume(self, worker: int) -> None:
+        """Take new connections for this worker again, if it was paused."""
         for one in self._own(worker):
             one.listen(self._backlogs[one])
 
     def close(self) -> None:
-        """Keep nothing open here any more."""
+        """Close all of them here; workers keep their own descriptors."""
         for some in self._sockets.values():
             for one in some:
                 one.close()
@@ -88,10 +88,10 @@ class Ports:
     def _own(self, worker: int) -> list[socket.socket]:
         return [some[worker - 1] for some in self._sockets.values() if some[0] in self._backlogs]
 
-    # What endpoints ask of a reactor
+    # What endpoints call of a reactor
 
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> None:
-        """A socket for each worker. One that somebody else listens on is refused first: it might allow sharing, too."""
+        """A socket for each worker. Fails first if another process listens there, even if that one allows sharing."""
         family = socket.AF_INET6 if ":" in interface else socket.AF_INET
         with socket.socket(family) as first:
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,13 +108,13 @@ class Ports:
             self._backlogs[one] = backlog
 
     def adoptStreamPort(self, descriptor: int, family: int, factory: object) -> None:
-        """One that systemd has passed. The endpoint closes its own descriptor of it."""
+        """A socket that systemd has passed. The endpoint closes its own descriptor of it."""
         if family == socket.AF_UNIX:
             raise ValueError("workers take no UNIX sockets")
         self._made.append(socket.socket(fileno=os.dup(descriptor)))
 
 
 def _shown(one: socket.socket) -> str:
-    """A socket's address, as people paste it."""
+    """A socket's address, for people to paste."""
     host, port = one.getsockname()[:2]
     return shown(IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port))

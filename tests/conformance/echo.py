@@ -17,7 +17,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mercury.node.fast_reactor import quicken
+from mercury.node.tuning import fast_poll
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Ws
 from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
@@ -85,7 +85,7 @@ def main() -> None:
     address: Any = reactor.listenTCP(options.port, factory, interface="127.0.0.1").getHost()
     print(address.port, flush=True)
     stdio.StandardIO(UntilClosed())
-    quicken(reactor)
+    fast_poll(reactor)
     reactor.run()
 
 

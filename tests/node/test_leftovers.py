@@ -26,7 +26,7 @@ KINDS = (V2Client, WampClient, WampCborClient, type("Deflater", (Deflating, V2Cl
 @pytest.fixture
 def nobody_looks() -> Iterator[None]:
     """Python does not look for garbage that refers to itself, as it seldom does in a node
-    (mercury/node/gc_tuning.py).
+    (mercury/node/tuning.py).
     """
     gc.collect()
     gc.disable()

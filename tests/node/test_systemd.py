@@ -20,7 +20,7 @@ from twisted.logger import LogLevel, capturedLogs
 from mercury.domain import commands
 from mercury.node import build
 from mercury.node.endpoints import endpoint_of, warnings_of_sockets
-from mercury.node.systemd import PATIENCE_SECONDS, Systemd, sockets
+from mercury.node.systemd import EXTEND_SECONDS, Systemd, sockets
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Gotalk, Ws
 from mercury.settings.types import ConfigError
@@ -66,12 +66,12 @@ def ear(tmp_path: Path) -> Iterator[Ear]:
 def test_a_start_asks_for_time_while_it_lasts_and_then_says_ready(ear: Ear) -> None:
     systemd = ear.systemd(WATCHDOG_USEC="0")
     systemd.opening()
-    more = f"EXTEND_TIMEOUT_USEC={round(PATIENCE_SECONDS * 1_000_000)}"
+    more = f"EXTEND_TIMEOUT_USEC={round(EXTEND_SECONDS * 1_000_000)}"
     assert ear.heard() == ["STATUS=opening the store", more]
-    ear.clock.pump([PATIENCE_SECONDS / 4] * 2)
+    ear.clock.pump([EXTEND_SECONDS / 4] * 2)
     assert ear.heard() == [more, more]
     systemd.ready("here")
-    ear.clock.advance(PATIENCE_SECONDS)
+    ear.clock.advance(EXTEND_SECONDS)
     assert ear.heard() == ["READY=1\nSTATUS=here"]
     assert not ear.clock.getDelayedCalls()
 

@@ -25,7 +25,7 @@ class Probe:
 
     def ask(self) -> Any:
         """Ask; the last answer that there is, as (node, store, bus, why)."""
-        asked = Deferred.fromCoroutine(self.readiness.look())
+        asked = Deferred.fromCoroutine(self.readiness.check())
         asked.addCallback(lambda found: self.told.append((found[0].node, found[0].store, found[0].bus, found[1])))
         self.node.settle()
         return self.told[-1] if self.told else None

@@ -34,6 +34,7 @@ from mercury.interfaces import IConnection, IFrameEncoder, IStore
 from mercury.net.siblings import Siblings
 from mercury.node.build import make_chat
 from mercury.rest.api_keys import ApiKeys
+from mercury.rest.connections import MemberConnections
 from mercury.rest.metrics import Metrics
 from mercury.rest.readiness import Readiness
 from mercury.rest.site import make_site
@@ -83,7 +84,7 @@ class Node:
             ApiKeys(Api(keys=self.keys)),
             self.readiness,
             Metrics(self.chat, self.readiness, "memory", self._alone),
-            self._alone,
+            MemberConnections(self.chat, self._alone),
         )
 
     async def __aenter__(self) -> Node:

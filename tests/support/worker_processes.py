@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import msgspec
 from twisted.internet.threads import deferToThread
 
-from mercury.net.worker_pipe import VARIABLE, Place
+from mercury.net.worker_pipe import VARIABLE, WorkerSlot
 from tests.support.metrics_watch import Numbers
 from tests.support.recording_clients import until
 from tests.support.server_process import Server
@@ -71,5 +71,5 @@ def _number(pid: int) -> int | None:
         )
     except OSError:
         return None
-    place = environ.get(VARIABLE.encode())
-    return msgspec.json.decode(place, type=Place).number if place else None
+    slot = environ.get(VARIABLE.encode())
+    return msgspec.json.decode(slot, type=WorkerSlot).number if slot else None

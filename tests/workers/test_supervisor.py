@@ -26,13 +26,23 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from mercury.net.address_filter import AddressFilter, Rules
-from mercury.net.worker_pipe import FROM_WORKER, LONGEST, Answer, Message, Notice, Order, Question, Unpacker, packed
+from mercury.net.worker_pipe import (
+    FROM_WORKER,
+    LONGEST,
+    PipeMessage,
+    Unpacker,
+    WorkerAnswer,
+    WorkerNotice,
+    WorkerOrder,
+    WorkerQuestion,
+    pack,
+)
 from mercury.node.listeners import ADOPTED, Listening
 from mercury.settings.sources import load
 from mercury.settings.types import ConfigError, networks
 from mercury.workers import supervisor
-from mercury.workers.sockets import Ports
-from mercury.workers.supervisor import PAUSES, SILENT, WATCHDOG, Workers
+from mercury.workers.sockets import ListeningSockets
+from mercury.workers.supervisor import PAUSES, SILENT, WATCHDOG, Supervisor
 from tests.support.recording_clients import until
 from tests.support.systemd_unit import waiting_room
 
@@ -46,7 +56,7 @@ class Process:
         self.protocol = protocol
         self.pipes = {0: None}
         self.signals: list[int] = []
-        self.told: list[Message] = []
+        self.told: list[PipeMessage] = []
         self._unpacker = Unpacker()
 
     def writeToChild(self, descriptor: int, data: bytes) -> None:
@@ -55,11 +65,11 @@ class Process:
     def signalProcess(self, number: int) -> None:
         self.signals.append(number)
 
-    def says(self, message: Message) -> None:
-        self.protocol.childDataReceived(FROM_WORKER, packed(message))
+    def says(self, message: PipeMessage) -> None:
+        self.protocol.childDataReceived(FROM_WORKER, pack(message))
 
     def tells(self, *lines: str) -> None:
-        self.says(Notice(list(lines)))
+        self.says(WorkerNotice(list(lines)))
 
     def ends(self, code: int = 0, by: int | None = None) -> None:
         self.pipes.clear()
@@ -92,9 +102,9 @@ class Scene:
         options: Any = SimpleNamespace(
             config=load(self.flags, {})[0], given=self.flags, parent=None, read_again=lambda: load(self.flags, {})[0]
         )
-        self.service = Workers(self.reactor, options, {})
+        self.service = Supervisor(self.reactor, options, {})
         self.service._twistd = {"nodaemon": True}
-        monkeypatch.setattr(supervisor, "tell", lambda text: None)
+        monkeypatch.setattr(supervisor, "print_to_terminal", lambda text: None)
         self.service.privilegedStartService()
         self.service.startService()
 
@@ -108,7 +118,7 @@ class Scene:
             self.reactor.advance(step)
             seconds -= step
             for worker in self.service._workers.values():
-                worker._supervisor.heard(worker, Notice(["WATCHDOG=1"]))
+                worker._supervisor.received(worker, WorkerNotice(["WATCHDOG=1"]))
 
     def of(self, number: int) -> list[Process]:
         return [one for one in self.reactor.started if one.protocol.number == number]
@@ -125,7 +135,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     scene = Scene(monkeypatch)
     yield scene
     signal.signal(signal.SIGHUP, hangup)
-    scene.service._ports.close()
+    scene.service._sockets.close()
 
 
 def test_the_others_are_started_when_the_first_is_ready(scene: Scene) -> None:
@@ -149,14 +159,14 @@ def test_a_first_start_that_fails_ends_all(scene: Scene, ready: int) -> None:
 def test_who_dies_again_and_again_is_started_after_ever_longer_pauses(scene: Scene) -> None:
     """Newcomers wait in its sockets for a short one, and go to the others for a longer one."""
     scene.all_ready()
-    port = int(scene.service._ports.addresses[1].rpartition(":")[2])
+    port = int(scene.service._sockets.addresses[1].rpartition(":")[2])
     for lives, pause in enumerate([*PAUSES, PAUSES[-1]], 1):
         with capturedLogs() as events:
             scene.of(2)[-1].ends(by=9)
         assert events[-1]["pause"] == pause
-        own = scene.service._ports._sockets["server.ws"][1]
+        own = scene.service._sockets._sockets["server.ws"][1]
         listens = bool(own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        assert listens == (pause < supervisor.SHUT_FROM)
+        assert listens == (pause < supervisor.PAUSE_SOCKETS_FROM)
         socket.create_connection(("127.0.0.1", port), 5).close()  # nobody is refused
         if pause:
             scene.wait(pause - 0.01)
@@ -252,15 +262,15 @@ def test_a_worker_that_cannot_be_begun_is_tried_again(
 def test_questions_and_answers_find_their_ways(scene: Scene) -> None:
     scene.all_ready()
     one, three = scene.of(1)[0], scene.of(3)[0]
-    one.says(Question(3, 7, "metrics", ("a",)))
-    assert three.told == [Question(1, 7, "metrics", ("a",))]
-    three.says(Answer(1, 7, b"numbers"))
-    assert one.told == [Answer(3, 7, b"numbers")]
+    one.says(WorkerQuestion(3, 7, "metrics", ("a",)))
+    assert three.told == [WorkerQuestion(1, 7, "metrics", ("a",))]
+    three.says(WorkerAnswer(1, 7, b"numbers"))
+    assert one.told == [WorkerAnswer(3, 7, b"numbers")]
     three.ends(by=9)
-    one.says(Question(3, 8, "metrics", ()))
-    assert one.told[-1] == Answer(3, 8, None)
-    one.says(Question(99, 9, "metrics", ()))
-    assert one.told[-1] == Answer(99, 9, None)
+    one.says(WorkerQuestion(3, 8, "metrics", ()))
+    assert one.told[-1] == WorkerAnswer(3, 8, None)
+    one.says(WorkerQuestion(99, 9, "metrics", ()))
+    assert one.told[-1] == WorkerAnswer(99, 9, None)
 
 
 def test_who_talks_nonsense_is_killed(scene: Scene) -> None:
@@ -274,7 +284,7 @@ def test_a_reload_is_over_when_all_have_reloaded_or_are_gone(scene: Scene) -> No
     done: list[object] = []
     scene.flags["drain.seconds"] = "7"
     scene.service._reload().addCallback(done.append)
-    assert [scene.of(n)[0].told for n in (1, 2, 3)] == [[Order("reload")]] * 3
+    assert [scene.of(n)[0].told for n in (1, 2, 3)] == [[WorkerOrder("reload")]] * 3
     scene.of(1)[0].tells("RELOADING=1", "MONOTONIC_USEC=1")
     scene.of(1)[0].tells("READY=1")
     scene.of(2)[0].tells("READY=1")
@@ -297,7 +307,7 @@ def test_a_stop_waits_for_all_and_says_whether_one_failed(scene: Scene, well: bo
     scene.service.stopService().addCallback(lambda _: stopped.append(1))
     scene.reactor.advance(0)
     assert len(scene.of(3)) == 1, "nobody is started any more"
-    assert scene.of(1)[0].told == scene.of(2)[0].told == [Order("stop")]
+    assert scene.of(1)[0].told == scene.of(2)[0].told == [WorkerOrder("stop")]
     scene.of(1)[0].ends()
     assert not stopped
     if well:
@@ -311,16 +321,19 @@ def test_a_stop_waits_for_all_and_says_whether_one_failed(scene: Scene, well: bo
     assert scene.reactor._exitSignal is None
 
 
-# The line
+# The pipes
 
 
 @given(st.lists(st.integers(1, 40)))
 def test_messages_are_whole_however_they_are_cut(cuts: list[int]) -> None:
-    messages: list[Message] = [
-        Notice(["READY=1", "STATUS=x"]), Order("stop"), Question(2, 1, "kick", ("ann", "")), Answer(1, 5, b"\0" * 99),
-        Answer(1, 6, None),
-    ]  # fmt: skip
-    data, unpacker, found = b"".join(map(packed, messages)), Unpacker(), list[Message]()
+    messages: list[PipeMessage] = [
+        WorkerNotice(["READY=1", "STATUS=x"]),
+        WorkerOrder("stop"),
+        WorkerQuestion(2, 1, "kick", ("ann", "")),
+        WorkerAnswer(1, 5, b"\0" * 99),
+        WorkerAnswer(1, 6, None),
+    ]
+    data, unpacker, found = b"".join(map(pack, messages)), Unpacker(), list[PipeMessage]()
     for cut in cuts:
         found += unpacker.feed(data[:cut])
         data = data[cut:]
@@ -332,27 +345,27 @@ def test_a_message_has_a_bound() -> None:
         list(Unpacker().feed((LONGEST + 1).to_bytes(4, "big")))
 
 
-# The ports
+# The sockets
 
 
 def test_each_worker_has_its_sockets_and_the_kernel_spreads_newcomers() -> None:
-    ports = Ports(2)
+    sockets = ListeningSockets(2)
     config, _ = load({**FLAGS, "workers": "2"}, {})
-    ports.bind(config, {})
-    port = int(ports.addresses[1].rpartition(":")[2])
-    assert re.fullmatch(r"127\.0\.0\.1:\d+", ports.addresses[1])
-    assert ports.of(1).keys() == {"server.api", "server.ws"}
-    assert not set(ports.of(1).values()) & set(ports.of(2).values())
+    sockets.bind(config, {})
+    port = int(sockets.addresses[1].rpartition(":")[2])
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", sockets.addresses[1])
+    assert sockets.descriptors(1).keys() == {"server.api", "server.ws"}
+    assert not set(sockets.descriptors(1).values()) & set(sockets.descriptors(2).values())
     clients = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(200)]
-    came = [_accepted(one) for one in ports._sockets["server.ws"]]
+    came = [_accepted(one) for one in sockets._sockets["server.ws"]]
     assert sum(came) == 200
     assert min(came) > 50  # half and half, give or take 7 (binomial)
     again, _ = load({**FLAGS, "workers": "2", "server.ws.port": str(port)}, {})
     with pytest.raises(ConfigError, match="in use"):  # though those who share it may
-        Ports(2).bind(again, {})
+        ListeningSockets(2).bind(again, {})
     for one in clients:
         one.close()
-    ports.close()
+    sockets.close()
 
 
 def _accepted(listening: socket.socket) -> int:
@@ -369,27 +382,27 @@ def _accepted(listening: socket.socket) -> int:
 def test_what_workers_cannot_listen_on_is_named(endpoint: str) -> None:
     config, _ = load({**FLAGS, "workers": "2", "server.ws.endpoint": endpoint}, {})
     with pytest.raises(ConfigError, match=f"^--server.ws.endpoint={endpoint}: workers listen by tcp: or systemd:"):
-        Ports(2).bind(config, {})
+        ListeningSockets(2).bind(config, {})
 
 
 @ensureDeferred
 async def test_a_worker_takes_its_socket_with_room_for_all_who_come_back_at_once() -> None:
     """Also behind HAProxy. Twisted alone would leave room for 50."""
-    ports = Ports(2)
+    sockets = ListeningSockets(2)
     config, _ = load({**FLAGS, "workers": "2", "server.ws.endpoint": "haproxy:tcp:0:interface=127.0.0.1"}, {})
-    ports.bind(config, {})
-    own, port = ports.of(2)["server.ws"], int(ports.addresses[1].rpartition(":")[2])
+    sockets.bind(config, {})
+    own, port = sockets.descriptors(2)["server.ws"], int(sockets.addresses[1].rpartition(":")[2])
     heard: list[Any] = []
     door = AddressFilter(Ear(heard), lambda: Rules(networks("10.0.0.0/8"), networks("127.0.0.1")), Clock())
     listening: Any = await Listening("server.ws", "haproxy:tcp:0", door, None, str, os.dup(own)).listen(reactor)
     assert waiting_room(listening.socket) == ADOPTED
-    ports.shut(1)
+    sockets.pause(1)
     with socket.create_connection(("127.0.0.1", port), 5) as client:
         await deferToThread(client.sendall, b"PROXY TCP4 10.9.8.7 10.0.0.1 1 2\r\nhello")
         await until(lambda: heard, "the client")
         assert heard[0].getPeer().host == "10.9.8.7"
     await listening.stopListening()
-    ports.close()
+    sockets.close()
 
 
 class Ear(Factory):

@@ -1,8 +1,10 @@
-"""The shorter way from epoll to who has something to read does what Twisted's way does."""
+"""The shorter way out of epoll does what Twisted's way does; Python collects garbage seldom, but still does."""
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +15,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
-from mercury.node.fast_reactor import quicken
+from mercury.node.tuning import NEW_OBJECTS, fast_poll, tune_gc
 
 
 class Reader:
@@ -62,7 +64,7 @@ def reactor() -> Iterator[Any]:
     """An epoll reactor that is not the one which the tests run in."""
     reactor = EPollReactor()
     before = reactor.doIteration
-    quicken(reactor)
+    fast_poll(reactor)
     assert reactor.doIteration != before
     yield reactor
     for reader in reactor.removeAll():
@@ -137,5 +139,40 @@ def test_who_was_closed_by_another_in_the_same_turn_is_not_read(reactor: Any) ->
 
 def test_other_reactors_are_left_alone() -> None:
     other = SelectReactor()
-    quicken(other)
+    fast_poll(other)
     assert "doIteration" not in vars(other)
+
+
+# Garbage
+
+
+@pytest.fixture
+def thresholds() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+class Cycle:
+    """Something that refers to itself."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.mark.usefixtures("thresholds")
+def test_garbage_is_collected_only_when_there_is_much_new() -> None:
+    tune_gc()
+    gone = weakref.ref(Cycle())
+    some = [[] for _ in range(NEW_OBJECTS // 2)]  # type: ignore[var-annotated]
+    assert gone() is not None
+    some += [[] for _ in range(NEW_OBJECTS)]
+    assert gone() is None
+
+
+@pytest.mark.usefixtures("thresholds")
+def test_what_was_there_is_not_looked_at_again() -> None:
+    before = gc.get_freeze_count()
+    tune_gc()
+    assert gc.get_freeze_count() > before
