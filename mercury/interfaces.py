@@ -318,19 +318,23 @@ class IFrameEncoder(Interface):
         """The frames of this event, joined; empty when the protocol has none for it."""
 
 
+class IDirectWriter(Interface):
+    """The way straight to a connection's socket. What the socket does not take is for IConnection.write(), before
+    anything else is sent."""
+
+    send: Callable[[bytes], int] = Attribute("How many of these bytes the socket took; OSError if it took none.")
+    sqe: bytes = Attribute("The io_uring submission of such a send, complete but for the bytes' address and number.")
+
+
 class IConnection(Interface):
-    """One client's connection, as its session sees it. Only deliver() may raise, whatever has become of the peer."""
+    """One client's connection, as its session sees it. No method raises, whatever has become of the peer."""
 
     peer: str = Attribute("The client's address, for operators and logs.")
     number: int = Attribute("Which one it is of all that this process has had, for operators and logs.")
-    request: bytes | None = Attribute("What asks io_uring to send to it; None when something waits to be written.")
+    direct: IDirectWriter | None = Attribute("Its socket, while nothing waits before what is sent to it; else None.")
 
     def write(data: bytes) -> None:
-        """Send bytes that a wire made. When the peer does not read, Session.slow() follows; it still may be called."""
-
-    def deliver(data: bytes) -> int:
-        """write() for what is told to many at once: how many of the bytes were sent. It may raise OSError, when none
-        were; what is left is for write(), before anything else. May be another function each time it is asked for."""
+        """Send bytes that an encoder made. When the peer does not read, Session.slow() follows; more may be written."""
 
     def ping(payload: bytes) -> None:
         """Ask for proof that all written before has arrived: Session.pong(payload) follows."""
@@ -342,7 +346,7 @@ class IConnection(Interface):
         """End the connection now."""
 
     def pause_reading() -> None:
-        """Stop reading from the peer until release()."""
+        """Stop reading from the peer until resume_reading()."""
 
     def resume_reading() -> None:
         """Read again."""

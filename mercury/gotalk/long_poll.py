@@ -25,7 +25,7 @@ from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context
 from mercury.domain.model import Entry, Token
 from mercury.errors import MercuryError
 from mercury.gotalk.conversations import PREFIX
-from mercury.interfaces import IConnection, IFrameEncoder
+from mercury.interfaces import IConnection, IDirectWriter, IFrameEncoder
 
 LINGER: Final = 5.0  # seconds that an ear stays when nobody polls any more
 
@@ -54,7 +54,7 @@ class Nowhere:
 
     peer = "a long poll"
     number = 0
-    request: bytes | None = None
+    direct: IDirectWriter | None = None
 
     def __init__(self, told: Callable[[], None]) -> None:
         self._told = told
@@ -62,10 +62,6 @@ class Nowhere:
     def write(self, data: bytes) -> None:
         """Nothing is written, but the ear is told that there was something."""
         self._told()
-
-    def deliver(self, data: bytes) -> int:
-        self._told()
-        return len(data)
 
     def ping(self, payload: bytes) -> None:
         """Nobody is asked."""

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context, start_in_context
 from mercury.http.server import Channel, Request, Site
-from mercury.net.direct_write import plain, waiting
+from mercury.net.direct_write import raw_tcp, unsent_bytes
 
 HELD_BACK: Final = 0.02  # seconds
 
@@ -38,7 +38,7 @@ class ProvingChannel(Channel):
         super().__init__()  # type: ignore[no-untyped-call]
         self.unproved: list[tuple[LogContext | None, Proof]] = []
         self._proving: list[Deferred[None]] = []
-        self._plain: Any = None
+        self._raw: Any = None
         self._closed: Callable[[Failure], None]
         self._between = False  # requests: nothing of the next one has come yet
         self._ending = False
@@ -46,9 +46,9 @@ class ProvingChannel(Channel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self._plain = plain(self.transport)
-        if self._plain is not None:  # by then the socket is still there to be asked
-            self._closed, self._plain.readConnectionLost = self._plain.readConnectionLost, self._peer_closes
+        self._raw = raw_tcp(self.transport)
+        if self._raw is not None:  # by then the socket is still there to be asked
+            self._closed, self._raw.readConnectionLost = self._raw.readConnectionLost, self._peer_closes
 
     def dataReceived(self, data: bytes) -> None:
         if self._between:
@@ -65,17 +65,17 @@ class ProvingChannel(Channel):
     def loseConnection(self) -> None:
         """After the last answer: let the client close first, since closing here proves nothing. It has as long for that
         as for taking the answer."""
-        if not self.unproved or self._plain is None or self._ending:
+        if not self.unproved or self._raw is None or self._ending:
             super().loseConnection()
             return
         self._ending = True
-        self._plain.unregisterProducer()
-        self._plain.loseWriteConnection()
+        self._raw.unregisterProducer()
+        self._raw.loseWriteConnection()
         self.setTimeout(self.patience)  # type: ignore[no-untyped-call]
 
     def _all_taken(self) -> bool:
         """Whether the client's side has all that was written; our own end of the connection counts for one byte."""
-        return self._plain is None or waiting(self._plain) <= self._ending
+        return self._raw is None or unsent_bytes(self._raw) <= self._ending
 
     def _peer_closes(self, reason: Failure) -> None:
         self._ended_by_peer = self._all_taken()
@@ -84,7 +84,7 @@ class ProvingChannel(Channel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         # With TLS the socket cannot be asked, but to close is a message of its own (RFC 8446, 6.1).
-        by_peer = self._ended_by_peer if self._plain is not None else not self.transport.disconnecting
+        by_peer = self._ended_by_peer if self._raw is not None else not self.transport.disconnecting
         if by_peer and reason.check(ConnectionDone):
             self._prove()
         self.unproved.clear()

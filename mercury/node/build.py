@@ -24,7 +24,7 @@ from mercury.core.delivery.cluster import Cluster
 from mercury.core.delivery.heartbeat import Heartbeat
 from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.marks import Marks
-from mercury.core.delivery.outbox import Many, Outbox
+from mercury.core.delivery.outbox import Broadcaster, Outbox
 from mercury.core.delivery.peers import Peers
 from mercury.core.delivery.proof import Barrier
 from mercury.core.journal import Journal
@@ -39,7 +39,7 @@ from mercury.gotalk.passwords import Passwords
 from mercury.gotalk.sync import Handover
 from mercury.interfaces import IAccounts, IBus, IStore
 from mercury.net.address_filter import AddressFilter, Rules
-from mercury.net.io_uring import many_at_once
+from mercury.net.io_uring import make_broadcaster
 from mercury.net.siblings import Siblings
 from mercury.net.tls import Certificate, under_tls
 from mercury.net.worker_pipe import worker_slot
@@ -167,7 +167,7 @@ def engine_tls(section: str, engine: Mysql | Redis) -> EngineTls | None:
 
 
 def make_chat(
-    clock: Any, store: IStore, config: Config, bus: IBus | None = None, broadcaster: Many | None = None
+    clock: Any, store: IStore, config: Config, bus: IBus | None = None, broadcaster: Broadcaster | None = None
 ) -> Chat:
     """The core: every part of it is made here, and handed what it needs of those before it.
 
@@ -285,7 +285,7 @@ def make_node(options: Flags) -> IService:
     try:
         node = secrets.token_hex(6)  # its name among the others
         store, bus = make_store(config, node=node), make_bus(reactor, config, node)
-        chat = make_chat(reactor, store, config, bus, many_at_once())
+        chat = make_chat(reactor, store, config, bus, make_broadcaster())
         readiness = Readiness(chat, siblings)
         passwords = Passwords(reactor) if config.gotalk.enabled else None
         listenings = list(make_listenings(reactor, chat, config, readiness, siblings, passwords, passed))

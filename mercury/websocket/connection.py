@@ -27,7 +27,7 @@ from mercury.domain.counters import Counters
 from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context, start_in_context
 from mercury.errors import CODES, MercuryError
 from mercury.interfaces import IConnection
-from mercury.net.direct_write import plain, through, waiting
+from mercury.net.direct_write import DirectWriter, raw_tcp
 from mercury.net.tls import is_of_tls
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Ws
@@ -100,10 +100,10 @@ class WebSocketConnection(Opening):
     _fragments = 0
     _rest = False  # frames have come whose turn has not
     _turn: IDelayedCall | None = None
-    _plain: Any = None
     _resumed = 0
     _ended: int | None = None  # the code with which we ended it: HTTP's, or WebSocket's
-    request: bytes | None = None
+    direct: DirectWriter | None = None  # _writer while nothing waits before what is sent by it
+    _writer: DirectWriter | None = None  # None with TLS
     bytes_in = 0
     bytes_out = 0
 
@@ -115,9 +115,8 @@ class WebSocketConnection(Opening):
         self.door = self.factory.open_door(self)
         self.factory.counts.open(self)
         super().connectionMade()
-        self._plain = plain(self.transport)
-        if self._plain is not None:
-            self._put = through(self, self._plain)  # type: ignore[assignment, method-assign]
+        raw = raw_tcp(self.transport)
+        self._writer = None if raw is None else DirectWriter(raw)
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -288,34 +287,29 @@ class WebSocketConnection(Opening):
                 timer.cancel()
         if not self._gone:
             self._gone = True
-            for name in ("_put", "deliver", "request"):  # they hold on to the socket
-                self.__dict__.pop(name, None)
+            self.direct = self._writer = None  # they hold on to the socket
             self.factory.counts.close(self, self.ended_with)
             in_context(self._log_context, self.door.closed)
 
     # IConnection, for the session
 
     def write(self, data: bytes) -> None:
-        if self.state == self.STATE_OPEN:
-            self.bytes_out += self._put(data)
-
-    def deliver(self, data: bytes) -> int:
-        return self._put(data)
-
-    def _put(self, data: bytes) -> int:
-        """By TLS; else through() has taken its place."""
-        if self.state == self.STATE_OPEN:
-            self.transport.write(data)
-        return len(data)
-
-    def _deliver_by_put(self) -> None:
-        """Nothing goes straight to the socket, past what waits or what the connection's state forbids."""
-        self.__dict__.pop("deliver", None)
-        self.request = None
+        """Send what the socket takes at once, and leave the rest to Twisted."""
+        if self.state != self.STATE_OPEN or not data:
+            return
+        size = len(data)
+        self.bytes_out += size
+        writer = self._writer
+        sent = 0 if writer is None else writer.try_send(data)
+        if sent == size:
+            self.direct = writer
+        else:  # until the socket has taken it, nothing may go past it
+            self.direct = None
+            self.transport.write(data[sent:])
 
     def sendData(self, data: bytes, *args: Any, **kwargs: Any) -> None:
-        """Autobahn's way out, by which go handshakes, pongs and goodbyes. What follows waits for it."""
-        self._deliver_by_put()
+        """How Autobahn writes handshakes, pongs and goodbyes. What follows waits for it."""
+        self.direct = None
         super().sendData(data, *args, **kwargs)
 
     def ping(self, payload: bytes) -> None:
@@ -326,7 +320,7 @@ class WebSocketConnection(Opening):
             self.sendCloseFrame(code, reason.encode()[:123])
 
     def abort(self) -> None:
-        self._deliver_by_put()  # who is to come back must not get later messages than those they missed
+        self.direct = None  # a client that comes back must not have later messages than those it missed
         self.dropConnection(abort=True)
         self.transport.abortConnection()  # it may be dropped and still not be gone
 
@@ -346,7 +340,7 @@ class WebSocketConnection(Opening):
         return self._ended or self.remoteCloseCode or NO_GOODBYE
 
     def bytes_taken(self) -> int:
-        return self._resumed if self._plain is None else self.bytes_out - waiting(self._plain)
+        return self._resumed if self._writer is None else self.bytes_out - self._writer.unsent_bytes()
 
 
 class WebSocketFactory(WebSocketServerFactory):

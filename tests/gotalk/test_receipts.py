@@ -306,7 +306,7 @@ async def test_closing_before_all_was_taken_proves_nothing(scene: Scene) -> None
 async def test_our_own_end_of_a_connection_may_be_on_its_way_but_not_a_byte_of_the_answer(
     scene: Scene, version: str, moved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipts, "waiting", lambda transport: 1)
+    monkeypatch.setattr(receipts, "unsent_bytes", lambda raw: 1)
 
     def work() -> None:
         client = Client(scene.door.port)

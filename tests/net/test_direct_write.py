@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
-from twisted.internet.tcp import Connection
 
 from mercury.core.delivery.listeners import Listener
 from mercury.core.delivery.outbox import Outbox
-from mercury.net.direct_write import plain, through
-from mercury.websocket.connection import WebSocketConnection
+from tests.support.open_connection import QueueingTransport, open_connection
 
 
 class Socket:
@@ -35,35 +33,11 @@ class Socket:
         return min(most, len(data))
 
 
-class Transport(Connection):
-    """Twisted's connection as far as its buffers go."""
-
-    connected = True
-
-    def __init__(self, socket: Socket) -> None:
-        self.socket = cast(Any, socket)
-        self.queued = self._tempDataBuffer = cast(Any, [])
-
-    def write(self, data: bytes) -> None:
-        self.queued.append(data)
-
+class Transport(QueueingTransport):
     def drain(self) -> None:
         """The reactor's turn: the socket has room again, and all that waits goes there."""
         self.socket.took += b"".join(self.queued)  # type: ignore[attr-defined]
         self.queued.clear()
-
-
-def connection_of(transport: Transport) -> WebSocketConnection:
-    connection = WebSocketConnection()
-    connection.transport = transport
-    connection.state = connection.STATE_OPEN
-    connection.send_queue = cast(Any, [])
-    connection.trafficStats = cast(Any, SimpleNamespace(outgoingOctetsWireLevel=0))
-    cast(Any, connection).logOctets = False
-    connection.peer = "192.0.2.7:4711"
-    connection._plain = plain(transport)
-    connection._put = through(connection, connection._plain)  # type: ignore[assignment, method-assign]
-    return connection
 
 
 #: What is done with a connection: a room is told, something is written to it alone, Autobahn queues, a turn ends.
@@ -73,7 +47,7 @@ STEPS = st.lists(st.sampled_from(["tell", "write", "autobahn", "turn"]), max_siz
 @given(STEPS, st.lists(st.sampled_from([0, 5, 1000, 1000, 1000]), max_size=30))
 def test_the_bytes_arrive_in_their_order_and_once(steps: list[str], takes: list[int]) -> None:
     transport = Transport(Socket(takes))
-    connection = connection_of(transport)
+    connection = open_connection(transport)
     session = SimpleNamespace(connection=connection, out=[], rooms={1: 1}, write=connection.write, served=None)
     outbox = Outbox()
     wanted = b""
@@ -98,7 +72,7 @@ def test_the_bytes_arrive_in_their_order_and_once(steps: list[str], takes: list[
 
 def test_bytes_are_counted_once() -> None:
     transport = Transport(Socket([3, 0, 100]))
-    connection = connection_of(transport)
+    connection = open_connection(transport)
     session = SimpleNamespace(connection=connection, out=[], rooms={1: 1}, write=connection.write, served=None)
     outbox = Outbox()
     for size in (10, 20, 30):
@@ -112,24 +86,25 @@ def test_bytes_are_counted_once() -> None:
 def test_a_room_tells_the_socket_itself_while_nothing_waits() -> None:
     """The gain: no function of ours is called for a delivery."""
     transport = Transport(Socket([]))
-    connection = connection_of(transport)
+    connection = open_connection(transport)
     connection.write(b"hello")
-    assert connection.deliver == transport.socket.send
+    assert connection.direct is not None
+    assert connection.direct.send == transport.socket.send
     connection.sendData(b"a pong")
-    assert connection.deliver != transport.socket.send
+    assert connection.direct is None
     connection.write(b"behind it")
-    assert connection.deliver != transport.socket.send
+    assert connection.direct is None
     transport.drain()
     connection.write(b"and again")
-    assert connection.deliver == transport.socket.send
+    assert connection.direct is not None
 
 
 def test_nothing_is_written_when_the_connection_is_no_longer_open() -> None:
     transport = Transport(Socket([]))
-    connection = connection_of(transport)
+    connection = open_connection(transport)
     connection.state = connection.STATE_CLOSING
     connection.write(b"x")
-    assert connection.deliver(b"x") == 1
+    assert connection.direct is None
     assert not transport.socket.took  # type: ignore[attr-defined]
     assert not transport.queued
 
@@ -139,13 +114,12 @@ def test_who_is_cut_off_is_sent_nothing_more(monkeypatch: pytest.MonkeyPatch) ->
     transport = Transport(Socket([]))
     monkeypatch.setattr(transport, "abortConnection", lambda: None)
     monkeypatch.setattr(transport, "unregisterProducer", lambda: None)
-    connection = connection_of(transport)
+    connection = open_connection(transport)
     connection.wasClean, connection.is_closed = True, cast(Any, Deferred())
     connection.write(b"before")
-    assert connection.request
+    assert connection.direct
     connection.abort()
-    assert connection.request is None
-    assert connection.deliver(b"after") == 5
+    assert connection.direct is None
     connection.write(b"after")
     assert transport.socket.took == b"before"
     assert not transport.queued

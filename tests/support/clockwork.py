@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +19,7 @@ from mercury.core.parts import Chat
 from mercury.core.session import Session
 from mercury.domain import commands
 from mercury.errors import MercuryError
-from mercury.interfaces import IBus, IConnection
+from mercury.interfaces import IBus, IConnection, IDirectWriter
 from mercury.node.build import make_chat
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Wamp
@@ -148,12 +148,34 @@ class Clockwork:
         return next(place.delivered for place in places if place.rid == rid)
 
 
+@implementer(IDirectWriter)
+class FickleSocket:
+    """A socket that takes all that a room hears, nothing, or a part, in turn."""
+
+    sqe = b""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._asked = 0
+        self.begun = b""
+        self.send: Callable[[bytes], int] = self.take
+
+    def take(self, data: bytes) -> int:
+        self._asked += 1
+        match self._asked % 4:
+            case 0:
+                raise BlockingIOError("full for now, on purpose")
+            case 1:
+                self.begun += data[:5]
+                return 5
+        self._write(data)
+        return len(data)
+
+
 @implementer(IConnection)
 class Device:
     """A connection in a test's hands. `heard`: what it was told. `full`: its socket takes nothing, from the next write
     on. `pings`: those not answered yet."""
-
-    request: bytes | None = None
 
     def __init__(self, node: Clockwork, member: str, name: str) -> None:
         self.node = node
@@ -163,8 +185,7 @@ class Device:
         self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.writes = 0
-        self.delivered = 0
-        self.begun = b""
+        self.direct = FickleSocket(self.write)
         self.pings: list[bytes] = []
         self.code: int | None = None
         self.held = False
@@ -190,23 +211,11 @@ class Device:
 
     # IConnection
 
-    def deliver(self, data: bytes) -> int:
-        """Sockets take all, nothing, or a part."""
-        self.delivered += 1
-        match self.delivered % 4:
-            case 0:
-                raise BlockingIOError("full for now, on purpose")
-            case 1:
-                self.begun += data[:5]
-                return 5
-        self.write(data)
-        return len(data)
-
     def write(self, data: bytes) -> None:
         if self.broken:
             raise OSError("broken on purpose")
         self.writes += 1
-        data, self.begun = self.begun + data, b""
+        data, self.direct.begun = self.direct.begun + data, b""
         self.heard += self.read(data)
         if self.full and not self.session.is_slow:
             self.session.slow()

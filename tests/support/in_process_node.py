@@ -30,7 +30,7 @@ from mercury.core.session import Session
 from mercury.domain import events
 from mercury.domain.model import Entry
 from mercury.http.server import Site
-from mercury.interfaces import IConnection, IFrameEncoder, IStore
+from mercury.interfaces import IConnection, IDirectWriter, IFrameEncoder, IStore
 from mercury.net.siblings import Siblings
 from mercury.node.build import make_chat
 from mercury.rest.api_keys import ApiKeys
@@ -227,7 +227,7 @@ class Ear:
     """A member's connected device without a socket. `heard`: the events that it was told, as dicts."""
 
     peer = "192.0.2.7:4711"
-    request: bytes | None = None
+    direct: IDirectWriter | None = None
 
     def __init__(self, chat: Chat, device: str = "") -> None:
         self.number = next(_numbers)
@@ -249,10 +249,6 @@ class Ear:
 
     def write(self, data: bytes) -> None:
         self.heard += [json.loads(line) for line in data.splitlines()]
-
-    def deliver(self, data: bytes) -> int:
-        self.write(data)
-        return len(data)
 
     def ping(self, payload: bytes) -> None:
         self.session.pong(payload)

@@ -17,7 +17,7 @@ import msgpack
 from zope.interface import implementer
 
 from mercury.domain.model import Token
-from mercury.interfaces import IConnection
+from mercury.interfaces import IConnection, IDirectWriter
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Wamp
 from mercury.websocket.wamp.encoders import WampEncoders
@@ -111,7 +111,7 @@ class Client:
     """One WAMP client. `heard`: all messages that it was sent, as they came. `code`: what it was closed with."""
 
     peer = "192.0.2.7:4711"
-    request: bytes | None = None
+    direct: IDirectWriter | None = None
     number = 1
 
     def __init__(
@@ -158,10 +158,6 @@ class Client:
     def write(self, data: bytes) -> None:
         if self.code is None:
             self.heard += [READ[self.name](payload) for payload in payloads(data, self.name != "wamp.2.json")]
-
-    def deliver(self, data: bytes) -> int:
-        self.write(data)
-        return len(data)
 
     def ping(self, payload: bytes) -> None:
         """It stays open without."""

@@ -1,35 +1,57 @@
-"""The outbox: what is to be written to many connections, so that each gets one write a batch.
+"""The outbox: gathers what is to be written, so that each connection gets one write a batch.
 
-While it is held, frames gather at their sessions; release() writes them, joined. Outside of a hold they are written at
-once. What a whole room is told goes from one loop straight to the sockets of those sessions that are told nothing else:
-for 1,000 members that halves what there is to do.
+While it is corked, frames gather at their sessions; uncork() joins and writes them. While it is not, they are written
+at once. What a whole room hears goes in one broadcast straight to the sockets of those sessions that hear nothing else
+in the batch: for 1,000 members that halves the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from twisted.logger import Logger
 
 from mercury.core.delivery.listeners import Listener
 from mercury.domain.log_context import in_context
 
-MANY = 16  # sessions, from which on `many` is the shorter way
+_log = Logger()
 
-#: Sends the same bytes to sessions, each once among them: who did not take all of them, and how many they took.
-Many = Callable[[Sequence[Listener], bytes], Iterable[tuple[Listener, int]]]
+
+class Broadcaster(Protocol):
+    """Sends the same bytes straight to the sockets of many sessions."""
+
+    def send(self, sessions: Sequence[Listener], data: bytes) -> Iterable[tuple[Listener, int]]:
+        """Each session is in `sessions` once. Yields those whose socket did not take all of the bytes, and how many it
+        took; the rest is for Listener.write(), at once and before anything else."""
+
+
+class SendLoop:
+    """A Broadcaster that calls send() for one socket after the other."""
+
+    def send(self, sessions: Sequence[Listener], data: bytes) -> Iterable[tuple[Listener, int]]:
+        """Nothing else that is done for a message is done for each of its receivers, so this loop has little in it."""
+        size = len(data)
+        for session in sessions:
+            direct = session.connection.direct
+            if direct is None:
+                yield session, 0
+                continue
+            try:
+                sent = direct.send(data)
+            except OSError:
+                sent = 0
+            if sent != size:
+                yield session, sent
 
 
 class Outbox:
-    """Gathers frames for sessions. Holds nest. `delivered_bytes`: how many went straight to sockets, ever. `many`: what
-    sends to many sessions at once, where something can."""
+    """Gathers frames for sessions. Corks nest. `delivered_bytes`: how many bytes the broadcaster has sent, ever."""
 
-    log = Logger()
-
-    def __init__(self, many: Many | None = None) -> None:
+    def __init__(self, broadcaster: Broadcaster | None = None) -> None:
         self.delivered_bytes = 0
-        self._many = many
+        self._broadcaster = broadcaster or SendLoop()
         self._corks = 0
         self._dirty: list[Listener] = []
         self._broadcasts: list[tuple[Sequence[Listener], bytes]] = []
@@ -39,7 +61,7 @@ class Outbox:
         self._corks += 1
 
     def uncork(self) -> None:
-        """Write what was gathered, when this was the last hold."""
+        """Write what was gathered, when this was the last cork."""
         self._corks -= 1
         if not self._corks:
             self._flush()
@@ -54,17 +76,17 @@ class Outbox:
             self.uncork()
 
     def put(self, sessions: Iterable[Listener], data: bytes) -> None:
-        """Give the same bytes to all these sessions."""
-        if self._broadcasts:  # that comes before
+        """Write the same bytes to each of these sessions."""
+        if self._broadcasts:  # these come first
             broadcasts, self._broadcasts = self._broadcasts, []
-            for told, before in broadcasts:
-                self._gather(told, before)
+            for receivers, earlier in broadcasts:
+                self._gather(receivers, earlier)
         self._gather(sessions, data)
         if not self._corks:
             self._flush()
 
     def broadcast(self, sessions: Collection[Listener], data: bytes) -> None:
-        """put() for a room: in one go where that is possible, and the sessions are not asked to prove anything."""
+        """put() for a room: it goes to all sessions in one go where that is possible."""
         self._broadcasts.append((tuple(sessions), data))
         if not self._corks:
             self._flush()
@@ -77,52 +99,35 @@ class Outbox:
 
     def _flush(self) -> None:
         broadcasts, self._broadcasts = self._broadcasts, []
-        parcels = [(self._ready(sessions, data, len(broadcasts) == 1), data) for sessions, data in broadcasts]
+        ready = [(self._ready(sessions, data, len(broadcasts) == 1), data) for sessions, data in broadcasts]
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             out = session.out
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._write(session, data)
-        for ready, data in parcels:
-            self._deliver(ready, data)
+        for receivers, data in ready:
+            self._send(receivers, data)
 
     def _ready(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> list[Listener]:
-        """Those who are told nothing else; for the others the data are gathered. `alone`: no other room is told now."""
+        """Those that hear nothing else; for the others the bytes are gathered. `alone`: no other room hears anything
+        in this batch."""
         ready = [session for session in sessions if not session.out and (alone or len(session.rooms) == 1)]
-        if len(ready) < len(sessions):  # they were told something before, or perhaps will be
-            straight = set(ready)
-            self._gather([session for session in sessions if session not in straight], data)
+        if len(ready) < len(sessions):  # something comes before it, or may come with it
+            apart = set(ready)
+            self._gather([session for session in sessions if session not in apart], data)
         return ready
 
-    def _deliver(self, ready: Sequence[Listener], data: bytes) -> None:
-        self.delivered_bytes += len(data) * len(ready)
-        send = self._many if self._many is not None and len(ready) >= MANY else self._one_by_one
-        for session, sent in send(ready, data):
+    def _send(self, sessions: Sequence[Listener], data: bytes) -> None:
+        self.delivered_bytes += len(data) * len(sessions)
+        for session, sent in self._broadcaster.send(sessions, data):
             self.delivered_bytes -= len(data) - sent
             self._write(session, data[sent:])
 
-    def _one_by_one(self, sessions: Sequence[Listener], data: bytes) -> Iterator[tuple[Listener, int]]:
-        """Nothing else that is done for a message is done for each of its receivers, so this loop has little in it."""
-        size = len(data)
-        for session in sessions:
-            try:
-                sent = session.connection.deliver(data)
-            except OSError:
-                sent = 0
-            except Exception:
-                self._failed(session)
-                continue
-            if sent != size:
-                yield session, sent
-
     def _write(self, session: Listener, data: bytes) -> None:
+        """One connection that fails must not keep the others from hearing."""
         try:
             session.write(data)
         except Exception:
-            self._failed(session)
-
-    def _failed(self, session: Listener) -> None:
-        """One connection that fails must not starve the rest."""
-        in_context(session.log_context, self.log.failure, "writing to {peer} failed", peer=session.connection.peer)
-        session.connection.abort()
+            in_context(session.log_context, _log.failure, "writing to {peer} failed", peer=session.connection.peer)
+            session.connection.abort()

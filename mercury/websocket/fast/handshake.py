@@ -37,8 +37,8 @@ PLAIN: Final = ("_wskey", "websocket_protocols")
 
 #: What nearly every connection comes to have of its own.
 OWN: Final = (
-    "transport", "factory", "connected", "number", "peer", "door", "data", "state", "bytes_in", "bytes_out", "deliver",
-    "request", "openHandshakeTimeoutCall", "_admitting", "_gone", "_plain", "_put", "_log_context", *PLAIN,
+    "transport", "factory", "connected", "number", "peer", "door", "data", "state", "bytes_in", "bytes_out", "direct",
+    "openHandshakeTimeoutCall", "_admitting", "_gone", "_writer", "_log_context", *PLAIN,
 )  # fmt: skip
 
 _log = Logger()
