@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mercury.core.page_size import fit
 from mercury.domain.counters import SECONDS, SIZES, Histogram
 from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context
 from mercury.errors import MercuryError
@@ -28,8 +29,8 @@ _log = Logger()
 #: Called once with what became of an item: the writer's answer for it, or the error that refused it.
 Done = Callable[[R | MercuryError], None]
 
-#: An item that waits, what to do with its answer, and whom it is for.
-Waiting = tuple[T, Done[R], LogContext | None]
+#: An item that waits, what to do with its answer, the log's context of its caller, and its size.
+Waiting = tuple[T, Done[R], LogContext | None, int]
 
 
 def as_error(failure: Failure) -> MercuryError:
@@ -61,7 +62,7 @@ def as_deferred(add: Callable[[Done[R]], None]) -> Deferred[R]:
 def _ids_in(batch: Sequence[Waiting[T, R]]) -> dict[str, Any]:
     """The sessions and requests that items are for, for the log."""
     ids: dict[str, dict[int | str, None]] = {}
-    for _, _, log_context in batch:
+    for _, _, log_context, _ in batch:
         if log_context is not None:
             ids.setdefault(log_context[0], {})[log_context[1]] = None
     return {kind: next(iter(some)) if len(some) == 1 else ",".join(map(str, some)) for kind, some in ids.items()}
@@ -70,10 +71,11 @@ def _ids_in(batch: Sequence[Waiting[T, R]]) -> dict[str, Any]:
 class GroupCommit(Generic[T, R]):
     """Items go in by add(), in batches of at most `most` to `write`, and each answer to the item's own `done`.
 
-    `write` answers one result an item, in order, or fails as a whole. At most `waiting` items wait; more are refused
-    with `busy`. `fits`: how many of these may be in one batch, one at least. A batch is settled within `around`: each
-    `done` is called, then `settled` with the items and their answers. `sizes`, `seconds`: how large the batches were,
-    and how long their writing took.
+    `write` answers one result an item, in order, or fails as a whole. Items have sizes: a batch is at most `most_size`
+    large, unless it is a single item. At most `waiting` items wait, and no more are taken while these are larger than
+    `waiting_size`; others are refused with `busy`. A batch is settled within `around`: each `done` is called, then
+    `settled` with the items and their answers. `sizes`, `seconds`: how many items went into the batches, and how long
+    their writing took.
     """
 
     def __init__(
@@ -83,7 +85,8 @@ class GroupCommit(Generic[T, R]):
         *,
         most: int,
         waiting: int,
-        fits: Callable[[Sequence[T]], int] = len,
+        most_size: int = 0,
+        waiting_size: int = 0,
         around: Callable[[], AbstractContextManager[None]] = nullcontext,
         settled: Callable[[Sequence[T], Sequence[R | MercuryError]], None] = lambda items, answers: None,
     ) -> None:
@@ -92,20 +95,25 @@ class GroupCommit(Generic[T, R]):
         self._clock = clock
         self._write = write
         self._most = most
-        self._room = waiting
-        self._fits = fits
+        self._most_size = most_size
+        self._most_waiting = waiting
+        self._most_waiting_size = waiting_size
         self._around = around
         self._settled = settled
         self._waiting: list[Waiting[T, R]] = []
+        self._size = 0  # of the items that wait or are being written
         self._busy = False
         self._began: float | None = None  # when the current write began
         self._idle: list[Deferred[None]] = []
 
-    def add(self, item: T, done: Done[R]) -> None:
-        """Take one item; `done` is called later, never from within. Raises busy when too many wait."""
-        if len(self._waiting) >= self._room:
+    def add(self, item: T, done: Done[R], size: int = 0) -> None:
+        """Take one item; `done` is called later, never from within. Raises busy when too much waits."""
+        if len(self._waiting) >= self._most_waiting:
             raise MercuryError("busy", "too many writes are waiting for the store", 1.0, limit="journal")
-        self._waiting.append((item, done, LOG_CONTEXT.get()))
+        if self._size > self._most_waiting_size:
+            raise MercuryError("busy", "too much text is waiting for the store", 1.0, limit="journal")
+        self._size += size
+        self._waiting.append((item, done, LOG_CONTEXT.get(), size))
         if not self._busy:
             self._busy = True
             self._clock.callLater(0, self._next)
@@ -140,27 +148,37 @@ class GroupCommit(Generic[T, R]):
             for fired in idle:
                 fired.callback(None)
             return
-        items = [item for item, _, _ in self._waiting[: self._most]]
-        count = self._fits(items)
-        batch = self._waiting[:count]
-        del self._waiting[:count]
+        batch = self._waiting[: self._fitting()]
+        del self._waiting[: len(batch)]
         self._began = self._clock.seconds()
         writing: Deferred[Any]
+        token = LOG_CONTEXT.set(batch[0][2] if len(batch) == 1 else None)
         try:
-            writing = in_context(batch[0][2] if count == 1 else None, self._write, items[:count])
+            writing = self._write([item for item, *_ in batch])
         except Exception:
             writing = fail()
+        finally:
+            LOG_CONTEXT.reset(token)
         writing.addBoth(self._written, batch)
         writing.addErrback(lambda failure: _log.failure("settling a batch failed", failure))
+
+    def _fitting(self) -> int:
+        """How many of those that wait may be the next batch."""
+        if self._size <= self._most_size:  # as nearly always
+            return self._most
+        return fit((size for *_, size in self._waiting[: self._most]), self._most_size)
 
     def _written(self, result: Any, batch: list[Waiting[T, R]]) -> None:
         """Settle a batch. The next one begins two turns later: in the first the reactor reads what has come meanwhile,
         which then goes along."""
         took, self._began = self.write_age(), None
         try:
-            self._settle(self._failed(result, batch) if isinstance(result, Failure) else result, batch, took)
+            self._settle(self._failed(result, batch) if isinstance(result, Failure) else result, batch)
         finally:
+            self._size -= sum([size for *_, size in batch])
             self._clock.callLater(0, self._clock.callLater, 0, self._next)
+            self.sizes.observe(len(batch))  # last: clients need not wait for it
+            self.seconds.observe(took)
 
     def _failed(self, failure: Failure, batch: list[Waiting[T, R]]) -> list[R | MercuryError]:
         error = as_error(failure)
@@ -168,16 +186,13 @@ class GroupCommit(Generic[T, R]):
             _log.failure("writing a batch failed", failure, **_ids_in(batch))
         return [error] * len(batch)
 
-    def _settle(self, answers: Sequence[R | MercuryError], batch: list[Waiting[T, R]], took: float) -> None:
-        items = [item for item, _, _ in batch]
-        self.sizes.observe(len(items))
-        self.seconds.observe(took)
+    def _settle(self, answers: Sequence[R | MercuryError], batch: list[Waiting[T, R]]) -> None:
         with self._around():
             try:
-                for (_, done, log_context), answer in zip(batch, answers, strict=True):
+                for (_, done, log_context, _), answer in zip(batch, answers, strict=True):
                     try:
                         done(answer)
                     except Exception:  # one listener that fails must not starve the rest
                         in_context(log_context, _log.failure, "an answer could not be handed over")
             finally:
-                self._settled(items, answers)
+                self._settled([item for item, *_ in batch], answers)

@@ -17,13 +17,15 @@ from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.outbox import Outbox
 from mercury.core.delivery.peers import Peers
 from mercury.core.group_commit import Done, GroupCommit, as_deferred
-from mercury.core.page_size import PAGE_BYTES, fit
+from mercury.core.page_size import PAGE_BYTES
 from mercury.domain.counters import Counters
 from mercury.domain.model import Draft, Entry, Outcome
 from mercury.errors import MercuryError
-from mercury.interfaces import IStore
+from mercury.interfaces import IBus, IStore
 
-BATCH = 1024  # drafts in one transaction at the most, and no more than PAGE_BYTES of them
+#: Drafts in one transaction at the most, and no more than PAGE_BYTES of them: a batch may be one room's, and then each
+#: of its members has it waiting at their socket while they do not read.
+BATCH = 1024
 WAITING = 16384  # drafts that may wait for it
 WAITING_BYTES = 64 << 20  # and the text in them, in characters
 
@@ -39,6 +41,7 @@ class Journal:
         store: IStore,
         hub: Hub,
         peers: Peers,
+        bus: IBus,
         outbox: Outbox,
         counters: Counters,
         wall: Callable[[], float] = time.time,
@@ -46,16 +49,17 @@ class Journal:
         self._store = store
         self._hub = hub
         self._peers = peers
+        self._bus = bus
         self._counters = counters
         self._wall = wall
-        self._bytes = 0
         self.is_open = True
         self._batches: GroupCommit[Draft, Outcome] = GroupCommit(
             clock,
             self._write,
             most=BATCH,
             waiting=WAITING,
-            fits=self._fit,
+            most_size=PAGE_BYTES,
+            waiting_size=WAITING_BYTES,
             around=outbox.corked,
             settled=self._committed,
         )
@@ -80,11 +84,11 @@ class Journal:
 
         Raises busy, and unavailable after close().
         """
-        self.check_open()
-        if self._bytes > WAITING_BYTES:
-            raise MercuryError("busy", "too much text is waiting for the store", 1.0, limit="journal")
-        self._batches.add(draft, done)
-        self._bytes += _size(draft)
+        if not self.is_open:
+            self.check_open()
+        self._batches.add(
+            draft, done, len(draft.text) or sum(map(len, draft.members))
+        )  # what has a text has no members
 
     def append(self, draft: Draft) -> Deferred[Outcome]:
         """submit() with a Deferred. Cancelling it does not take the draft back."""
@@ -98,17 +102,13 @@ class Journal:
         """Age of the write in progress, in seconds; 0 when idle."""
         return self._batches.write_age()
 
-    def _fit(self, drafts: Sequence[Draft]) -> int:
-        """A batch may be one room's, and each of its members has it waiting at their socket while they do not read."""
-        return len(drafts) if self._bytes <= PAGE_BYTES else fit(map(_size, drafts))
-
     def _write(self, drafts: Sequence[Draft]) -> Deferred[list[Outcome | MercuryError]]:
         return self._store.append(drafts, int(self._wall() * 1_000_000))
 
     def _committed(self, drafts: Sequence[Draft], answers: Sequence[Outcome | MercuryError]) -> None:
         """The senders have their answers: deliver what was stored, here and to the other nodes."""
-        self._bytes = max(0, self._bytes - sum(map(_size, drafts)))
         entries: list[Entry] = []
+        joined: list[Entry] = []
         uncertain: list[Draft] = []
         for draft, answer in zip(drafts, answers, strict=True):
             if isinstance(answer, Outcome):
@@ -117,15 +117,14 @@ class Journal:
                 elif answer.entry is not None:
                     entries.append(answer.entry)
                     self._counters.entries[answer.entry.kind] += 1
+                    if answer.entry.kind == "joined":
+                        joined.append(answer.entry)
             elif answer.code in ("unavailable", "internal"):
                 uncertain.append(draft)
-        self._hub.deliver(entries)
+        self._hub.deliver_corked(entries)
         if entries:
-            self._peers.committed(entries)
+            self._bus.publish(entries)
+        for entry in joined:
+            self._peers.members_joined(entry)
         if uncertain:  # they may have been stored all the same: look at the log when the store is back
             self._hub.doubt(uncertain)
-
-
-def _size(draft: Draft) -> int:
-    """In characters. What has a text has no members."""
-    return len(draft.text) or sum(map(len, draft.members))

@@ -10,12 +10,12 @@ from mercury.domain.model import Entry
 PAGE_BYTES: Final = 256 << 10  # of text, in characters; JSON may make it more
 
 
-def fit(sizes: Iterable[int]) -> int:
-    """How many texts of these sizes, one at least, are PAGE_BYTES together at most, the first ones first."""
+def fit(sizes: Iterable[int], most: int = PAGE_BYTES) -> int:
+    """How many texts of these sizes, one at least, are `most` together at most, the first ones first."""
     count = total = 0
     for size in sizes:
         total += size
-        if total > PAGE_BYTES and count:
+        if total > most and count:
             break
         count += 1
     return count

@@ -181,7 +181,7 @@ def make_chat(
     peers = Peers(bus)
     hub = Hub(clock, store, limits, counters=counters, outbox=outbox, barrier=barrier, marks=marks, peers=peers)
     cluster = Cluster(clock, hub, peers, bus)
-    journal = Journal(clock, store, hub, peers, outbox, counters)
+    journal = Journal(clock, store, hub, peers, bus, outbox, counters)
     return Chat(
         clock=clock,
         limits=limits,

@@ -123,7 +123,7 @@ def test_a_fault_in_one_room_does_not_starve_the_others(node: Clockwork, monkeyp
         deliver(rid, run)
 
     monkeypatch.setattr(node.chat.hub, "_deliver", failing)
-    monkeypatch.setattr(node.chat.peers, "committed", told.append)
+    monkeypatch.setattr(node.chat.journal._bus, "publish", told.append)
     ann = node.device("ann")
     for rid in "rs":
         ann.say(rid, rid)

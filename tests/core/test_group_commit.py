@@ -125,7 +125,7 @@ def test_a_batch_corks_a_page_of_text_and_no_more() -> None:
     for _ in range(30):
         clock.turn()
     assert store.given == [3, 1, 1, 3, 1, 1, 1]
-    assert journal.depth == journal._bytes == 0
+    assert journal.depth == journal._batches._size == 0
 
 
 def test_a_store_that_answers_too_little_does_not_silence_the_node() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mercury.core import journal, session
+from mercury.core import session
 from mercury.core.delivery import hub
 from mercury.domain import close_codes, commands
 from mercury.domain.model import Draft
@@ -406,7 +406,7 @@ def test_limit_json_depth(name: str | None) -> None:
 
 def test_the_journal_bounds_what_waits(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """In text and in number; who is refused is told busy, and later there is room again, as often as one likes."""
-    monkeypatch.setattr(journal, "WAITING_BYTES", 1000)
+    monkeypatch.setattr(node.chat.journal._batches, "_most_waiting_size", 1000)
     for _ in range(3):
         node.store.shut = {"append"}
         answers = [node.chat.journal.append(draft) for draft in [_draft("x" * 400)] * 5]

@@ -185,19 +185,21 @@ class Hub:
 
     def deliver(self, entries: Sequence[Entry]) -> None:
         """Deliver committed entries: of each room in the order of seq, rooms in any order."""
+        with self._outbox.corked():
+            self.deliver_corked(entries)
+
+    def deliver_corked(self, entries: Sequence[Entry]) -> None:
+        """deliver(), for a caller that has corked the outbox: a write may find a socket full, and that must not change
+        who listens halfway."""
         by_room: dict[str, list[Entry]] = {}
         for entry in entries:
             by_room.setdefault(entry.rid, []).append(entry)
-        self._outbox.cork()  # a write may find a socket full, and that must not change who listens halfway
-        try:
-            for rid, run in by_room.items():
-                try:
-                    self._deliver(rid, run)
-                except Exception:  # a fault of ours in one room must not keep the others from hearing
-                    self.log.failure("delivering to the room {room} failed", room=rid)
-                    self._start_over(rid, run)
-        finally:
-            self._outbox.uncork()
+        for rid, run in by_room.items():
+            try:
+                self._deliver(rid, run)
+            except Exception:  # a fault of ours in one room must not keep the others from hearing
+                self.log.failure("delivering to the room {room} failed", room=rid)
+                self._start_over(rid, run)
 
     def _start_over(self, rid: str, run: Sequence[Entry]) -> None:
         """How much of this was told is not known, so the log says it; who has left by it hears no more in any case."""
@@ -328,7 +330,8 @@ class Hub:
                 self._outbox.broadcast(sessions, data)
                 self._barrier.stirred(room)
                 self._counters.delivered[encoder.name] += len(sessions) * len(entries)
-        self._cut(failed)
+        if failed:
+            self._cut(failed)
         room.head = max(room.head, entries[-1].seq)
         if room.behind and not room.cold:
             self._meet(room, "again")

@@ -5,7 +5,7 @@ Nothing here is stored. What the bus loses is made up for by the log (hub.py), o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from twisted.internet.defer import Deferred
 
@@ -15,18 +15,15 @@ from mercury.interfaces import IBus
 
 
 class Peers:
-    """What goes from this node to the others by the bus. Methods never raise, and wait for nothing but listen()."""
+    """What goes from this node to the others by the bus, but for entries (journal.py). Methods never raise."""
 
     def __init__(self, bus: IBus) -> None:
         self._bus = bus
         self._online: dict[str, dict[str, set[str]]] = {}  # room -> member -> nodes
 
-    def committed(self, entries: Sequence[Entry]) -> None:
-        """This node has stored entries, of each room in the order of seq."""
-        self._bus.publish(entries)
-        for entry in entries:
-            if entry.kind == "joined":
-                self._bus.publish_signal(None, signals.Came(entry.rid, entry.seq, entry.members))
+    def members_joined(self, entry: Entry) -> None:
+        """This node has stored a join: nodes that do not listen to the room yet may have its members."""
+        self._bus.publish_signal(None, signals.Came(entry.rid, entry.seq, entry.members))
 
     def listen(self, rid: str) -> Deferred[None]:
         """A room has its first session here; fires when entries of other nodes surely come."""
