@@ -7,6 +7,7 @@ enters a room's log goes through the journal; the store decides membership at th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from twisted.internet.defer import FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -15,15 +16,16 @@ from mercury.core.delivery.marks import Marks
 from mercury.core.group_commit import Done, as_error
 from mercury.core.journal import Journal
 from mercury.core.page_size import within
-from mercury.core.rates import Rates
+from mercury.core.rate_limits import TokenBuckets
 from mercury.domain.model import CID_BYTES, Draft, Entry, Membership, Outcome, ReadMark, Room, check_name, check_text_of
 from mercury.errors import MercuryError
 from mercury.interfaces import IStore
 from mercury.settings.limits import Limits
 
-TYPING_RATE = 10.0  # typing notices a second of one member; each goes to the whole room
-DELETE_TRIES = 20  # of deleting a room, while others put members in
-MEMBERS_PAGE = 1000  # members in one entry, and in one page of a listing
+TYPING_RATE: Final = 10.0  # typing notices a second of one member; each goes to the whole room
+TOO_FAST: Final = "more than {rate:g} a second of one member"
+DELETE_TRIES: Final = 20  # of deleting a room, while others put members in
+MEMBERS_PAGE: Final = 1000  # members in one entry, and in one page of a listing
 
 
 class Rooms:
@@ -34,8 +36,8 @@ class Rooms:
         self._journal = journal
         self._marks = marks
         self._limits = limits
-        self._rates = Rates(clock, "messages-per-second")
-        self._typing = Rates(clock, "typing")
+        self._rates = TokenBuckets(clock, "messages-per-second", TOO_FAST)
+        self._typing = TokenBuckets(clock, "typing", TOO_FAST)
 
     # Saying
 

@@ -14,17 +14,18 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from mercury.core.rate_limits import TokenBuckets
 from mercury.core.tokens import Tokens
 from mercury.domain.model import Account, Token
 from mercury.errors import MercuryError
 from mercury.gotalk.conversations import id_of, member_of
 from mercury.gotalk.names import key_of, shown
 from mercury.gotalk.passwords import PASSWORD_BYTES, Passwords
-from mercury.gotalk.throttle import Throttle
 from mercury.interfaces import IAccounts
 from mercury.settings.schema import Gotalk
 
 REMEMBERED: Final = 20_000  # ids that are known to have an account, whose names never change
+STRANGERS: Final = 20_000  # names and addresses whose tries are counted
 
 Address = bytes  # whom one connection's tries are counted for; empty for nobody
 
@@ -54,8 +55,12 @@ class Accounts:
         self._store = store
         self._tokens = tokens
         self._rules = rules
-        self._logins = Throttle(clock, "too many wrong passwords", "logins-per-minute")
-        self._registrations = Throttle(clock, "too many registrations", "registrations-per-minute")
+        self._logins = TokenBuckets(
+            clock, "logins-per-minute", "too many wrong passwords; try again in {wait:.0f} s", STRANGERS
+        )
+        self._registrations = TokenBuckets(
+            clock, "registrations-per-minute", "too many registrations; try again in {wait:.0f} s", STRANGERS
+        )
         self._known: OrderedDict[int, str] = OrderedDict()  # with their names
 
     # Coming and going
@@ -67,7 +72,8 @@ class Accounts:
         kept = shown(name)
         self._check_password(kept, password)
         if address:
-            self._registrations.take(address, self._rules.registrations_per_minute)
+            most = self._rules.registrations_per_minute
+            self._registrations.take(address, most / 60, most)
         if self._rules.registration == "invite" and not _same(invite, self._rules.invite.value):
             raise MercuryError("forbidden", "registration needs the field invite, with what you were invited by")
         key = key_of(kept)
@@ -89,8 +95,9 @@ class Accounts:
         is wrong, and in the same time."""
         key = key_of(shown(name))
         tries = [("name", key), ("address", address)] if address else [("name", key)]
+        most = self._rules.logins_per_minute
         for one in tries:
-            self._logins.take(one, self._rules.logins_per_minute)
+            self._logins.take(one, most / 60, most)
         account = await self._store.account(key)
         secret = None
         if len(password.encode()) <= PASSWORD_BYTES:
@@ -98,7 +105,7 @@ class Accounts:
         if account is None or secret is None:
             raise MercuryError("unauthorized", "the username or the password is wrong")
         for one in tries:
-            self._logins.give_back(one, self._rules.logins_per_minute)
+            self._logins.give_back(one, most / 60, most)
         if secret != account.secret:
             await self._store.change_secret(account.id, secret)
         token, expires = await self._tokens.make(member_of(account.id))

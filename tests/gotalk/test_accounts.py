@@ -17,12 +17,10 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from mercury.domain import close_codes
 from mercury.domain.model import NAME_BYTES
 from mercury.errors import MercuryError
-from mercury.gotalk import throttle
 from mercury.gotalk.accounts import Accounts
 from mercury.gotalk.conversations import id_of, member_of, pair_of, room_of
 from mercury.gotalk.names import key_of, shown
 from mercury.gotalk.passwords import PASSWORD_BYTES, THREADS, WAITING, Passwords
-from mercury.gotalk.throttle import Throttle
 from mercury.settings.schema import Gotalk
 from mercury.settings.types import Secret
 from tests.support.clockwork import Clockwork
@@ -331,25 +329,6 @@ def test_registrations_are_throttled_for_an_address() -> None:
     assert [office.register(name) for name in ("a", "b")] == [1, 2]
     assert refusal(office.register, "c") == "rate_limited"
     assert office.register("c", PASSWORD, "", b"elsewhere") == 3
-
-
-def test_a_throttle_forgets_who_was_not_seen_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "KEYS", 100)
-    tries = Throttle(Clockwork().clock, "too often", "logins-per-minute")
-    for n in range(1000):
-        tries.take(n, 1)
-        tries.give_back(n, 1)
-        tries.take(n, 1)
-        assert len(tries._left) <= 100
-    assert refusal(tries.take, 999, 1) == "rate_limited"
-    tries.take(0, 1)
-    for n in range(1000, 1099):
-        tries.take(n, 1)
-        tries.give_back(n, 1)
-        assert refusal(tries.take, 0, 1) == "rate_limited"
-    free = Throttle(Clockwork().clock, "too often", "logins-per-minute")
-    for _ in range(1000):
-        free.take("x", 0)
 
 
 # Friends
