@@ -1,12 +1,12 @@
 """Who may connect: address lists and connection counts, decided before a byte is read.
 
-An AddressFilter stands before any factory. Directly connected peers go by their own address. Behind a proxy (an
-endpoint `haproxy:…`, which reads the PROXY header) the peer must be a listed proxy, and the address that the header
-gives must be on the list; until that is known, the protocol behind the filter does not even exist. What anybody else
-says about addresses, in a PROXY or X-Forwarded-For header, is nowhere believed.
+An AddressFilter stands before any factory. A peer that connects directly is judged by its own address. Behind a proxy
+(an endpoint `haproxy:…`, which reads the PROXY header) the peer must be a listed proxy, and the address in the header
+must be on the list; until that is known, the protocol behind the filter does not even exist. No other claim about an
+address is believed, be it in a PROXY or in an X-Forwarded-For header.
 
-The protocol behind the filter has the transport as Twisted made it: direct_write.py needs that. Only what the transport
-tells the protocol passes through here, so that a connection is counted from its beginning to its end.
+The protocol behind the filter gets the transport as Twisted made it, which direct_write.py needs. A CountedProtocol
+stands between them, so that a connection is counted from its beginning to its end; bytes go past it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, ILoggingContext, IProtocol, IProtocolFactory, IReactorTime
@@ -27,18 +27,20 @@ from zope.interface import implementer
 from mercury.domain.counters import Counters
 from mercury.errors import Limit
 
-FIRST_BYTE_SECONDS = 5.0  # for a proxy's client to say something: only then does a PROXY header count
-REPORT_SECONDS = 1.0  # between two lines about refused connections
+FIRST_BYTE_SECONDS: Final = 5.0  # for a proxy's client to send something: only then does a PROXY header count
+REPORT_SECONDS: Final = 1.0  # between two lines about refused connections
 
 Network = IPv4Network | IPv6Network
+
+_log = Logger()
 
 
 class Rules(NamedTuple):
     """Who may connect.
 
-    `allowed`: the networks. UNIX sockets, which file permissions guard, always may. `proxies`: the networks of the
-    proxies, if the endpoint reads PROXY headers, else None. `connections`: how many there may be at a time;
-    `per_address`: how many of one IPv4 address or one IPv6 /64, which is what a client has; 0 for any number.
+    `allowed`: the networks of clients. Clients at a UNIX socket always may, since file permissions guard it. `proxies`:
+    the networks of proxies, if the endpoint reads PROXY headers, else None. `connections`: how many there may be at a
+    time. `per_address`: how many from one IPv4 address or one IPv6 /64, which is what one client has. 0: no limit.
     """
 
     allowed: Sequence[Network]
@@ -49,12 +51,11 @@ class Rules(NamedTuple):
 
 @implementer(IProtocolFactory, ILoggingContext)
 class AddressFilter:
-    """Lets some connections through to a factory, which may be any.
+    """Lets some connections through to a factory of any kind.
 
-    `rules` is asked for each connection. `counts`: where refusals are counted, if anybody wants to know.
+    `rules` is called for each connection. `counts`: where refusals are counted for the metrics. `total`: how many
+    connections there are now.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class AddressFilter:
         self._rules = rules
         self._counts: Counter[bytes] = Counter()
         self._refused: Counter[str] = Counter()
-        self._ever = counts or Counters()
+        self._counters = counts or Counters()
         self._last = ""
         self._reporting: IDelayedCall | None = None
 
@@ -87,9 +88,9 @@ class AddressFilter:
         return log_prefix(self._factory)
 
     def buildProtocol(self, addr: Any) -> Any:
-        """What the transport talks to, or None for a peer that is refused.
+        """The protocol for a transport, or None for a peer that is refused.
 
-        Behind a proxy it is a protocol that hangs up instead: Twisted's HAProxyWrappingFactory cannot take a None.
+        A refused peer of a proxied endpoint gets a protocol that hangs up: HAProxyWrappingFactory cannot take a None.
         """
         rules = self._rules()
         if rules.proxies is None:
@@ -99,11 +100,11 @@ class AddressFilter:
         elif self._full(rules):
             self.refuse("connections", "too many connections", addr)
         else:
-            return Proxied(self)
-        return HangUp()
+            return ProxiedProtocol(self)
+        return HangUpProtocol()
 
-    def admit(self, addr: Any) -> Counted | None:
-        """The factory's protocol for a client with this true address, if it may connect."""
+    def admit(self, addr: Any) -> CountedProtocol | None:
+        """The factory's protocol for a client whose true address this is; None if it may not connect."""
         rules = self._rules()
         if not listed(addr, rules.allowed):
             self.refuse("address", "not on the address list", addr)
@@ -112,7 +113,7 @@ class AddressFilter:
         elif 0 < rules.per_address <= self._counts[key_of(addr)]:
             self.refuse("connections-per-address", "too many connections of one address", addr)
         elif (protocol := self._factory.buildProtocol(addr)) is not None:
-            return Counted(self, protocol, key_of(addr))
+            return CountedProtocol(self, protocol, key_of(addr))
         return None
 
     def _full(self, rules: Rules) -> bool:
@@ -128,7 +129,7 @@ class AddressFilter:
 
     def refuse(self, limit: Limit, why: str, addr: Any) -> None:
         """Count a refusal. A line in the log follows within a second, one for all refusals until then."""
-        self._ever.refused[limit] += 1
+        self._counters.refused[limit] += 1
         self._refused[why] += 1
         self._last = getattr(addr, "host", "a UNIX socket")
         if self._reporting is None:
@@ -137,30 +138,28 @@ class AddressFilter:
     def _report(self) -> None:
         self._reporting = None
         reasons = ", ".join(f"{count} {why}" for why, count in self._refused.items())
-        self.log.info("refused connections: {reasons}; the last from {last}", reasons=reasons, last=self._last)
+        _log.info("refused connections: {reasons}; the last from {last}", reasons=reasons, last=self._last)
         self._refused.clear()
 
 
 @implementer(IProtocol, ILoggingContext)
-class Counted:
-    """Hands a connection on to its protocol, and counts it while it lasts."""
+class CountedProtocol:
+    """Stands before a protocol and counts its connection while it lasts."""
 
-    __slots__ = ("_filter", "_key", "_protocol")
+    __slots__ = ("_filter", "_key", "_protocol", "dataReceived")
 
     def __init__(self, filter: AddressFilter, protocol: Any, key: bytes) -> None:
         self._filter = filter
         self._protocol = protocol
         self._key = key
+        self.dataReceived: Callable[[bytes], None] = protocol.dataReceived  # without a call between for each chunk
 
     def makeConnection(self, transport: Any) -> None:
         self._filter.count(self._key, 1)
         self._protocol.makeConnection(transport)
 
     def connectionMade(self) -> None:
-        """Told to the protocol by its own makeConnection()."""
-
-    def dataReceived(self, data: bytes) -> None:
-        self._protocol.dataReceived(data)
+        """The protocol's makeConnection() calls its own connectionMade()."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._filter.count(self._key, -1)
@@ -171,14 +170,14 @@ class Counted:
 
 
 @implementer(IProtocol)
-class Proxied:
-    """A connection from a proxy. Its transport knows the client's address when the first byte from it comes."""
+class ProxiedProtocol:
+    """A connection from a proxy. Its transport knows the client's address when the client's first byte comes."""
 
     __slots__ = ("_admitted", "_filter", "_transport", "_waiting")
 
     def __init__(self, filter: AddressFilter) -> None:
         self._filter = filter
-        self._admitted: Counted | None = None
+        self._admitted: CountedProtocol | None = None
 
     def makeConnection(self, transport: Any) -> None:
         self._transport = transport
@@ -186,7 +185,7 @@ class Proxied:
         self._waiting = self._filter.clock.callLater(FIRST_BYTE_SECONDS, self._give_up)
 
     def connectionMade(self) -> None:
-        """Told to the protocol when it is let in."""
+        """The protocol behind gets its makeConnection() when it is admitted."""
 
     def dataReceived(self, data: bytes) -> None:
         if self._waiting.active():
@@ -215,20 +214,20 @@ class Proxied:
 
 
 @implementer(IProtocol)
-class HangUp:
+class HangUpProtocol:
     """Ends a connection without reading from it."""
 
     def makeConnection(self, transport: Any) -> None:
         transport.abortConnection()
 
     def connectionMade(self) -> None:
-        """Nothing is made."""
+        """There is nothing to begin."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Nothing is read."""
+        """Whatever comes is dropped."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Nothing was counted."""
+        """It was not counted."""
 
 
 def ip_of(addr: Any) -> IPv4Address | IPv6Address | None:
@@ -247,17 +246,17 @@ def _ip(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def listed(addr: Any, networks: Sequence[Network]) -> bool:
-    """Whether a peer is in one of these networks, or is none of the Internet's: at a UNIX socket."""
+    """Whether a peer is in one of these networks, or at a UNIX socket."""
     ip = ip_of(addr)
     return isinstance(addr, UNIXAddress) if ip is None else any(ip in network for network in networks)
 
 
 def key_of(addr: Any) -> bytes:
-    """What one client's connections have in common: the IPv4 address, or the IPv6 /64. Empty at a UNIX socket."""
+    """What all connections of one client have in common: its IPv4 address or IPv6 /64. Empty at a UNIX socket."""
     ip = ip_of(addr)
     return b"" if ip is None else ip.packed[:8]
 
 
 def log_prefix(named: Any) -> str:
-    """How Twisted would call a factory or protocol in its log."""
+    """Twisted's name in the log for a factory or protocol."""
     return str(named.logPrefix()) if ILoggingContext.providedBy(named) else type(named).__name__
