@@ -11,7 +11,7 @@ two clocks: the barrier, by which delivery is proved, and the heartbeat, by whic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -38,16 +38,26 @@ _log = Logger()  # not one of the class, whose events would keep sessions for as
 
 
 class Session(Listener):
-    """One connection. The transport calls login() or receive() with a Connect, then receive() and the notices."""
+    """One connection. The transport calls login() or await_connect(), then on_frame() and what tells of the connection.
+
+    `decode` makes a command of a frame, `encoder` makes frames of events.
+    """
 
     __slots__ = (
-        "_awaited", "_awaiting", "_busy", "_chat", "_expires", "_going_on", "_held", "_inbox", "_open",
+        "_awaited", "_awaiting", "_busy", "_chat", "_decode", "_expires", "_going_on", "_held", "_inbox", "_open",
         "_pings", "_queued", "_sending", "_silent", "_slot", "_stalled", "_taken", "_takes", "_timer",
         "_unproved", "_wheel", "since",
     )  # fmt: skip
 
-    def __init__(self, chat: Chat, connection: IConnection, encoder: IFrameEncoder) -> None:
+    def __init__(
+        self,
+        chat: Chat,
+        connection: IConnection,
+        decode: Callable[[bytes, bool], commands.Command],
+        encoder: IFrameEncoder,
+    ) -> None:
         super().__init__(connection, encoder)
+        self._decode = decode
         self.since = chat.clock.seconds()
         self._chat = chat
         self._open = True
@@ -162,8 +172,12 @@ class Session(Listener):
 
     # Commands
 
+    def on_frame(self, payload: bytes, binary: bool) -> None:
+        """A whole message came in."""
+        self.receive(self._decode(payload, binary))
+
     def receive(self, command: commands.Command) -> None:
-        """A frame came in. Answers go out in the order of the commands."""
+        """A command came in. Answers go out in the order of the commands."""
         self._silent = 0
         if not self._takes:
             return
@@ -393,10 +407,17 @@ class Session(Listener):
 
     def end(self, why: CloseReason) -> None:
         self.connection.close(why.code, why.reason)
-        self.closed()  # at once: what a peer sends while it is being closed counts for nothing
+        self._leave()  # at once: what a peer sends while it is being closed counts for nothing
 
-    def closed(self) -> None:
-        """The connection is gone. May come at any time, more than once, also without a login."""
+    def closed(self, code: int) -> None:
+        """The connection is gone, ended with this code. May come at any time, also without a login."""
+        self._leave()
+        _log.debug(
+            "the session of {peer} has ended with {code}", peer=self.connection.peer, member=self.mid,
+            protocol=self.encoder.name, code=code, session=self.number,
+        )  # fmt: skip
+
+    def _leave(self) -> None:
         if self._open:
             self._open = False
             self.finish()

@@ -57,7 +57,7 @@ from mercury.settings.flags import Flags
 from mercury.settings.schema import Config, ListenerSettings, has_bus, storage_type
 from mercury.settings.types import ConfigError, addresses, networks
 from mercury.stores.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
-from mercury.websocket.admission import ChatDoor, Protocols
+from mercury.websocket.admission import ChatHandler, Subprotocols
 from mercury.websocket.connection import WebSocketFactory
 
 OTHER_FILES = 1000  # beside connections that have a limit: the store's, the log, some in reserve
@@ -217,11 +217,11 @@ def certificate_of(section: str, listener: ListenerSettings) -> Certificate | No
 
 
 def make_websocket(clock: Any, chat: Chat, config: Config, certificate: Certificate | None = None) -> AddressFilter:
-    """The WebSocket side: address filter, TLS, Autobahn, and the door to the chat."""
+    """The WebSocket side: address filter, TLS, Autobahn, and admission to the chat."""
     limits, ws = config.limits, config.server.ws
-    protocols = Protocols(config)
+    subprotocols = Subprotocols(config)
     factory = WebSocketFactory(
-        lambda connection: ChatDoor(chat, protocols, connection),
+        lambda connection: ChatHandler(chat, subprotocols, connection),
         reactor=clock,
         limits=limits,
         ws=ws,

@@ -29,10 +29,10 @@ from mercury.http.results import Parts, PlainText
 from mercury.net.siblings import Siblings
 from mercury.rest.readiness import Readiness
 from mercury.websocket.subprotocols import v2
-from mercury.websocket.subprotocols.v1 import Seed
+from mercury.websocket.subprotocols.v1 import V1
 from mercury.websocket.wamp import messages
 
-PROTOCOLS: Final = (Seed.name, v2.NAME, *messages.NAMES, GOTALK)
+PROTOCOLS: Final = (V1.name, v2.NAME, *messages.NAMES, GOTALK)
 KINDS: Final = ("message", "joined", "left")
 
 

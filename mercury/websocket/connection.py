@@ -1,8 +1,8 @@
 """WebSocket by Autobahn: the factory, its options and the protocol class, apart from what is done with a message.
 
 Autobahn does the handshake, parses and checks what comes in, and closes. What goes out is framed by encoders
-(framing.py) and written through (mercury/net/direct_write.py). A Door decides who comes in and takes the messages:
-admission.py has the one for chat; the conformance suite puts an echo behind exactly this factory.
+(framing.py) and written through (mercury/net/direct_write.py). A WebSocketHandler decides who may connect
+and hands over a FrameReceiver: admission.py has chat's; the conformance suite puts an echo behind the same factory.
 """
 
 from __future__ import annotations
@@ -48,35 +48,39 @@ _log = Logger()
 _numbers = itertools.count(1)
 
 
-class Door(Protocol):
-    """What is behind the protocol: one for each connection. None of its methods may raise, but admit()."""
+class FrameReceiver(Protocol):
+    """What takes the frames of an open connection; chat's is a Session. None of its methods may raise."""
 
-    async def admit(self, request: ConnectionRequest) -> str | None:
-        """Let the peer in with this subprotocol (or none), or raise MercuryError."""
-
-    def opened(self, deflate: bool) -> None:
-        """The handshake is done; `deflate` says whether the peer agreed on per-message deflate."""
-
-    def message(self, payload: bytes, binary: bool) -> None:
+    def on_frame(self, payload: bytes, binary: bool) -> None:
         """A whole message came in; a text's payload is valid UTF-8."""
 
     def pong(self, payload: bytes) -> None:
         """The peer answered a ping."""
 
     def slow(self) -> None:
-        """What is written is no longer taken by the socket."""
+        """The socket takes no more of what is written."""
 
     def drained(self) -> None:
         """The socket has taken all that waited."""
 
-    def closed(self) -> None:
-        """The connection is gone. May come without opened()."""
+    def closed(self, code: int) -> None:
+        """The connection is gone; `code` says how it ended (WebSocketConnection.ended_with)."""
+
+
+class WebSocketHandler(Protocol):
+    """Decides who may connect, and who takes the frames then. There is one for each connection, until it is open."""
+
+    async def admit(self, request: ConnectionRequest) -> str | None:
+        """Let the peer in with this subprotocol (or none), or raise MercuryError."""
+
+    def opened(self, deflate: bool) -> FrameReceiver:
+        """The handshake is done: who takes the frames. `deflate`: the peer agreed on per-message deflate."""
 
 
 class _Quiet:
     """Autobahn's log line a frame costs half of its time, and its lines about handshakes quote tokens: none are kept.
 
-    What matters to an operator is logged by the doors and the core.
+    What matters to an operator is logged by the handlers and the core.
     """
 
     def _drop(self, *args: object, **kwargs: object) -> None:
@@ -92,7 +96,8 @@ class WebSocketConnection(Opening):
 
     log = _Quiet()
     transport: Any
-    door: Door
+    handler: WebSocketHandler | None = None  # until it is open
+    receiver: FrameReceiver | None = None  # from then on
     _admitting = False
     _gone = False
     _closing: IDelayedCall | None = None
@@ -112,7 +117,6 @@ class WebSocketConnection(Opening):
     def connectionMade(self) -> None:
         self.number = next(_numbers)
         self._log_context: LogContext = ("session", self.number)
-        self.door = self.factory.open_door(self)
         self.factory.counts.open(self)
         super().connectionMade()
         raw = raw_tcp(self.transport)
@@ -132,9 +136,10 @@ class WebSocketConnection(Opening):
 
     def _received(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:
-            if not (self.data or self.inside_message or self.current_frame is not None):
-                longest, door = self.factory.limits.frame_bytes, self.door
-                taken, are_many = short_road(data, longest, FRAMES, self._is_open, door.message, door.pong)
+            receiver = self.receiver
+            if receiver is not None and not (self.data or self.inside_message or self.current_frame is not None):
+                longest = self.factory.limits.frame_bytes
+                taken, are_many = short_road(data, longest, FRAMES, self._is_open, receiver.on_frame, receiver.pong)
                 if taken == len(data):
                     return
                 data = data[taken:]
@@ -189,11 +194,13 @@ class WebSocketConnection(Opening):
         self._lost()
 
     def pauseProducing(self) -> None:
-        self.door.slow()
+        if self.receiver is not None:
+            self.receiver.slow()
 
     def resumeProducing(self) -> None:
         self._resumed += 1
-        self.door.drained()
+        if self.receiver is not None:
+            self.receiver.drained()
 
     def stopProducing(self) -> None:
         """The transport is going away; connectionLost says so too."""
@@ -204,7 +211,8 @@ class WebSocketConnection(Opening):
         if not self.factory.welcomes(request.origin):
             raise ConnectionDeny(403, "scripts of that origin may not connect (--server.ws.origins)")
         self._admitting = True
-        return start_in_context(self._log_context, self.door.admit(request)).addErrback(self._deny)
+        self.handler = handler = self.factory.make_handler(self)
+        return start_in_context(self._log_context, handler.admit(request)).addErrback(self._deny)
 
     def _deny(self, failure: Failure) -> None:
         error = failure.value
@@ -244,7 +252,8 @@ class WebSocketConnection(Opening):
         super().onOpenHandshakeTimeout()
 
     def onOpen(self) -> None:
-        self.door.opened(self._perMessageCompress is not None)
+        if self.handler is not None:
+            self.receiver, self.handler = self.handler.opened(self._perMessageCompress is not None), None
 
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
@@ -258,10 +267,12 @@ class WebSocketConnection(Opening):
             self.message_data[-FRAMES:] = [b"".join(self.message_data[-FRAMES:])]
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self.door.message(payload, isBinary)
+        if self.receiver is not None:
+            self.receiver.on_frame(payload, isBinary)
 
     def onPong(self, payload: bytes) -> None:
-        self.door.pong(payload)
+        if self.receiver is not None:
+            self.receiver.pong(payload)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._lost()
@@ -289,7 +300,9 @@ class WebSocketConnection(Opening):
             self._gone = True
             self.direct = self._writer = None  # they hold on to the socket
             self.factory.counts.close(self, self.ended_with)
-            in_context(self._log_context, self.door.closed)
+            receiver, self.receiver, self.handler = self.receiver, None, None  # they know this connection: a circle
+            if receiver is not None:
+                in_context(self._log_context, receiver.closed, self.ended_with)
 
     # IConnection, for the session
 
@@ -354,7 +367,7 @@ class WebSocketFactory(WebSocketServerFactory):
 
     def __init__(
         self,
-        open_door: Callable[[WebSocketConnection], Door],
+        make_handler: Callable[[WebSocketConnection], WebSocketHandler],
         *,
         reactor: Any,
         limits: Limits,
@@ -362,7 +375,7 @@ class WebSocketFactory(WebSocketServerFactory):
         counts: Counters | None = None,
     ) -> None:
         super().__init__(reactor=reactor)  # type: ignore[no-untyped-call]
-        self.open_door = open_door
+        self.make_handler = make_handler
         self.counts = counts or Counters()
         self.server = None  # no version for strangers
         self.limits = limits

@@ -22,14 +22,14 @@ from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Ws
 from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
 from mercury.websocket.framing import TEXT, DeflatedFrameEncoder, FrameEncoder
-from mercury.websocket.subprotocols.v1 import Seed
+from mercury.websocket.subprotocols.v1 import V1
 
 BINARY = 0x82  # FIN and opcode 2; Mercury itself sends none
 HANDSHAKE_SECONDS = 60  # not Mercury's 5: on a busy machine, beside a case that sends 16 MiB, one waits that long
-NO_CODEC = Seed(Limits())  # a wire needs one; the echo needs only its frames
+NO_CODEC = V1(Limits())  # a wire needs one; the echo needs only its frames
 
 
-class EchoDoor:
+class EchoHandler:
     """Lets everyone in and sends back what came, framed as Mercury frames it."""
 
     def __init__(self, connection: WebSocketConnection) -> None:
@@ -39,11 +39,12 @@ class EchoDoor:
     async def admit(self, request: ConnectionRequest) -> str | None:
         return None
 
-    def opened(self, deflate: bool) -> None:
+    def opened(self, deflate: bool) -> EchoHandler:
         if deflate:
             self.frame = DeflatedFrameEncoder(NO_CODEC).frame
+        return self
 
-    def message(self, payload: bytes, binary: bool) -> None:
+    def on_frame(self, payload: bytes, binary: bool) -> None:
         framed = self.frame(payload)
         if binary:  # the opcode is all that differs
             framed = bytes([framed[0] - TEXT + BINARY]) + framed[1:]
@@ -58,7 +59,7 @@ class EchoDoor:
     def drained(self) -> None:
         """See slow()."""
 
-    def closed(self) -> None:
+    def closed(self, code: int) -> None:
         """Nothing is held."""
 
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; default: a free one")
     options = parser.parse_args()
     factory = WebSocketFactory(
-        EchoDoor,
+        EchoHandler,
         reactor=reactor,
         limits=Limits(frame_bytes=options.frame_bytes, handshake_seconds=HANDSHAKE_SECONDS),
         ws=Ws(compression=options.compression),

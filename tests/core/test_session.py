@@ -11,7 +11,7 @@ from mercury.domain.model import Draft
 from mercury.errors import MercuryError
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config
-from mercury.websocket.admission import Protocols
+from mercury.websocket.admission import Subprotocols
 from tests.support.clockwork import Clockwork, Device
 
 
@@ -396,12 +396,12 @@ def test_limit_history_page() -> None:
 @pytest.mark.parametrize("name", [None, "mercury.v2.json"])
 def test_limit_json_depth(name: str | None) -> None:
     """Deeper than allowed is refused before it is decoded; brackets within strings do not count."""
-    decode = Protocols(Config(limits=Limits(json_depth=4))).decoder(name)
-    deep = decode(b'{"type":1,"x":' + b"[" * 100_000)
+    decode = Subprotocols(Config(limits=Limits(json_depth=4))).codecs[name].decode
+    deep = decode(b'{"type":1,"x":' + b"[" * 100_000, False)
     assert isinstance(deep, commands.Bad)
     assert "--limits.json-depth" in deep.error.reason
     said = b'{"type":%s,"rid":"r","text":"%s"}' % (b"1" if name is None else b'"send"', b"[" * 50)
-    assert isinstance(decode(said), commands.Send)
+    assert isinstance(decode(said, False), commands.Send)
 
 
 def test_the_journal_bounds_what_waits(node: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:

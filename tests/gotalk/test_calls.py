@@ -17,7 +17,7 @@ from tests.support.gotalk_http_client import STORES, Caller, Town
 from tests.support.in_process_node import reactor, together
 from tests.support.mariadb_servers import MariaDb
 from tests.support.recorder import Record
-from tests.support.recording_clients import Client, FluentClient, SeedClient, V2Client, until
+from tests.support.recording_clients import Client, FluentClient, V1Client, V2Client, until
 from tests.support.server_process import Server
 from tests.support.wamp_client import WampClient
 
@@ -239,7 +239,7 @@ async def test_a_door_that_cannot_be_opened_ends_the_start_with_one_line(free_po
 
 @pytest.mark.parametrize("fluent", [V2Client, WampClient])
 @ensureDeferred
-async def test_a_gotalk_user_a_seed_client_and_a_later_one_share_one_conversation(
+async def test_a_gotalk_user_a_v1_client_and_a_later_one_share_one_conversation(
     settle: Settle, fluent: type[FluentClient]
 ) -> None:
     async with settle("sqlite") as town:
@@ -252,7 +252,7 @@ async def test_a_gotalk_user_a_seed_client_and_a_later_one_share_one_conversatio
         record = Record()
         record.members[room] = {f"gotalk:{ann.id}", f"gotalk:{bob.id}", "carol"}
         modern = fluent(record, town.server.where, f"gotalk:{bob.id}", bob.token, "phone")
-        first = SeedClient(record, town.server.where, "carol", await town.server.token("carol"))
+        first = V1Client(record, town.server.where, "carol", await town.server.token("carol"))
         heard: dict[str, list[tuple[str, str]]] = {"modern": [], "first": []}
         for name, client in (("modern", modern), ("first", first)):
             _write_down(client, heard[name])
@@ -260,7 +260,7 @@ async def test_a_gotalk_user_a_seed_client_and_a_later_one_share_one_conversatio
         modern.say(room, "over WebSocket")
         await until(lambda: len(heard["first"]) == 1, "what the later client said")
         first.say(room, "as in 2019")
-        await until(lambda: ("carol", "as in 2019") in heard["modern"], "what the seed client said")
+        await until(lambda: ("carol", "as in 2019") in heard["modern"], "what the old client said")
         await ann.gets(("over WebSocket", bob.id), ("as in 2019", 0))
         await ann.send(bob.id, "bye")
         everything = [

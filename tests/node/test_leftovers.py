@@ -75,7 +75,7 @@ async def test_connections_share_the_table_of_their_attributes(door: Open) -> No
     """Also when many are made before the first one is open; else each would have a large one of its own."""
     port = await door()
     waiting = [await port.raw() for _ in range(40)]
-    clients = [port.v2(f"device {n}") for n in range(3)] + [port.seed()]
+    clients = [port.v2(f"device {n}") for n in range(3)] + [port.v1()]
     await together(*(client.connect() for client in clients))
     await port.chat.rooms.post("bob", "r", "hello")
     connections = [session.connection for session in port.chat.hub.everybody()]

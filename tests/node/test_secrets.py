@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from mercury.core.tokens import digest
 from tests.support.recorder import Record
-from tests.support.recording_clients import Client, RefusedError, SeedClient, V2Client, until
+from tests.support.recording_clients import Client, RefusedError, V1Client, V2Client, until
 from tests.support.server_process import Server
 from tests.support.wamp_client import WampCborClient, WampClient
 
@@ -98,7 +98,7 @@ async def use_sockets(server: Server, token: str) -> None:
     """The token in URLs and frames, where it is good and where it is not."""
     record = Record()
     clients: list[Client] = [
-        SeedClient(record, server.where, "ann", token),
+        V1Client(record, server.where, "ann", token),
         V2Client(record, server.where, "ann", token, "phone"),
         WampClient(record, server.where, "ann", token, "tablet"),
     ]
@@ -120,10 +120,10 @@ async def use_sockets(server: Server, token: str) -> None:
     broken.link.sendFrame(opcode=3, payload=token.encode())
     await until(lambda: broken.closes, "the end of a broken WebSocket")
     for wrong in (token + "x", token[:-1], token.upper()):
-        await refused(SeedClient(record, server.where, "ann", wrong))
+        await refused(V1Client(record, server.where, "ann", wrong))
         await refused(V2Client(record, server.where, "ann", wrong))
         await refused(WampClient(record, server.where, "ann", wrong))
-    await refused(SeedClient(record, server.where, "eve", token))
+    await refused(V1Client(record, server.where, "eve", token))
     await refused(V2Client(record, server.where, "eve", token))
     await refused(WampClient(record, server.where, "eve", token))
     for client in clients:
@@ -193,7 +193,7 @@ async def test_no_secret_is_ever_written(style: str, tmp_path: Path, free_port: 
             client = kind(Record(), server.where, "ann", quiet, "" if kind is V2Client else "phone")
             await client.connect()
             await client.close()
-        old = SeedClient(Record(), server.where, "ann", quiet)
+        old = V1Client(Record(), server.where, "ann", quiet)
         await old.connect()
         await old.close()
         await use_sockets(server, token)

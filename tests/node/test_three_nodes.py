@@ -28,7 +28,7 @@ from tests.promises.checker import violations
 from tests.promises.scenario import KINDS, ROOMS, Scenario
 from tests.support.free_ports import free_port
 from tests.support.paths import ROOT
-from tests.support.recording_clients import Client, RefusedError, SeedClient, until
+from tests.support.recording_clients import Client, RefusedError, V1Client, until
 from tests.support.server_process import Server
 
 HAPROXY_CFG = ROOT / "etc/three-nodes/haproxy.cfg"
@@ -158,7 +158,7 @@ class Chat(Scenario):
             await deferLater(reactor, 0.01)
 
     async def _come_back(self, client: Client) -> None:
-        if isinstance(client, SeedClient):
+        if isinstance(client, V1Client):
             client.waiting.clear()  # what was not answered on the last connection is not waited for
         try:
             await self._return(client)

@@ -15,13 +15,13 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from tests.support.recorder import Ask, Record
-from tests.support.recording_clients import CidClient, Client, FluentClient, RefusedError, SeedClient, V2Client, until
+from tests.support.recording_clients import CidClient, Client, FluentClient, RefusedError, V1Client, V2Client, until
 from tests.support.server_process import Server
 from tests.support.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 
 ROOMS = {"all": range(8), "even": range(0, 8, 2), "odd": range(1, 8, 2)}
 KINDS: Sequence[type[Client]] = (
-    SeedClient, SeedClient, V2Client, V2Client, WampClient, SeedClient, WampMsgpackClient, WampCborClient,
+    V1Client, V1Client, V2Client, V2Client, WampClient, V1Client, WampMsgpackClient, WampCborClient,
 )  # fmt: skip # what each member speaks: in each room, somebody speaks each protocol
 RESUME = 0.7  # of those who can say what they have do; for the others the server has to know
 WINDOW = 12  # messages that a client has on the way at most
@@ -145,7 +145,7 @@ class Scenario:
         histories = self.record.histories
         for rid, members in self.record.members.items():
             histories.setdefault("REST", {})[rid] = await self.server.history(rid)
-            for kind in (SeedClient, V2Client, WampClient):
+            for kind in (V1Client, V2Client, WampClient):
                 reader = next(c for c in self.clients if c.member in members and isinstance(c, kind))
                 await until(lambda c=reader: c.open, f"the return of {reader.name}")  # type: ignore[misc]
                 histories.setdefault(kind.__name__, {})[rid] = await reader.history(rid)

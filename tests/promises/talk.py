@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from tests.promises.scenario import WINDOW, Scenario
 from tests.support.gotalk_client import GotalkClient
 from tests.support.recorder import Ask
-from tests.support.recording_clients import CidClient, Client, RefusedError, SeedClient, until
+from tests.support.recording_clients import CidClient, Client, RefusedError, V1Client, until
 from tests.support.server_process import Server
 
 reactor: Any = installed
@@ -67,7 +67,7 @@ class Talk(Scenario):
     async def _come_back(self, client: Client) -> None:
         if client.where not in [server.where for server in self.up] or self.rng.random() < 0.3:
             client.where = self.rng.choice(self.up).where
-        if isinstance(client, SeedClient):
+        if isinstance(client, V1Client):
             client.waiting.clear()  # what was not answered on the last connection is not waited for
         try:
             await self._return(client)

@@ -14,7 +14,7 @@ import pytest
 import pytest_twisted
 
 from tests.support.recorder import Record, Seen
-from tests.support.recording_clients import Client, FluentClient, SeedClient, V2Client, until
+from tests.support.recording_clients import Client, FluentClient, V1Client, V2Client, until
 from tests.support.server_process import Server
 from tests.support.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 
@@ -86,7 +86,7 @@ async def test_every_fortune_reaches_everybody(tmp_path: Path, free_port: Callab
         members = [f"m{n}" for n in range(10)]
         await server.ok("POST", f"/api/rooms/{ROOM}/members", {"members": members})
         for n, member in enumerate(members):
-            kind = SeedClient if n % 2 else FLUENT[n // 2]
+            kind = V1Client if n % 2 else FLUENT[n // 2]
             client = kind(Record(), server.where, member, await server.token(member))
             readers.append(Reader(client, texts[n::10]))
             await client.connect()

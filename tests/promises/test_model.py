@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 
 from mercury.settings.limits import Limits
 from tests.support.recorder import Ask, Connection, Record, Seen
-from tests.support.recording_clients import CidClient, Client, FluentClient, SeedClient, V2Client, until
+from tests.support.recording_clients import CidClient, Client, FluentClient, V1Client, V2Client, until
 from tests.support.scripted_node import Node
 from tests.support.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 from tests.support.wamp_words import INBOX
@@ -69,10 +69,10 @@ class Promises(RuleBasedStateMachine):
             return kind(self.record, where, mid, tokens[mid], name)
 
         self.clients: list[Client] = [
-            device(SeedClient, "ann", "old"),
+            device(V1Client, "ann", "old"),
             device(kinds[0], "ann", "phone"),
             device(kinds[1], "bob"),
-            device(SeedClient, "cyd", "old"),
+            device(V1Client, "cyd", "old"),
             device(kinds[2], "cyd"),
         ]
         await self._join("red", "ann")
@@ -257,7 +257,7 @@ class Promises(RuleBasedStateMachine):
                 for ask in unanswered:
                     client.repeat(ask)
                 await self._answered(unanswered)
-            elif isinstance(client, SeedClient):
+            elif isinstance(client, V1Client):
                 client.waiting.clear()
 
     # The comparison

@@ -26,7 +26,7 @@ from mercury.http.results import PlainText
 from mercury.rest.api_keys import new_key
 from mercury.rest.metrics import METRICS, PROTOCOLS
 from mercury.settings.schema import Config
-from mercury.websocket.admission import Protocols
+from mercury.websocket.admission import Subprotocols
 from tests.support.free_ports import free_port
 from tests.support.in_process_node import Node, Wiretap
 from tests.support.metrics_watch import Numbers, Watch
@@ -137,8 +137,8 @@ def test_a_histogram_counts_a_bound_below_it() -> None:
 
 
 def test_every_protocol_that_is_spoken_is_told_apart() -> None:
-    spoken = Protocols(Config())
-    assert {"seed", *spoken._names, "gotalk"} == set(PROTOCOLS)
+    spoken = Subprotocols(Config())
+    assert {"v1", *spoken.names, "gotalk"} == set(PROTOCOLS)
 
 
 # What is built upon them

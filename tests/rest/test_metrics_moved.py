@@ -69,13 +69,13 @@ async def test_connections_and_what_they_carry() -> None:
     async with port() as door:
         watch = Watch(door.chat)
         await watch.look()
-        people: list[Any] = [door.v2("phone"), door.v2("desk"), door.seed(), door.v2("pad", WampCborClient)]
+        people: list[Any] = [door.v2("phone"), door.v2("desk"), door.v1(), door.v2("pad", WampCborClient)]
         for person in people:
             await person.connect()
         await until(lambda: len(next(iter(door.chat.hub.rooms.values())).live) == 3, "hearing the room")
         before = await watch.look()
         assert before("mercury_connections") == before("mercury_connections_opened_total") == 4
-        names = ("mercury.v2.json", "seed", "wamp.2.cbor", "wamp.2.json", "gotalk")
+        names = ("mercury.v2.json", "v1", "wamp.2.cbor", "wamp.2.json", "gotalk")
         assert [before("mercury_sessions", protocol=name) for name in names] == [2, 1, 1, 0, 0]
         assert before("mercury_rooms") == 1
         await together(*(door.chat.rooms.post("", "r", text) for text in ("one", "two")))  # in one batch

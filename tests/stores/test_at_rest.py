@@ -24,7 +24,7 @@ from tests.support.child_programs import Program
 from tests.support.free_ports import free_port
 from tests.support.mariadb_servers import MariaDb
 from tests.support.recorder import Record
-from tests.support.recording_clients import SeedClient, V2Client, until
+from tests.support.recording_clients import V1Client, V2Client, until
 from tests.support.redis_servers import RedisEngine
 from tests.support.server_process import Server
 
@@ -158,14 +158,14 @@ async def test_without_the_right_key_these_messages_alone_cannot_be_read(at_rest
     record = Record()
     record.members["r"] = {"ann", "bob"}
     fluent = V2Client(record, node.where, "bob", await node.token("bob"), "phone")
-    seed = SeedClient(record, node.where, "bob", await node.token("bob"))
-    await gatherResults([Deferred.fromCoroutine(client.connect()) for client in (fluent, seed)])
-    for client in (fluent, seed):
+    old = V1Client(record, node.where, "bob", await node.token("bob"))
+    await gatherResults([Deferred.fromCoroutine(client.connect()) for client in (fluent, old)])
+    for client in (fluent, old):
         await until(lambda c=client: len(c.connection.seen.get("r", ())) >= 2, "the log")  # type: ignore[misc]
     answer = await fluent.ask(type="history", rid="r")
     assert [(m["text"], m.get("lost")) for m in answer["messages"]] == [("in clear", None), ("", "no_key")]
-    assert [seen.text for seen in await seed.history("r")] == ["in clear", WHY_LOST["no_key"]]
-    for client in (fluent, seed):
+    assert [seen.text for seen in await old.history("r")] == ["in clear", WHY_LOST["no_key"]]
+    for client in (fluent, old):
         await client.close()
     await node.start_with(K2, K1)
     assert await node.texts() == ["in clear", "by k1"]

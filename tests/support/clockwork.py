@@ -28,7 +28,7 @@ from mercury.websocket.framing import BINARY
 from mercury.websocket.wamp.encoders import WampEncoders
 from mercury.websocket.wamp.messages import Packer
 from mercury.websocket.wamp.session import WampSession
-from tests.support.in_process_node import WIRE
+from tests.support.in_process_node import DECODE, WIRE
 from tests.support.wamp_words import INBOX, SERIALIZERS, SIGNALS, Words
 
 T = TypeVar("T")
@@ -195,7 +195,7 @@ class Device:
         self.session = self.make_session()
 
     def make_session(self) -> Session:
-        return Session(self.node.chat, self, WIRE)
+        return Session(self.node.chat, self, DECODE, WIRE)
 
     def enter(self, secret: str) -> None:
         """Log in with a token, as a connection does whose URL has one."""
@@ -249,7 +249,7 @@ class Device:
     def lose(self) -> None:
         """The connection breaks."""
         self.code = 1006
-        self.session.closed()
+        self.session.closed(1006)
 
     def say(self, rid: str, text: str, ref: int = 0, cid: str | None = None) -> None:
         """Send a message; nothing settles."""
@@ -354,4 +354,4 @@ class WampDevice(Device):
         return next(event for event in self.heard if event.get("ref") == ref)
 
     def _hear(self, message: wamp.Message) -> None:
-        self.session.hear(*self.words.packed(message))
+        self.session.on_frame(*self.words.packed(message))

@@ -41,6 +41,7 @@ from mercury.rest.site import make_site
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Api, Config
 from mercury.stores.memory.store import MemoryStore
+from mercury.websocket.subprotocols.v2 import V2
 
 reactor: Any = installed
 
@@ -220,6 +221,7 @@ class EarWire:
 
 
 WIRE = EarWire()
+DECODE = V2(Limits()).decode
 
 
 @implementer(IConnection)
@@ -233,7 +235,7 @@ class Ear:
         self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.closed_with: int | None = None
-        self.session = Session(chat, self, WIRE)
+        self.session = Session(chat, self, DECODE, WIRE)
         self._chat = chat
         self._device = device
 
@@ -255,7 +257,7 @@ class Ear:
 
     def close(self, code: int, reason: str) -> None:
         self.closed_with = code
-        self.session.closed()
+        self.session.closed(code)
 
     def abort(self) -> None:
         self.close(1006, "")

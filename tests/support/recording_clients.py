@@ -233,10 +233,10 @@ def shown(frame: dict[str, Any]) -> Seen:
     return Seen(frame["rid"], frame["seq"], id, kind, mid, text, members)
 
 
-class SeedClient(Client):
+class V1Client(Client):
     """The first Mercury's protocol: a message is acknowledged by its echo, an error belongs to no message."""
 
-    protocol = "seed"
+    protocol = "v1"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

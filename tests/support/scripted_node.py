@@ -16,7 +16,7 @@ from mercury.core.session import Session
 from mercury.node import build
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config
-from mercury.websocket.admission import ChatDoor, Protocols
+from mercury.websocket.admission import ChatHandler, Subprotocols
 from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
 from tests.support.recording_clients import Where
 
@@ -46,9 +46,9 @@ class Node:
         self.chat = build.make_chat(reactor, self.store, self.config)
         await self.store.open()
         self.chat.heartbeat.start()
-        protocols = Protocols(self.config)
+        subprotocols = Subprotocols(self.config)
         factory = WebSocketFactory(
-            lambda connection: ChatDoor(self.chat, protocols, connection),
+            lambda connection: ChatHandler(self.chat, subprotocols, connection),
             reactor=reactor,
             limits=self.config.limits,
             ws=self.config.server.ws,

@@ -127,7 +127,7 @@ class Client:
 
     def say(self, message: list[Any]) -> None:
         """Send a message; nothing settles."""
-        self.session.hear(WRITE[self.name](message), self.name != "wamp.2.json")
+        self.session.on_frame(WRITE[self.name](message), self.name != "wamp.2.json")
 
     def tell(self, *messages: list[Any]) -> list[tuple[Any, ...]]:
         """Send messages and return what they brought, in brief."""
@@ -167,7 +167,7 @@ class Client:
 
     def abort(self) -> None:
         self.code = 1006
-        self.session.closed()
+        self.session.closed(1006)
 
     def pause_reading(self) -> None:
         """There is no socket to hold."""

@@ -91,7 +91,7 @@ class House:
         eve = self.eve(stage)
         before = len(self.ann.heard), len(self.bob.heard)
         for payload, binary in sent:
-            eve.session.hear(payload, binary)
+            eve.session.on_frame(payload, binary)
         self.node.settle()
         assert all(isinstance(message, list) for message in eve.heard)
         if eve.session.mid and eve.code is None:
@@ -101,7 +101,7 @@ class House:
             eve.tell([ABORT, {}, "wamp.close.normal"])
             assert eve.code is not None
         eve.close(1006, "")
-        eve.session.closed()
+        eve.session.closed(1006)
         self.others_are_well(*before)
 
     def others_are_well(self, anns: int, bobs: int) -> None:

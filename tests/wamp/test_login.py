@@ -322,7 +322,7 @@ def test_each_serialization_has_its_kind_of_frames_and_bytes(name: str) -> None:
     node, binary = Node(), name != NAMES[0]
     for payload, frame in ((WRITE[name](hello()), not binary), (b"\xff\xff", binary), (b"", binary)):
         client = node.stranger(name)
-        client.session.hear(payload, frame)
+        client.session.on_frame(payload, frame)
         node.settle()
         assert client.since(0) == [VIOLATION]
 

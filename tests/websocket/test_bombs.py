@@ -85,7 +85,7 @@ def v2_before_login(node: Running, value: bytes) -> str:
     return told(node.upgraded(V2), b'{"type":"connect","token":%s,"member":"eve"}' % value)
 
 
-def seed(node: Running, value: bytes) -> str:
+def v1(node: Running, value: bytes) -> str:
     return told(node.upgraded("", "eve"), b'{"type":2,"rid":"b","msgid":%s}' % value)
 
 
@@ -103,7 +103,7 @@ def gotalk(node: Running, value: bytes) -> str:
     return answered(node, "gotalk", request("/sync", b'{"token":"x","id":%s}' % value))
 
 
-DOORS: Final = [v2, v2_unknown, v2_before_login, seed, wamp, rest, gotalk]
+DOORS: Final = [v2, v2_unknown, v2_before_login, v1, wamp, rest, gotalk]
 
 #: None of these is a number or a text that JSON, or Mercury, has.
 VALUES: Final = {

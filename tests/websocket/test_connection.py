@@ -29,7 +29,7 @@ from tests.support.clockwork import Gate
 from tests.support.deflating import Deflating
 from tests.support.in_process_node import Wiretap
 from tests.support.recorder import Record
-from tests.support.recording_clients import FluentClient, RefusedError, SeedClient, V2Client, Where, until
+from tests.support.recording_clients import FluentClient, RefusedError, V1Client, V2Client, Where, until
 from tests.support.wamp_client import WampCborClient, WampClient
 
 
@@ -75,9 +75,9 @@ class Door:
         assert b"content-type: application/json" in head.lower()
         return int(head.split()[1]), json.loads(body)
 
-    def seed(self) -> SeedClient:
+    def v1(self) -> V1Client:
         """A client of the first protocol."""
-        return SeedClient(Record(), self.where, "ann", self.token)
+        return V1Client(Record(), self.where, "ann", self.token)
 
     def v2(self, device: str = "", kind: type[FluentClient] = V2Client) -> FluentClient:
         """A client of the second, or of WAMP."""
@@ -255,7 +255,7 @@ async def test_frames_that_come_before_the_handshake_is_answered(door: Open) -> 
 async def test_bad_frames_are_answered_and_end_nothing(door: Open) -> None:
     """In both protocols: never silence, and the connection stays."""
     port = await door()
-    for client in (port.seed(), port.v2()):
+    for client in (port.v1(), port.v2()):
         await client.connect()
         assert client.link is not None
         bad = [b"", b"nonsense", b"[]", b"{}", b'{"type":99}', b'{"type":"send","rid":7}', b'{"type":1}', b"\xc3\xa9"]
@@ -341,7 +341,7 @@ async def test_limit_ping_seconds(door: Open) -> None:
 async def test_limit_drain_seconds(door: Open) -> None:
     """A peer that never reads is dropped, and what waits for it is bounded by the socket (G6)."""
     port = await door(ping_seconds=0.1, drain_seconds=0.3)
-    stuck = port.seed()
+    stuck = port.v1()
     await stuck.connect()
     stuck.stop_reading()
     await until(lambda: len(port.chat.hub.everybody()) == 1)

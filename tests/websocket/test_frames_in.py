@@ -29,7 +29,7 @@ REQUEST = (
 
 
 class Notebook:
-    """A door that lets everybody in and writes down what comes; `stop` closes the connection, `hold` pauses it."""
+    """A handler that lets everybody in and writes down what comes; `stop` closes the connection, `hold` pauses it."""
 
     def __init__(self, connection: WebSocketConnection) -> None:
         self.connection = connection
@@ -38,10 +38,11 @@ class Notebook:
     async def admit(self, request: ConnectionRequest) -> str | None:
         return None
 
-    def opened(self, deflate: bool) -> None:
+    def opened(self, deflate: bool) -> Notebook:
         self.seen.append(("opened",))
+        return self
 
-    def message(self, payload: bytes, binary: bool) -> None:
+    def on_frame(self, payload: bytes, binary: bool) -> None:
         self.seen.append(("message", payload, binary))
         if payload == b"stop":
             self.connection.close(1000, "")
@@ -57,12 +58,12 @@ class Notebook:
     def drained(self) -> None:
         self.seen.append(("drained",))
 
-    def closed(self) -> None:
+    def closed(self, code: int) -> None:
         self.seen.append(("closed",))
 
 
 class Run:
-    """A connection that was let in: what its door saw, what it wrote."""
+    """A connection that was let in: what its handler saw, what it wrote."""
 
     def __init__(self) -> None:
         self.clock = Turns()
@@ -72,7 +73,7 @@ class Run:
         self.connection.makeConnection(self.transport)
         self.connection.dataReceived(REQUEST)
         self.transport.clear()
-        self.seen: list[tuple[Any, ...]] = self.connection.door.seen
+        self.seen: list[tuple[Any, ...]] = self.connection.receiver.seen
 
     def feed(self, chunk: bytes) -> None:
         """Bytes come in and are taken, in as many turns as it needs."""
@@ -84,7 +85,7 @@ class Run:
 
 
 def run(chunks: list[bytes]) -> tuple[list[tuple[Any, ...]], bytes, bool, int]:
-    """What a connection made of these chunks: what its door saw, what it wrote, whether it hung up, its state."""
+    """What a connection made of these chunks: what its handler saw, what it wrote, whether it hung up, its state."""
     one = Run()
     for chunk in chunks:
         if not one.transport.disconnecting:

@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransport
 from mercury.errors import MercuryError
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Ws
-from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
+from mercury.websocket.connection import WebSocketFactory
 from mercury.websocket.fast import handshake
 from mercury.websocket.fast.request import plain_request
 from tests.support.turn_clock import Turns
@@ -23,10 +23,10 @@ FIELDS = ("peer", "headers", "host", "path", "params", "version", "origin", "pro
 
 
 class Porter:
-    """A door that writes down what it is asked; it lets in who comes to /ws, and takes the first protocol offered."""
+    """Writes down what it is asked; lets in who comes to /ws, and takes the first protocol offered."""
 
-    def __init__(self, connection: WebSocketConnection) -> None:
-        self.seen: list[Any] = []
+    def __init__(self, seen: list[Any]) -> None:
+        self.seen = seen
 
     async def admit(self, request: ConnectionRequest) -> str | None:
         self.seen.append([getattr(request, field) for field in FIELDS])
@@ -34,10 +34,11 @@ class Porter:
             raise MercuryError("not_found", f"nothing at {request.path}")
         return request.protocols[0] if request.protocols else None
 
-    def opened(self, deflate: bool) -> None:
+    def opened(self, deflate: bool) -> Porter:
         self.seen.append(("opened", deflate))
+        return self
 
-    def message(self, payload: bytes, binary: bool) -> None:
+    def on_frame(self, payload: bytes, binary: bool) -> None:
         self.seen.append((payload, binary))
 
     def pong(self, payload: bytes) -> None:
@@ -49,7 +50,7 @@ class Porter:
     def drained(self) -> None:
         self.seen.append("drained")
 
-    def closed(self) -> None:
+    def closed(self, code: int) -> None:
         self.seen.append("closed")
 
 
@@ -57,21 +58,23 @@ def made(origins: str = "*", *, compression: bool = True) -> Any:
     """A connection that has just been made."""
     ws = Ws(origins=origins, compression=compression)
     limits = Limits(frame_bytes=300, handshake_seconds=0)
-    factory: Any = WebSocketFactory(Porter, reactor=Turns(), limits=limits, ws=ws)
+    seen: list[Any] = []
+    factory: Any = WebSocketFactory(lambda _: Porter(seen), reactor=Turns(), limits=limits, ws=ws)
     connection = factory.buildProtocol(None)
+    connection.seen = seen
     connection.makeConnection(StringTransport(lenient=True))
     return connection
 
 
 def run(chunks: list[bytes], origins: str) -> tuple[Any, ...]:
-    """What a connection makes of these: what its door saw, what it wrote, and how it stands."""
+    """What a connection makes of these: what its handler saw, what it wrote, and how it stands."""
     connection = made(origins)
     transport = connection.transport
     for chunk in chunks:
         if not transport.disconnecting:
             connection.dataReceived(chunk)
     result = (
-        connection.door.seen, transport.value(), transport.disconnecting, connection.state, connection.data,
+        connection.seen, transport.value(), transport.disconnecting, connection.state, connection.data,
         connection._ended, connection.inside_message, connection.current_frame is None,
     )  # fmt: skip
     if not transport.disconnecting:

@@ -37,8 +37,8 @@ PLAIN: Final = ("_wskey", "websocket_protocols")
 
 #: What nearly every connection comes to have of its own.
 OWN: Final = (
-    "transport", "factory", "connected", "number", "peer", "door", "data", "state", "bytes_in", "bytes_out", "direct",
-    "openHandshakeTimeoutCall", "_admitting", "_gone", "_writer", "_log_context", *PLAIN,
+    "transport", "factory", "connected", "number", "peer", "handler", "receiver", "data", "state", "bytes_in",
+    "bytes_out", "direct", "openHandshakeTimeoutCall", "_admitting", "_gone", "_writer", "_log_context", *PLAIN,
 )  # fmt: skip
 
 _log = Logger()
@@ -48,7 +48,7 @@ class _Nobody:
     """Who waits for a connection to open or to close, as Autobahn sees it."""
 
     def callback(self, result: object) -> None:
-        """That it did is told to the door."""
+        """The handler and the receiver are told instead."""
 
 
 class Opening(WebSocketServerProtocol):

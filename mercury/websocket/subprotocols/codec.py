@@ -1,6 +1,6 @@
-"""What a protocol is, and how untrusted JSON becomes a command.
+"""What a JSON subprotocol is, and what they share: how a frame that is no command is refused.
 
-A codec never raises: a frame that cannot be understood becomes commands.Bad, which is answered like any other command.
+Decoding never raises: a frame that cannot be understood becomes commands.Bad, which is answered like any other command.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PayloadEncoder(Protocol):
 class Codec(PayloadEncoder, Protocol):
     """One protocol, both ways."""
 
-    def decode(self, payload: bytes) -> commands.Command:
+    def decode(self, payload: bytes, binary: bool) -> commands.Command:
         """The command in a client's frame, or Bad."""
 
 
@@ -49,6 +49,11 @@ class _Ref(msgspec.Struct):
 _find_ref = msgspec.json.Decoder(_Ref).decode
 
 
+def refused_binary() -> commands.Bad:
+    """The answer to a binary frame: these subprotocols have none."""
+    return commands.Bad(error=MercuryError("bad_request", "only text frames are spoken here, this one was binary"))
+
+
 def bad(payload: bytes, reason: str) -> commands.Bad:
     """A frame that is no command: bad_request with the reason, and the frame's ref where one can be found."""
     try:
@@ -58,20 +63,20 @@ def bad(payload: bytes, reason: str) -> commands.Bad:
     return commands.Bad(ref=ref, error=MercuryError("bad_request", reason))
 
 
-def too_deep(payload: bytes, limit: int) -> bool:
-    """Whether JSON nests deeper than `limit`. Exact, and cheap for what is not: most frames have few brackets."""
-    if payload.count(b"[") + payload.count(b"{") <= limit:
-        return False
+def refused_depth(payload: bytes, limit: int) -> commands.Bad | None:
+    """The answer to JSON that nests deeper than `limit`; None if it does not.
+
+    Call it only for a frame with more brackets than the limit: most have few, and counting them is faster than this.
+    """
     depth = 0
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", payload)):
         depth += 1 if bracket in b"[{" else -1
         if depth > limit:
-            return True
-    return False
+            return bad(payload, f"the frame nests deeper than {limit} (--limits.json-depth)")
+    return None
 
 
-def explain(error: Exception) -> str:
-    """Why a frame could not be decoded, for the person who wrote the client."""
-    if isinstance(error, msgspec.ValidationError):
-        return str(error)
-    return f"the frame is not JSON: {error}"
+def refused_json(payload: bytes, error: Exception) -> commands.Bad:
+    """The answer to a frame that could not be decoded: says why, to the person who wrote the client."""
+    is_json = isinstance(error, msgspec.ValidationError)
+    return bad(payload, str(error) if is_json else f"the frame is not JSON: {error}")

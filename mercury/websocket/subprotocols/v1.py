@@ -1,9 +1,9 @@
-"""The first Mercury's frames, spoken when a client asks for no subprotocol, so that old clients work unchanged.
+"""The protocol of the first Mercury, for clients that request no subprotocol: old clients work unchanged.
 
-A client sends {"type":1,"rid","text"} to speak and {"type":2,"rid","msgid","offset"} for the `offset` messages before
-the message `msgid`. The server sends every message, live, missed or history, oldest first, as {"id","mid","rid",
-"ctime","text"}, to which `seq` is added. What has gone wrong is said as {"type":0,"code","error"}. Joins, presence and
-the like did not exist then, and are not told.
+A client sends {"type":1,"rid","text"} to say something, and {"type":2,"rid","msgid","offset"} to get the `offset`
+messages before the message `msgid`. The server sends every message (live, missed or history, oldest first) as
+{"id","mid","rid","ctime","text"}, with `seq` added, and every error as {"type":0,"code","error"}. Joins, presence and
+the like did not exist then and are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from mercury.domain import commands, events
 from mercury.domain.model import Entry
 from mercury.settings.limits import Limits
-from mercury.websocket.subprotocols.codec import bad, explain, too_deep
+from mercury.websocket.subprotocols.codec import refused_binary, refused_depth, refused_json
 
 
 class _Say(msgspec.Struct, tag_field="type", tag=1):
@@ -45,10 +45,10 @@ class _Error(msgspec.Struct, tag_field="type", tag=0, omit_defaults=True):
     retry_after: float | None = None
 
 
-class Seed:
-    """The codec of the first Mercury's protocol."""
+class V1:
+    """Decodes and encodes the first Mercury's frames."""
 
-    name = "seed"
+    name = "v1"
     acknowledges = False
 
     def __init__(self, limits: Limits) -> None:
@@ -56,13 +56,16 @@ class Seed:
         self._decode = msgspec.json.Decoder(_Say | _History).decode
         self._encode = msgspec.json.Encoder().encode
 
-    def decode(self, payload: bytes) -> commands.Command:
-        if too_deep(payload, depth := self._limits.json_depth):
-            return bad(payload, f"the frame nests deeper than {depth} (--limits.json-depth)")
+    def decode(self, payload: bytes, binary: bool) -> commands.Command:
+        if binary:
+            return refused_binary()
+        brackets, most = payload.count(b"[") + payload.count(b"{"), self._limits.json_depth
+        if brackets > most and (refused := refused_depth(payload, most)):
+            return refused
         try:
             frame = self._decode(payload)
         except (ValueError, RecursionError) as error:
-            return bad(payload, explain(error))
+            return refused_json(payload, error)
         if isinstance(frame, _Say):
             return commands.Send(rid=frame.rid, text=frame.text)
         return commands.HistoryById(msgid=frame.msgid, rid=frame.rid, offset=frame.offset)

@@ -12,7 +12,7 @@ import msgspec
 from mercury.domain import commands, events
 from mercury.domain.model import Entry
 from mercury.settings.limits import Limits
-from mercury.websocket.subprotocols.codec import bad, explain, too_deep
+from mercury.websocket.subprotocols.codec import refused_binary, refused_depth, refused_json
 
 NAME = "mercury.v2.json"
 
@@ -28,14 +28,17 @@ class V2:
         self._decode = msgspec.json.Decoder(commands.Any).decode
         self._encode = msgspec.json.Encoder().encode
 
-    def decode(self, payload: bytes) -> commands.Command:
-        if too_deep(payload, depth := self._limits.json_depth):
-            return bad(payload, f"the frame nests deeper than {depth} (--limits.json-depth)")
+    def decode(self, payload: bytes, binary: bool) -> commands.Command:
+        if binary:
+            return refused_binary()
+        brackets, most = payload.count(b"[") + payload.count(b"{"), self._limits.json_depth
+        if brackets > most and (refused := refused_depth(payload, most)):
+            return refused
         try:
             command: commands.Command = self._decode(payload)
-            return command
         except (ValueError, RecursionError) as error:
-            return bad(payload, explain(error))
+            return refused_json(payload, error)
+        return command
 
     def entry(self, entry: Entry) -> bytes:
         return self._encode(events.of_entry(entry))

@@ -56,7 +56,7 @@ LEFT: Final = "mercury.left"  # why a subscription was ended: the member is not 
 
 
 class WampSession(Session):
-    """One WAMP session. The transport calls hear() with all that comes, and the notices that each session gets.
+    """One WAMP session. The transport calls on_frame() with all that comes, and the notices that each session gets.
 
     `token`: if there was a good one in the URL, that, when it was checked (clock) and the URL's device. `agent`: what
     the client's handshake says it is.
@@ -90,7 +90,7 @@ class WampSession(Session):
         token: tuple[Token, float, str] | None,
         agent: str,
     ) -> None:
-        super().__init__(chat, connection, encoders.answers)
+        super().__init__(chat, connection, _no_codec, encoders.answers)
         self._encoders = encoders
         self._settings = settings
         self._token = token
@@ -106,7 +106,7 @@ class WampSession(Session):
         self._resets: dict[str, int] = {}  # of rooms that are not heard yet
         self.await_connect()
 
-    def hear(self, payload: bytes, binary: bool) -> None:
+    def on_frame(self, payload: bytes, binary: bool) -> None:
         """A message came in."""
         if not self._takes:
             return
@@ -333,8 +333,8 @@ class WampSession(Session):
 
     # The end
 
-    def closed(self) -> None:
-        super().closed()
+    def _leave(self) -> None:
+        super()._leave()
         self._stage = _over  # a method of its own would be a circle, which only gc would find
 
     def _say(self, message: wamp.Message) -> None:
@@ -362,7 +362,7 @@ class WampSession(Session):
         said, self.out[:] = b"".join(self.out), []
         self.connection.write(said + last)
         self.connection.close(code, "")
-        self.closed()
+        self._leave()
 
     def end(self, why: CloseReason) -> None:
         """Clients that shall come back are told nothing but the close code: a GOODBYE makes Autobahn's stay away."""
@@ -376,6 +376,10 @@ class WampSession(Session):
         if why == close_codes.BAD_CONNECT:
             return wamp.Abort(VIOLATION, "HELLO or AUTHENTICATE did not come")
         return wamp.Abort(DENIED, why.reason)
+
+
+def _no_codec(payload: bytes, binary: bool) -> commands.Command:
+    raise NotImplementedError("on_frame() reads WAMP's messages")
 
 
 def _over(message: wamp.Message, raw: list[Any]) -> None:
