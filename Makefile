@@ -1,9 +1,11 @@
 # One command for each thing a person does; `make help` lists them. Nothing else has to be installed or set up by hand.
 
+# `make PYTHON=python3.13 ...` uses a virtualenv of its own, so that it can be switched to and fro.
+VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 PYTHON ?= python3
 ARGS =
 MEMBER = 1
-BIN := .venv/bin
+BIN := $(VENV)/bin
 
 # What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, what reads units, and
 # servers that they start.
@@ -22,52 +24,55 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run client cluster test check format bench conformance faults road deb package-test pins clean \
+.PHONY: help run client cluster test quick check format bench conformance faults road deb package-test pins clean \
     test-packages cluster-packages bench-packages deb-packages javascript
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 run: ## run the server here until Ctrl-C; flags: make run ARGS="--server.ws.port=7010"
-	$(INSTALL) .venv/run
+	$(INSTALL) $(VENV)/run
 	@exec $(BIN)/mercury $(ARGS)
 
 client: ## chat in a terminal: make client MEMBER=1 ARGS="--room=2333"
-	$(INSTALL) .venv/run
+	$(INSTALL) $(VENV)/run
 	@exec $(BIN)/mercury-client --member="$(MEMBER)" $(ARGS)
 
 cluster: cluster-packages ## run three nodes behind HAProxy, with MariaDB and Redis, until Ctrl-C
-	$(INSTALL) .venv/run
+	$(INSTALL) $(VENV)/run
 	@exec $(BIN)/python tools/cluster.py
 
 test: test-packages javascript check ## everything: lint, types, all tests; a part: make test ARGS="tests/project/test_layers.py -x"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests $(ARGS)
+
+quick: check ## lint, types and the tests that take no time, to be run after each change
+	$(BIN)/python -m tests --quick $(ARGS)
 
 check: ## lint and types only
-	$(INSTALL) .venv/test
+	$(INSTALL) $(VENV)/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 format: ## lay the code out, mend what ruff can mend
-	$(INSTALL) .venv/test
+	$(INSTALL) $(VENV)/test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 bench: build/bench/load build/bench/floor ## measure: deliveries/s, messages/s, latency, memory
-	$(INSTALL) .venv/run
+	$(INSTALL) $(VENV)/run
 	$(BIN)/python -m bench $(ARGS)
 
 conformance: ## the WebSocket conformance cases, against Mercury's own protocol class
-	$(INSTALL) .venv/test
+	$(INSTALL) $(VENV)/test
 	$(BIN)/python -m tests.conformance $(ARGS)
 
 faults: test-packages ## kill, freeze and cut off nodes, MariaDB and Redis, twenty times each, and check what clients saw
-	$(INSTALL) .venv/test
+	$(INSTALL) $(VENV)/test
 	@$(BIN)/python -m tests.promises.play $(ARGS)
 
 road: cluster-packages ## follow a message through real nodes; docs/design.md gets its picture and its tables from that
-	$(INSTALL) .venv/run
+	$(INSTALL) $(VENV)/run
 	$(BIN)/python -m tools.road
 	$(BIN)/python -m mercury.reference
 
@@ -83,24 +88,24 @@ pins: ## resolve setup.py's requirements anew and write them to requirements/
 	tools/pins $(PYTHON)
 
 clean: ## remove what these commands made; var/, where messages are, stays
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info tests/wamp/programs/node_modules
+	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info tests/wamp/programs/node_modules
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
 
-# Each file below .venv says that a step is done, so that the second `make run` starts at once.
+# Each of these files says that a step is done, so that the second `make run` starts at once.
 
-.venv/made: tools/venv
-	@tools/venv $(PYTHON)
+$(VENV)/made: tools/venv
+	@tools/venv $(PYTHON) $(VENV)
 	@touch $@
 
-.venv/run: .venv/made requirements/run.txt setup.py
-	@echo "Installing what the server needs into .venv ..."
+$(VENV)/run: $(VENV)/made requirements/run.txt setup.py
+	@echo "Installing what the server needs into $(VENV) ..."
 	@$(PIP) install --requirement requirements/run.txt
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-.venv/test: .venv/run requirements/test.txt
-	@echo "Installing what the tests need into .venv ..."
+$(VENV)/test: $(VENV)/run requirements/test.txt
+	@echo "Installing what the tests need into $(VENV) ..."
 	@$(PIP) install --requirement requirements/test.txt
 	@touch $@
 

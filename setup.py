@@ -91,6 +91,7 @@ setup(
             "pyte>=0.8.2",
             "pytest>=9.2",
             "pytest-twisted>=1.14.3",
+            "pytest-xdist>=3.8",
             "ruff>=0.17.6",
             "schemathesis>=4.32.5",
             "sqlmap>=1.10",

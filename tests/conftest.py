@@ -1,38 +1,130 @@
-"""What holds for all tests: in CI nothing is skipped, and Hypothesis never judges by the clock.
+"""What holds for all tests: which part of them runs, in which order, and that in CI nothing is skipped.
 
 A test that is skipped promises nothing, and nobody looks at a green run; so where CI is set in the environment, a run
 with a skipped (or expectedly failing) test fails and lists them. pytest-twisted runs the reactor (see pyproject.toml).
+
+`--part` chooses among the tests by two marks, which pyproject.toml explains: `alone` and `slow`. tests/__main__.py uses
+it. With `-n auto` pytest-xdist runs the tests in several processes, which then take one file after the other.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import txaio
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
+
     from mercury.stores.mysql.server import MysqlServer
     from tests.support.mariadb_servers import MariaDb
 
 txaio.use_twisted()  # Autobahn's serializers take their clock when they are imported, whoever does that first
 
 # Where the asserts of many tests stand: they too shall say what was compared.
-pytest.register_assert_rewrite(
-    "contract_accounts", *(f"contract_store{part}" for part in ("", "_append", "_random", "_read", "_sealed", "_tools"))
-)
+pytest.register_assert_rewrite("tests.contracts", "tests.promises", "tests.support")
 
 DATABASES = count()
+
+#: The files whose cases take longest. They come first, so that no process has one left when the others are done; and
+#: their cases may go to different processes.
+LONGEST: Final = (
+    "promises/test_faults.py",
+    "promises/test_fortunes.py",
+    "promises/test_model.py",
+    "promises/test_kill.py",
+    "promises/test_checker.py",
+    "websocket/test_conformance.py",
+    "gotalk/test_browser.py",
+)
+MOST_PROCESSES: Final = 16  # each may have a MariaDB of its own
+PROGRAMS: Final = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}  # Python's audit events
 
 settings.register_profile(
     "mercury", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )  # a noisy machine is slow at times, and that is no fault of the code
 settings.register_profile("long", settings.get_profile("mercury"), max_examples=2000)  # --hypothesis-profile=long
 settings.load_profile("mercury")
+
+
+# Which tests, and in which order
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part",
+        choices=("all", "parallel", "alone", "quick"),
+        default="all",
+        help="only the tests that can share the machine, those that have to be alone, or the quick ones",
+    )
+
+
+def chosen(item: pytest.Item, part: str) -> bool:
+    """Whether a test belongs to a part."""
+    alone, slow = (item.get_closest_marker(name) is not None for name in ("alone", "slow"))
+    return {"all": True, "parallel": not alone, "alone": alone, "quick": not alone and not slow}[part]
+
+
+def longest(nodeid: str) -> int:
+    """Where in LONGEST a test's file stands, or behind all of it."""
+    file = nodeid.partition("::")[0]
+    return next((at for at, name in enumerate(LONGEST) if file.endswith(name)), len(LONGEST))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("part")
+    config.hook.pytest_deselected(items=[item for item in items if not chosen(item, part)])
+    items[:] = sorted((item for item in items if chosen(item, part)), key=lambda item: longest(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core, since tests wait about half of their time."""
+    return min(2 * len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):  # type: ignore[misc] # xdist has no types
+        """A file's tests go to one process, since they may share what takes long to start; but for LONGEST."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return nodeid if longest(nodeid) < len(LONGEST) else file
+
+    config.option.loadscopereorder = False  # the order is that of pytest_collection_modifyitems
+    return ByFile(config, log)
+
+
+class NoPrograms:
+    """Fails each test that starts a program, which takes too long for what is run after each change."""
+
+    def __init__(self) -> None:
+        self._testing = False
+        sys.addaudithook(self._refuse)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Iterator[None]:
+        self._testing = True
+        try:
+            return (yield)
+        finally:
+            self._testing = False
+
+    def _refuse(self, event: str, args: tuple[object, ...]) -> None:
+        if self._testing and event in PROGRAMS:
+            raise RuntimeError(f"this test starts a program ({event}), so it has to be marked slow (pyproject.toml)")
+
+
+# In CI nothing is skipped
 
 
 class NothingSkipped:
@@ -67,6 +159,11 @@ class NothingSkipped:
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("CI"):
         config.pluginmanager.register(NothingSkipped())
+    if config.getoption("part") == "quick":
+        config.pluginmanager.register(NoPrograms())
+
+
+# What tests share
 
 
 @pytest.fixture
