@@ -27,8 +27,8 @@ from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
 from tests.contracts.tools import NOW, entry_of, joined, message, put
 from tests.support.free_ports import free_port
+from tests.support.lossy_proxy import LossyProxy
 from tests.support.redis_servers import RedisEngine
-from tests.support.swallowing import SwallowingProxy
 
 BEAT, SILENCE = redis.BEAT, redis.SILENCE
 PATIENCE = 30.0  # seconds for what should take a moment
@@ -276,16 +276,16 @@ async def test_a_server_that_was_killed_and_comes_back_empty_is_subscribed_to_ag
 @pytest_twisted.ensureDeferred
 async def test_what_could_not_be_published_is_invalidated_at_the_others(engine: RedisEngine) -> None:
     async with (
-        SwallowingProxy.before(engine.port) as proxy,
+        LossyProxy(engine.port) as proxy,
         node(proxy.own_port) as (a, _),
         node(engine.port) as (b, listener),
     ):
         await b.subscribe("r")
         await b.subscribe("s")
-        proxy.swallows_all = True
+        proxy.black_hole = True
         a.publish([said("r", 1), said("t", 1)])
         await until(lambda: not a.is_up)
-        proxy.swallows_all = False
+        proxy.black_hole = False
         await until(
             lambda: ["r"] in listener.invalidated or None in listener.invalidated,
             "nobody says that room r should be invalidated",
@@ -300,35 +300,35 @@ async def test_an_invalidation_of_rooms_that_nobody_here_listens_to_is_told_too(
 ) -> None:
     """Somebody who is connected here may have been put into one of them."""
     async with (
-        SwallowingProxy.before(engine.port) as proxy,
+        LossyProxy(engine.port) as proxy,
         node(proxy.own_port, store_publishes=store_publishes) as (a, _),
         node(engine.port) as (_, listener),
     ):
-        proxy.swallows_all = True
+        proxy.black_hole = True
         if store_publishes:
             a.publish_signal(None, Came("t", 1, ("ann",)))
         else:
             a.publish([said("t", 1)])
         await until(lambda: not a.is_up)
-        proxy.swallows_all = False
+        proxy.black_hole = False
         await until(lambda: [] in listener.invalidated)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_bus_that_is_dead_behind_a_healthy_socket_is_noticed(engine: RedisEngine) -> None:
     async with (
-        SwallowingProxy.before(engine.port) as proxy,
+        LossyProxy(engine.port) as proxy,
         node(engine.port) as (a, _),
         node(proxy.own_port) as (b, listener),
     ):
         await b.subscribe("r")
         assert b.is_up
-        proxy.swallows_messages = True
+        proxy.drop_published = True
         a.publish([said("r", 1, "lost")])
         await until(lambda: not b.is_up, "nobody notices that the bus is dead")
-        assert proxy.swallowed
+        assert proxy.dropped
         assert listener.invalidated == []
-        proxy.swallows_messages = False
+        proxy.drop_published = False
         await until(lambda: b.is_up)
         assert listener.invalidated == [None]
         a.publish([said("r", 2, "heard")])
@@ -402,19 +402,19 @@ async def test_what_waits_for_the_server_is_bounded_and_made_up_for(
 
 @pytest_twisted.ensureDeferred
 async def test_nodes_see_each_other_come_leave_and_die(engine: RedisEngine) -> None:
-    async with SwallowingProxy.before(engine.port) as proxy, node(engine.port) as (a, listener):
+    async with LossyProxy(engine.port) as proxy, node(engine.port) as (a, listener):
         async with node(engine.port) as (b, listener_b):
             await until(lambda: ("came", b.node) in listener.nodes and ("came", a.node) in listener_b.nodes)
         await until(lambda: ("gone", b.node) in listener.nodes)
         async with node(proxy.own_port) as (c, _):
             await until(lambda: ("came", c.node) in listener.nodes)
             listener.invalidated.clear()
-            proxy.swallows_all = True
+            proxy.black_hole = True
             c._publisher.drop()
             c._subscriber.drop()
             await until(lambda: ("gone", c.node) in listener.nodes)
             assert listener.invalidated == [None], "who says nothing may have stored what it could not tell"
-            proxy.swallows_all = False
+            proxy.black_hole = False
             await until(lambda: listener.nodes.count(("came", c.node)) == 2)
 
 

@@ -22,6 +22,7 @@ from tests.promises.talk import Talk, how
 from tests.support.child_programs import SERVER
 from tests.support.free_ports import free_port
 from tests.support.gotalk_client import GotalkClient
+from tests.support.lossy_proxy import LossyProxy
 from tests.support.machine import Clock, Disk
 from tests.support.mariadb_servers import MariaDb
 from tests.support.recorder import Record
@@ -29,7 +30,6 @@ from tests.support.recording_clients import Client, FluentClient, V2Client, unti
 from tests.support.redis_servers import RedisEngine
 from tests.support.server_process import Server
 from tests.support.wamp_client import WampClient
-from tests.support.way import Way
 
 reactor: Any = installed
 
@@ -77,7 +77,7 @@ def flags(ports: dict[str, int]) -> list[str]:
 class Cluster(Talk):
     """One run of one fault.
 
-    `ways`: each node's ways to its engines, by the engine's kind; empty unless `proxied`. `disk`: where the engines'
+    `proxies`: each node's, before its engines, by the engine's kind; empty unless `proxied`. `disk`: where the engines'
     data are, if that is to be a disk of `disk_mb` megabytes. `clock`: the first node's, if it is to have its own. With
     `workers` there is one node, of so many. `program` starts a node.
     """
@@ -88,15 +88,15 @@ class Cluster(Talk):
     ) -> None:  # fmt: skip
         self.disk = Disk(folder / "disk", disk_mb) if disk_mb else None
         self.engines = Engines(folder / "disk" if disk_mb else folder, kind)
-        self.ways: list[dict[str, Way]] = []
+        self.proxies: list[dict[str, LossyProxy]] = []
         self.servers: list[Server] = []
         self.clock = Clock(folder / "clock") if own_clock else None
         together = [f"--workers={workers}"] if workers else []
         for number in range(1 if workers else NODES):
             ports = self.engines.ports()
             if proxied:
-                self.ways.append({name: Way(port) for name, port in ports.items()})
-                ports = {name: way.outer for name, way in self.ways[-1].items()}
+                self.proxies.append({name: LossyProxy(port) for name, port in ports.items()})
+                ports = {name: proxy.own_port for name, proxy in self.proxies[-1].items()}
             started = self.clock.before(program) if self.clock and not number else program
             own = (free_port(), free_port(), free_port())
             self.servers.append(Server(folder, own, *flags(ports), *together, program=started))
@@ -125,8 +125,8 @@ class Cluster(Talk):
         for server in self.servers:
             if server.processes and not server.processes[-1].ended.called:
                 await server.kill()
-        for way in [way for ways in self.ways for way in ways.values()]:
-            await way.close()
+        for proxy in [proxy for proxies in self.proxies for proxy in proxies.values()]:
+            await proxy.close()
         self.engines.stop()
         if self.disk:
             self.disk.remove()
@@ -196,11 +196,11 @@ class Cluster(Talk):
 
     # What a fault may ask
 
-    def pick(self) -> tuple[Server, dict[str, Way]]:
-        """A node that has clients, and its ways."""
+    def pick(self) -> tuple[Server, dict[str, LossyProxy]]:
+        """A node that has clients, and its proxies."""
         where = self.rng.choice([client for client in self.clients if isinstance(client, FluentClient)]).where
         number = [server.where for server in self.servers].index(where)
-        return self.servers[number], self.ways[number] if self.ways else {}
+        return self.servers[number], self.proxies[number] if self.proxies else {}
 
     def at(self, server: Server) -> list[Client]:
         """The clients of a node."""

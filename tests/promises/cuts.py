@@ -21,11 +21,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
 
 from tests.promises.checker import summary
 from tests.support.free_ports import free_port
+from tests.support.lossy_proxy import ALL, LossyProxy
 from tests.support.recording_clients import until
 from tests.support.server_process import Server
 
@@ -40,66 +40,22 @@ UNLIMITED: Final = "limits.messages-per-second", "limits.connections-per-address
 SECONDS: Final = 20.0  # without an answer: something hangs
 
 
-class _ToServer(ProxyClient):
-    transport: Any
-    peer: Any
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.peer is not None:
-            self.peer.pass_on(data, self.transport)
-
-
-class _ToServerFactory(ProxyClientFactory):
-    noisy = False
-    protocol = _ToServer
-
-
-class _ToClient(ProxyServer):
-    clientProtocolFactory = _ToServerFactory  # noqa: N815 - Twisted's name
-    factory: Cutter
-    transport: Any
-
-    left = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        rng = self.factory.rng  # a request comes, one at a time: what will become of its answer?
-        self.left = int(rng.expovariate(1 / PASSES)) if rng.random() < CUT else 1 << 30
-        super().dataReceived(data)  # type: ignore[no-untyped-call]
-
-    def pass_on(self, data: bytes, server: Any) -> None:
-        """Pass on what comes from the server, and at the chosen byte no more."""
-        if self.left < 0:
-            return
-        self.transport.write(data[: self.left])
-        self.left -= len(data)
-        if self.left < 0:
-            self.factory.cuts += 1
-            for end in (self.transport, server):
-                end.unregisterProducer()  # a producer would keep it open
-            self.transport.loseConnection()
-            if self.factory.politely and self.factory.rng.random() < 0.5:
-                server.loseConnection()
-            else:
-                server.abortConnection()
-
-
-class Cutter(ProxyFactory):
-    """The proxy before goTalk's port; its own is `outer`. `cuts`: how many. `politely`: some of them without reset."""
-
-    protocol = _ToClient
-    noisy = False
+class Cutter(LossyProxy):
+    """The proxy before goTalk's port. `cuts`: how many. `politely`: some of them without reset."""
 
     def __init__(self, port: int, seed: str, politely: bool) -> None:
-        super().__init__("127.0.0.1", port)
+        super().__init__(port)
         self.rng = random.Random(seed)
         self.politely = politely
         self.cuts = 0
-        self._listening: Any = reactor.listenTCP(0, self, interface="127.0.0.1")
-        self.outer: int = self._listening.getHost().port
 
-    async def close(self) -> None:
-        """Listen no more."""
-        await self._listening.stopListening()
+    def bytes_of_answer_to(self, asked: bytes) -> int:
+        """A request comes, one at a time: what will become of its answer?"""
+        return int(self.rng.expovariate(1 / PASSES)) if self.rng.random() < CUT else ALL
+
+    def closes_rudely(self) -> bool:
+        self.cuts += 1
+        return not (self.politely and self.rng.random() < 0.5)
 
 
 class RefusalError(AssertionError):
@@ -242,7 +198,7 @@ class Town:
         cutters = {acks: Cutter(self.gotalk, f"{seed} {acks}", politely=acks) for acks in (False, True)}
         began = time.monotonic()
         for person in self.people:
-            person.got, person.talking, person.port = [], True, cutters[person.acks].outer
+            person.got, person.talking, person.port = [], True, cutters[person.acks].own_port
         hearing = gatherResults([Deferred.fromCoroutine(person.hear()) for person in self.people])
         try:
             await gatherResults([Deferred.fromCoroutine(person.say(said[person.id])) for person in self.people])

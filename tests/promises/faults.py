@@ -210,20 +210,20 @@ async def row_locked(cluster: Cluster) -> None:
         connection.close()
 
 
-# The ways between
+# What lies between
 
 
 async def bus_silent(cluster: Cluster) -> None:
     """What a node has subscribed to does not come any more, over a connection that looks well."""
-    node, ways = cluster.pick()
-    way = ways["redis"]
+    node, proxies = cluster.pick()
+    proxy = proxies["redis"]
     began, before = time.monotonic(), (_times(node, "down"), _times(node, "up"))
-    way.silent = True
+    proxy.mute_subscribers = True
     await until(lambda: _times(node, "down") > before[0], "noticing that the bus is silent")
     noticed = cluster.figures["noticed_s"] = time.monotonic() - began
     cluster.note(noticed < NOTICED, f"the silent bus was noticed after {noticed:.1f} s only")
     await pause(cluster.rng.uniform(1, 2))
-    way.silent = False
+    proxy.mute_subscribers = False
     await until(lambda: _times(node, "up") > before[1], "the return of the bus")
 
 
@@ -234,13 +234,13 @@ def _times(node: Server, state: str) -> int:
 
 async def cut_off(cluster: Cluster) -> None:
     """A node's way to its bus or store is a black hole for some seconds; its clients are told so and stay."""
-    node, ways = cluster.pick()
-    engine = cluster.rng.choice(sorted(ways))
-    way, clients = ways[engine], cluster.at(node)
+    node, proxies = cluster.pick()
+    engine = cluster.rng.choice(sorted(proxies))
+    proxy, clients = proxies[engine], cluster.at(node)
     if engine == "mysql":
-        way.hole_at = b"INSERT INTO entry"  # it has the room's lock by then
-        await until(lambda: way.hole, "a write")
-    way.hole = True
+        proxy.black_hole_from = b"INSERT INTO entry"  # it has the room's lock by then
+        await until(lambda: proxy.black_hole, "a write")
+    proxy.black_hole = True
     if engine == cluster.engines.kind:
         async with store_away(cluster, "the node was cut off from its store", clients):
             await others_served(cluster, clients, cluster.rng.uniform(6, 8))
@@ -248,7 +248,7 @@ async def cut_off(cluster: Cluster) -> None:
             await until(lambda: any(ask.code == "unavailable" for ask in said), "telling clients of the outage")
     else:
         await others_served(cluster, clients, cluster.rng.uniform(6, 8))
-    way.hole = False
+    proxy.black_hole = False
 
 
 async def others_served(cluster: Cluster, clients: list[Client], seconds: float) -> None:
@@ -267,9 +267,9 @@ async def reply_lost(cluster: Cluster) -> None:
     """Some times, a node's write is committed, and the store's answer never comes."""
     store = cluster.engines.kind
     for _ in range(5):
-        way = cluster.pick()[1][store]
-        way.cut_at = b"COMMIT" if store == "mysql" else b"\r\nappend\r\n"
-        await until(lambda way=way: not way.cut_at, "a write")  # type: ignore[misc]
+        proxy = cluster.pick()[1][store]
+        proxy.cut_answer_to = b"COMMIT" if store == "mysql" else b"\r\nappend\r\n"
+        await until(lambda proxy=proxy: not proxy.cut_answer_to, "a write")  # type: ignore[misc]
         await pause(cluster.rng.uniform(0.1, 0.4))
 
 

@@ -26,9 +26,9 @@ from mercury.stores.mysql.server import ENGINE_ERRORS, MysqlServer, mend
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.pool import Pool
 from tests.contracts.tools import NOW, code_of, entry_of, joined, log_of, logged, message, opened, put
+from tests.support.lossy_proxy import LossyProxy
 from tests.support.mariadb_servers import MariaDb
 from tests.support.mysql_tools import unavailable
-from tests.support.proxy import Proxy
 
 WAITING = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
 
@@ -244,16 +244,16 @@ async def test_a_lost_answer_to_a_commit_gives_unavailable_and_the_cid_finds_wha
     async with opened(lambda _: MysqlStore(mysql)) as direct:
         await put(direct, joined("r", "a"))
         async with (
-            Proxy.between(mysql.port) as proxy,
-            opened(lambda _: MysqlStore(replace(mysql, port=proxy.outer))) as store,
+            LossyProxy(mysql.port) as proxy,
+            opened(lambda _: MysqlStore(replace(mysql, port=proxy.own_port))) as store,
         ):
             await put(store, message("r", "a", "before"))
-            proxy.cut_answer_to(b"COMMIT")  # which goes with what it commits
+            proxy.cut_answer_to = b"COMMIT"  # which goes with what it commits
             await unavailable(put(store, message("r", "a", "hi", "c")))
             (again,) = await put(store, message("r", "a", "hi", "c"))
             assert again.duplicate
             assert again.entry == (await log_of(direct, "r"))[-1]
-            proxy.cut_answer_to(b"START TRANSACTION")  # nothing of that is stored, so the store itself tries again
+            proxy.cut_answer_to = b"START TRANSACTION"  # nothing of that is stored, so the store itself tries again
             (done,) = await put(store, message("r", "a", "ho"))
             assert [entry.text for entry in await log_of(direct, "r")] == ["", "before", "hi", "ho"]
             assert done.entry.seq == 4
