@@ -42,6 +42,11 @@ LONGEST: Final = (
     "promises/test_checker.py",
     "websocket/test_conformance.py",
     "gotalk/test_browser.py",
+    "stores/test_at_rest.py",
+    "gotalk/test_calls.py",
+    "wamp/test_broken.py",
+    "stores/test_contracts.py",
+    "stores/test_contracts_sealed.py",
 )
 MOST_PROCESSES: Final = 16  # each may have a MariaDB of its own
 PROGRAMS: Final = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}  # Python's audit events

@@ -19,6 +19,7 @@ from tests.support.server_process import Server
 from tests.support.wamp_client import WampCborClient, WampClient
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.parametrize("kind", ["mysql", "redis"]),
     pytest.mark.parametrize("speech", [(V2Client, V2Client), (WampClient, WampCborClient)], ids=["v2", "wamp"]),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 from twisted.internet.task import Clock
@@ -64,6 +65,7 @@ def test_a_batch_has_a_bound() -> None:
     assert [[e.seq for e in batch] for batch in told] == [[1, 2], [3, 4], [5]]
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_a_signal_does_not_overtake_entries(engine: RedisEngine) -> None:
     order: list[str] = []
@@ -86,6 +88,7 @@ async def test_a_signal_does_not_overtake_entries(engine: RedisEngine) -> None:
         assert order == ["1", "2", "Typing", "3"]
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_a_node_is_not_told_what_its_own_script_has_stored(engine: RedisEngine) -> None:
     server = RedisServer(port=engine.port)

@@ -37,6 +37,8 @@ from tests.support.mariadb_servers import MariaDb
 from tests.support.recorder import Record
 from tests.support.recording_clients import V2Client, until
 
+pytestmark = pytest.mark.slow
+
 HELD = "SELECT COUNT(*) FROM lease WHERE expires > UTC_TIMESTAMP(6)"
 
 

@@ -30,6 +30,8 @@ from tests.support.free_ports import free_port
 from tests.support.lossy_proxy import LossyProxy
 from tests.support.redis_servers import RedisEngine
 
+pytestmark = pytest.mark.slow
+
 BEAT, SILENCE = redis.BEAT, redis.SILENCE
 PATIENCE = 30.0  # seconds for what should take a moment
 

@@ -31,6 +31,8 @@ from tests.support.free_ports import free_port
 from tests.support.mariadb_servers import MariaDb
 from tests.support.redis_servers import RedisEngine
 
+pytestmark = pytest.mark.slow
+
 SECRET = "canary-2f70"
 
 

@@ -36,6 +36,8 @@ from tests.support.recording_clients import until
 from tests.support.redis_servers import RedisEngine
 from tests.support.server_process import Server
 
+pytestmark = pytest.mark.slow
+
 ROOM, PEOPLE, DEVICE = "tea", ("ann", "bob", "cleo"), "phone"
 DOCUMENT = (ROOT / "docs" / "stores.md").read_text("utf-8")
 

@@ -21,6 +21,8 @@ import pytest
 from mercury import __version__
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = "twisted/plugins/mercury_plugin.py"
 PATIENCE = 60.0  # seconds until a server that does not come up is given up
 

@@ -20,6 +20,8 @@ from tests.contracts.sealed import NEW, OLD, resealed, texts_of
 from tests.contracts.tools import joined, message, put
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = (sys.executable, "-c", "from mercury.cli.keys import main; main()")
 
 

@@ -13,6 +13,8 @@ from tests.support.chatting_person import ROOM, until
 from tests.support.child_programs import CLIENT, SERVER, Program
 from tests.support.fake_server import FakeServer
 
+pytestmark = pytest.mark.slow
+
 TERMINAL = (60, 16)
 
 

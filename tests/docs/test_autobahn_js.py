@@ -24,6 +24,8 @@ from tests.support.recording_clients import V2Client
 from tests.support.server_process import Server
 from tests.support.wamp_programs import CLIENTS, needs_node, until
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs/autobahn-js.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$|^<!-- test: ([^\n]+) -->$", re.MULTILINE | re.DOTALL)
 PREPARATION = "Autobahn JS"  # the heading of what comes first, whoever speaks then

@@ -74,6 +74,7 @@ def test_text_that_looks_like_roff_is_text() -> None:
     assert manual.paragraphs("one\n\n    two\n    three\n") == ".PP\none\n.IP\n.nf\ntwo\nthree\n.fi\n"
 
 
+@pytest.mark.slow
 def test_all_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "mercury.reference.manual", tmp_path / "made"], cwd=ROOT, check=True)
     assert {path.name for path in (tmp_path / "made").iterdir()} == {*PAGES, "mercury.toml"}

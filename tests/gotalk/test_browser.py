@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Error, Page, Route, expect
 
 from tests.support.browser import PASSWORD, GotalkServer, Visitor, play
 
+pytestmark = pytest.mark.slow
+
 NO_SERVER = "net::ERR_"  # what Chromium writes of each try while the server is away
 OPENING = "status of 503"  # and while it opens its store
 LOGGED_OUT = "the server responded with a status of 401"

@@ -21,6 +21,8 @@ from tests.support.recording_clients import Client, FluentClient, V1Client, V2Cl
 from tests.support.server_process import Server
 from tests.support.wamp_client import WampClient
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "correct horse"
 
 Settle = Callable[..., Town]

@@ -7,11 +7,14 @@ import random
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from tests.support.gotalk_node import PASSWORD, WRONG_NUMBERS, Door, Person, problem
 from tests.support.in_process_node import Answer
+
+pytestmark = pytest.mark.slow
 
 
 class Maker:

@@ -22,6 +22,8 @@ from tests.support.free_ports import free_port
 from tests.support.mariadb_servers import MariaDb
 from tests.support.server_process import Server
 
+pytestmark = pytest.mark.slow
+
 FOUND = "sqlmap identified the following injection point"
 NOT_FOUND = "all tested parameters do not appear to be injectable"
 WHO = {"username": "ann", "password": "a good password"}

@@ -18,6 +18,8 @@ from tests.support.recording_clients import FluentClient, V2Client, until
 from tests.support.wamp_client import WampCborClient, WampClient
 from tests.websocket.test_connection import Open, door, upgrade
 
+pytestmark = pytest.mark.alone
+
 __all__ = ["door"]  # the fixture
 
 KINDS = (V2Client, WampClient, WampCborClient, type("Deflater", (Deflating, V2Client), {}))

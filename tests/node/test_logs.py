@@ -380,6 +380,7 @@ def test_a_file_is_appended_to_line_by_line(tmp_path: Path) -> None:
     assert json.loads(lines[1])["message"] == "привет"
 
 
+@pytest.mark.slow
 def test_standard_output_is_utf8_and_is_not_the_sys_stdout_that_twistd_turns_into_the_log() -> None:
     code = """
 from twisted.logger import Logger, globalLogBeginner

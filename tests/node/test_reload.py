@@ -63,6 +63,7 @@ class Node(Server):
         return [line for line in lines if line["system"] == "mercury.node.reload"]
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_the_file_is_read_again_and_a_mistake_in_it_changes_nothing(
     tmp_path: Path, free_port: Callable[[], int]

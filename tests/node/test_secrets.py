@@ -26,6 +26,8 @@ from tests.support.recording_clients import Client, RefusedError, V1Client, V2Cl
 from tests.support.server_process import Server
 from tests.support.wamp_client import WampCborClient, WampClient
 
+pytestmark = pytest.mark.slow
+
 ROOM = "canary"
 TEXT = "the-text-is-nobody-elses-business"
 

@@ -23,6 +23,8 @@ from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw_server import PATIENCE, Running, masked, request, upgrade
 
+pytestmark = pytest.mark.alone
+
 COUNT: Final = 200
 MOST: Final = 2.0  # times as long as without them, for one answer in a hundred
 OR_MORE: Final = 0.001  # seconds more

@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 LOCAL = ("--server.ws.address=127.0.0.1", "--server.ws.port=0", "--server.api.port=0")
 
 MERCURY = (sys.executable, "-m", "mercury.cli.server")

@@ -222,6 +222,7 @@ def test_too_few_files_for_so_many_connections_are_warned_of() -> None:
 # The real thing
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_who_comes_while_mercury_is_away_waits_and_is_answered(tmp_path: Path) -> None:
     """By IPv6, and a systemd at an address that is no file; by IPv4 and a file: test_faults.py."""
@@ -251,6 +252,7 @@ async def test_who_comes_while_mercury_is_away_waits_and_is_answered(tmp_path: P
         await unit.close()
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_a_mercury_that_hangs_is_not_said_to_be_alive_and_dies_saying_where(tmp_path: Path) -> None:
     """systemd sends SIGABRT to who was not heard of in time."""

@@ -26,6 +26,8 @@ from tests.support.paths import ROOT
 from tests.support.systemd_sandbox import allowed, other_families, values
 from tests.support.systemd_unit import Unit
 
+pytestmark = pytest.mark.alone
+
 DEBIAN = ROOT / "debian"
 SERVICES = ("mercury.service", "mercury@.service")
 MOST_EXPOSED = 20  # of 100, as `systemd-analyze security` counts it; 2.0 in its words

@@ -31,6 +31,8 @@ from tests.support.paths import ROOT
 from tests.support.recording_clients import Client, RefusedError, V1Client, until
 from tests.support.server_process import Server
 
+pytestmark = pytest.mark.slow
+
 HAPROXY_CFG = ROOT / "etc/three-nodes/haproxy.cfg"
 NODES = ("node1", "node2", "node3")
 LISTED, UNLISTED = "127.0.0.9", "127.0.0.99"

@@ -77,6 +77,7 @@ def test_a_name_that_there_is_not_is_refused(flag: str, monkeypatch: pytest.Monk
         chosen(options())
 
 
+@pytest.mark.slow
 def test_tables_and_plots_have_a_row_and_a_bar_for_each_server() -> None:
     made = results("pairs-100", sqlite=[30_000], nchan=[20_000], floor=[100_000])
     rows = side_by_side.tables(made).splitlines()

@@ -173,6 +173,7 @@ def test_one_thing_wrong_is_found(spoil: Callable[[Record], None], invariant: st
     assert invariant in {line[:2] for line in violations(record)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "invariant"),
     [
@@ -209,6 +210,7 @@ async def test_a_broken_mercury_is_found(
     raise AssertionError(f"no client of {blind} noticed {fault}")
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_lost_bus_message_is_found(tmp_path: Path) -> None:
     """The same for what goes wrong between nodes."""

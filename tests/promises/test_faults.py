@@ -16,6 +16,8 @@ from tests.promises.checker import summary
 from tests.promises.faults import FAULTS, WORKERS
 from tests.promises.play import play
 
+pytestmark = pytest.mark.slow
+
 
 def together() -> list[tuple[str, list[str]]]:
     """The faults that can be done to one cluster, with the store that it is on: starting one takes long."""

@@ -18,6 +18,8 @@ from tests.support.recording_clients import Client, FluentClient, V1Client, V2Cl
 from tests.support.server_process import Server
 from tests.support.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path("/usr/share/games/fortunes")
 LANGUAGES = ("", "de", "ru", "chinese")
 ROOM = "fortunes"

@@ -12,6 +12,8 @@ from tests.promises.checker import summary, violations
 from tests.promises.scenario import Scenario
 from tests.support.server_process import Server
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 20
 
 

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import pytest_twisted
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -26,6 +27,8 @@ from tests.support.recording_clients import CidClient, Client, FluentClient, V1C
 from tests.support.scripted_node import Node
 from tests.support.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 from tests.support.wamp_words import INBOX
+
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 

@@ -80,6 +80,7 @@ def make(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_what_mercury_keys_prints_works(tmp_path: Path) -> None:
     done = make("shop", cwd=tmp_path)
@@ -100,6 +101,7 @@ async def test_the_client_shows_its_key() -> None:
             await Api(reactor, reactor, Server(api_port=node.port)).token("ann")
 
 
+@pytest.mark.slow
 def test_a_name_that_the_configuration_would_cut_is_refused(tmp_path: Path) -> None:
     done = make("shop,crm", cwd=tmp_path)
     assert done.returncode == 2

@@ -75,6 +75,7 @@ async def test_the_text_is_what_prometheus_reads() -> None:
         assert done.returncode == 0
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_a_whole_node_tells_of_all_its_parts(tmp_path: Path) -> None:
     """As `twistd mercury` puts it together, with the WebSocket port and the store."""

@@ -381,6 +381,7 @@ async def test_calls_of_a_database_wait_and_fail(kind: str, tmp_path: Path, requ
         assert (await watch.look())("mercury_store_unavailable_total", pool="writing") == 1
 
 
+@pytest.mark.slow
 @moves("mercury_store_wait_seconds", "mercury_store_unavailable_total", "mercury_up")
 async def test_calls_of_redis_wait_while_there_is_no_connection(tmp_path: Path) -> None:
     engine = RedisEngine(tmp_path / "redis", free_port())
@@ -406,6 +407,7 @@ async def test_calls_of_redis_wait_while_there_is_no_connection(tmp_path: Path) 
 # The bus
 
 
+@pytest.mark.slow
 @moves("mercury_bus_lag_seconds", "mercury_up")
 async def test_the_bus_probes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis, "BEAT", 0.05)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.utils import getProcessOutputAndValue
 
@@ -117,6 +118,7 @@ def test_every_schema_is_there_and_used() -> None:
     assert told["components"]["schemas"]["Revoke"]["oneOf"] == shapes.Revoke.rules["oneOf"]
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_schemathesis_finds_every_answer_as_described(tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)

@@ -127,6 +127,7 @@ def test_help_fits_the_terminal() -> None:
     assert all(len(line) <= 100 for line in Flags().getUsage(100).splitlines())
 
 
+@pytest.mark.slow
 def test_importing_the_options_installs_no_reactor() -> None:
     """Twistd imports them before it has chosen one."""
     code = "import sys, mercury.settings.flags; sys.exit('twisted.internet.reactor' in sys.modules)"

@@ -28,6 +28,8 @@ from tests.support.recording_clients import V1Client, V2Client, until
 from tests.support.redis_servers import RedisEngine
 from tests.support.server_process import Server
 
+pytestmark = pytest.mark.slow
+
 K1, K2 = (f"{id}:{b64encode(id.encode() * 16).decode()}\n" for id in ("k1", "k2"))
 MANY = 3000  # messages: some seconds of work for mercury-keys rewrite
 

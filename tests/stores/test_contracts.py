@@ -57,6 +57,7 @@ def redis_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
     engine.stop()
 
 
+@pytest.mark.slow
 class TestRedis(StoreContract, AccountsContract):
     @pytest.fixture
     def make(self, redis_database: Callable[[], RedisServer]) -> Make:
@@ -74,6 +75,7 @@ def mysql_database(mariadb: MariaDb) -> Callable[[], MysqlServer]:
     return lambda: mariadb.database(f"contract_{next(NUMBER)}")
 
 
+@pytest.mark.slow
 class TestMysql(StoreContract, AccountsContract):
     @pytest.fixture
     def make(self, mysql_database: Callable[[], MysqlServer]) -> Make:

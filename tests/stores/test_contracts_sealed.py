@@ -41,12 +41,14 @@ class TestSqlite(StoreContract, SealedContract):
         return lambda limit: SqliteStore(str(tmp_path / f"{next(number)}.db"), limit, KEYS)
 
 
+@pytest.mark.slow
 class TestMysql(AppendContract, SealedContract):
     @pytest.fixture
     def make(self, mysql_database: Callable[[], MysqlServer]) -> Make:
         return lambda limit: MysqlStore(mysql_database(), rooms_per_member=limit, keys=KEYS)
 
 
+@pytest.mark.slow
 class TestRedis(StoreContract, SealedContract):
     @pytest.fixture
     def make(self, redis_database: Callable[[], RedisServer]) -> Make:

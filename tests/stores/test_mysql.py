@@ -32,6 +32,8 @@ from tests.contracts.tools import (
 from tests.support.mariadb_servers import MariaDb
 from tests.support.mysql_tools import nodes
 
+pytestmark = pytest.mark.slow
+
 # The database
 
 

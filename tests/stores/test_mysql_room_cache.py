@@ -16,6 +16,8 @@ from mercury.stores.mysql.store import MysqlStore
 from tests.contracts.tools import NOW, code_of, entry_of, joined, left, log_of, message, opened, put
 from tests.support.mariadb_servers import MariaDb
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:

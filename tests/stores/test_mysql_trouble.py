@@ -30,6 +30,8 @@ from tests.support.lossy_proxy import LossyProxy
 from tests.support.mariadb_servers import MariaDb
 from tests.support.mysql_tools import unavailable
 
+pytestmark = pytest.mark.slow
+
 WAITING = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
 
 

@@ -31,6 +31,8 @@ from tests.support.free_ports import free_port
 from tests.support.in_process_node import Node
 from tests.support.redis_servers import RedisEngine
 
+pytestmark = pytest.mark.slow
+
 #: SQLite reads a log from an entry on that it has in its index, which each 64th is
 #: (mercury/stores/sqlite/room_log.py): so many more that all which is asked for is as far from one as it was.
 SMALL, LARGE = Size(rooms=60, members=200, messages=1_000), Size(rooms=60, members=804, messages=19_944)

@@ -34,6 +34,8 @@ from tests.contracts.tools import (
 from tests.support.free_ports import free_port
 from tests.support.redis_servers import RedisEngine
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 30.0  # seconds for what should take a moment
 
 Start = Callable[..., RedisEngine]

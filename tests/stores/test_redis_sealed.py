@@ -29,6 +29,8 @@ from tests.contracts.tools import NOW, code_of, entry_of, joined, left, log_of, 
 from tests.support.free_ports import free_port
 from tests.support.redis_servers import RedisEngine
 
+pytestmark = pytest.mark.slow
+
 MARKER = "Zaunkoenig"
 
 

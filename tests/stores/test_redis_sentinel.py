@@ -26,6 +26,8 @@ from tests.contracts.tools import NOW, entry_of, joined, log_of, message, put
 from tests.support.free_ports import free_port
 from tests.support.redis_servers import RedisEngine, redis_or_skip
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 60.0  # seconds
 SERVICE = "chat"
 

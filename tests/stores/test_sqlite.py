@@ -135,6 +135,7 @@ async def test_a_path_that_cannot_be_used_is_named_with_the_reason(tmp_path: Pat
         assert reason in caught.value.reason
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_file_belongs_to_one_process_until_that_closes_it_or_dies(path: str) -> None:
     with writing(path) as process:
@@ -236,6 +237,7 @@ async def test_a_full_disk_gives_unavailable_and_ends_without_a_restart(path: st
         assert await log_of(store, "r") == [*log, again]
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_another_process_holds_gives_unavailable_in_time(
     path: str, monkeypatch: pytest.MonkeyPatch
@@ -318,6 +320,7 @@ def write_and_be_killed(path: str, commits: int) -> list[int]:
         return acknowledged + [int(line) for line in process.stdout if line.endswith("\n")]
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("commits", [1, 20, 150])
 async def test_what_was_acknowledged_survives_a_kill(path: str, commits: int) -> None:
@@ -334,6 +337,7 @@ async def test_what_was_acknowledged_survives_a_kill(path: str, commits: int) ->
     connection.close()
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_read_that_the_disk_does_not_answer_is_given_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "READ_SECONDS", 2.0)

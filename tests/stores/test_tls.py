@@ -38,6 +38,8 @@ from tests.support.free_ports import free_port
 from tests.support.redis_servers import redis_or_skip
 from tests.support.tls_engines import HERE, WRONG, Mysql, Redis
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 30.0  # seconds for what should take a moment
 NUMBER = count()  # of databases
 

@@ -127,6 +127,7 @@ async def test_nothing_is_sent_in_clear_or_by_an_old_tls(name: str, tmp_path: Pa
         assert b"SELECT" not in server.clear
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_speaks_no_tls_is_refused(mariadb: MariaDb, tmp_path: Path) -> None:
     ours = Authority(tmp_path / "ours.pem")

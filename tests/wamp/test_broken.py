@@ -138,6 +138,7 @@ def sessions_in_memory() -> int:
     return sum(isinstance(thing, WampSession) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_message_that_can_be_made_up_harms_anybody(name: str) -> None:
     houses = [House(name)]

@@ -12,6 +12,8 @@ from autobahn.wamp import message as wamp
 from mercury.settings.limits import Limits
 from mercury.websocket.wamp.messages import Packer, ViolationError
 
+pytestmark = pytest.mark.slow
+
 LARGE = 2**53 - 7
 UNDEFINED = {"wamp.2.msgpack": msgpack.ExtType(0, b"\0"), "wamp.2.cbor": cbor2.undefined}
 

@@ -24,6 +24,8 @@ from tests.support.server_process import Server
 from tests.support.wamp_judge import heard_aside, wrong_with
 from tests.support.wamp_programs import CLIENTS, Client, Task, kinds, needs_node, until
 
+pytestmark = pytest.mark.slow
+
 ROOM = "tea & 100% cake. №1"
 TOPIC = "mercury.room.tea%20&%20100%25%20cake%2E%20№1"
 INBOX = "mercury.inbox"

@@ -16,6 +16,8 @@ import pytest
 from tests.support.broken_wamp import ATTACKS
 from tests.support.raw_server import Peer, Running, masked, request
 
+pytestmark = pytest.mark.alone
+
 V2 = "mercury.v2.json"
 FORM = "application/x-www-form-urlencoded"
 GROWTH_KB = 30_000  # of the node's memory, at most, whatever it is sent: half of what a bomb unpacks to

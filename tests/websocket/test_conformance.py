@@ -23,6 +23,8 @@ from twisted.internet.utils import getProcessOutputAndValue
 from tests.conformance.prepare import ARCHIVE, GROUPS, ConformanceError, check_complete, download, group_of
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 RUN_SECONDS = 600
 
 

@@ -11,6 +11,8 @@ from mercury.websocket.subprotocols.v1 import V1
 from mercury.websocket.subprotocols.v2 import V2
 from tests.support.cpu_cost import bounded_by
 
+pytestmark = pytest.mark.alone
+
 SIZE = 200_000  # bytes, about: what costs more than in proportion shows
 
 FRAMES = [

@@ -25,6 +25,8 @@ from tests.support.redis_servers import RedisEngine
 from tests.support.systemd_unit import Unit
 from tests.support.worker_processes import Several, workers_of
 
+pytestmark = pytest.mark.slow
+
 DEVICES = 12  # of one member: that all are on one of two workers happens once in 2,000 times
 
 
