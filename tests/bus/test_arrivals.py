@@ -17,9 +17,9 @@ from mercury.domain.events import Typing
 from mercury.domain.model import Entry
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
-from tests.bus.test_redis import RecordingListener, node, said, until
-from tests.bus.test_redis import engine as engine
 from tests.contracts.tools import entry_of, joined, message, put
+from tests.support.recording_clients import until
+from tests.support.redis_bus import RecordingListener, bus_node, said
 from tests.support.redis_servers import RedisEngine
 
 
@@ -77,7 +77,7 @@ async def test_a_signal_does_not_overtake_entries(engine: RedisEngine) -> None:
         def signal_received(self, node: str, signal: object) -> None:
             order.append(type(signal).__name__)
 
-    async with node(engine.port) as (a, _), node(engine.port) as (b, _):
+    async with bus_node(engine.port) as (a, _), bus_node(engine.port) as (b, _):
         b._listener = Listening()
         await b.subscribe("r")
         a.publish([said("r", 1)])

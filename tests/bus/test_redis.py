@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
-from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
 
 from mercury.bus import redis
@@ -28,59 +24,14 @@ from mercury.stores.redis.store import RedisStore
 from tests.contracts.tools import NOW, entry_of, joined, message, put
 from tests.support.free_ports import free_port
 from tests.support.lossy_proxy import LossyProxy
+from tests.support.recording_clients import until
+from tests.support.redis_bus import RecordingListener, bus_node, said, texts
 from tests.support.redis_servers import RedisEngine
 
 pytestmark = pytest.mark.slow
 
-BEAT, SILENCE = redis.BEAT, redis.SILENCE
-PATIENCE = 30.0  # seconds for what should take a moment
-
-
-@implementer(IBusListener)
-class RecordingListener:
-    """Writes down what a bus tells it."""
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.pieces: list[int] = []
-        self.signals: list[tuple[str, Signal]] = []
-        self.invalidated: list[list[str] | None] = []
-        self.nodes: list[tuple[str, str]] = []
-
-    def entries_received(self, entries: Sequence[Entry]) -> None:
-        self.entries += entries
-        self.pieces.append(len(entries))
-
-    def signal_received(self, node: str, signal: Signal) -> None:
-        self.signals.append((node, signal))
-
-    def invalidate(self, rids: Sequence[str] | None) -> None:
-        self.invalidated.append(None if rids is None else list(rids))
-
-    def node_up(self, node: str) -> None:
-        self.nodes.append(("came", node))
-
-    def node_down(self, node: str) -> None:
-        self.nodes.append(("gone", node))
-
-
-def texts(listener: RecordingListener) -> list[str]:
-    return [entry.text for entry in listener.entries]
-
-
-async def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait until that is so."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, what or "it does not come to that"
-        await deferLater(reactor, 0.01)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[RedisEngine]:
-    engine = RedisEngine(tmp_path / "redis", free_port())
-    yield engine
-    engine.kill()
+BEAT, SILENCE = redis.BEAT, redis.SILENCE  # as they are; the tests themselves are quicker
+NEVER = 30.0  # seconds: longer than what should take a moment
 
 
 @pytest.fixture(autouse=True)
@@ -88,25 +39,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same clockwork, ten times as fast."""
     monkeypatch.setattr(redis, "BEAT", 0.2)
     monkeypatch.setattr(redis, "SILENCE", 0.8)
-
-
-@asynccontextmanager
-async def node(port: int, *, is_up: bool = True, store_publishes: bool = False, **server: Any) -> AsyncIterator[Any]:
-    """A node's bus and its listener, within the block."""
-    where = replace(RedisServer(port=port, command_seconds=1.0, connect_seconds=1.0), **server)
-    bus, listener = RedisBus(reactor, where, store_publishes=store_publishes), RecordingListener()
-    await bus.open(listener)
-    try:
-        if is_up:
-            await until(lambda: bus.is_up, "the bus does not come up")
-            listener.invalidated.clear()
-        yield bus, listener
-    finally:
-        await bus.close()
-
-
-def said(rid: str, seq: int, text: str = "hello") -> Entry:
-    return Entry(rid, seq, seq + 1000, "message", NOW, "a", text, f"c{seq}")
 
 
 @pytest.mark.parametrize("bus", [LocalBus(), RedisBus(reactor, RedisServer())])
@@ -126,9 +58,9 @@ def test_the_silence_that_is_noticed_is_within_what_is_promised() -> None:
 @pytest_twisted.ensureDeferred
 async def test_entries_come_to_those_who_have_subscribed_whole_and_in_order(engine: RedisEngine) -> None:
     async with (
-        node(engine.port) as (a, listener_a),
-        node(engine.port) as (b, listener_b),
-        node(engine.port) as (_, listener_c),
+        bus_node(engine.port) as (a, listener_a),
+        bus_node(engine.port) as (b, listener_b),
+        bus_node(engine.port) as (_, listener_c),
     ):
         await a.subscribe("r")
         await b.subscribe("r")
@@ -146,7 +78,7 @@ async def test_entries_come_to_those_who_have_subscribed_whole_and_in_order(engi
 
 @pytest_twisted.ensureDeferred
 async def test_a_large_batch_comes_in_pieces(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, _), node(engine.port) as (b, listener):
+    async with bus_node(engine.port) as (a, _), bus_node(engine.port) as (b, listener):
         await b.subscribe("r")
         entries = [said("r", n, "\U0001f600" * 4000) for n in range(100)]
         a.publish(entries)
@@ -158,9 +90,9 @@ async def test_a_large_batch_comes_in_pieces(engine: RedisEngine) -> None:
 @pytest_twisted.ensureDeferred
 async def test_signals_go_to_a_rooms_nodes_or_to_all(engine: RedisEngine) -> None:
     async with (
-        node(engine.port) as (a, listener_a),
-        node(engine.port) as (b, listener_b),
-        node(engine.port) as (_, listener_c),
+        bus_node(engine.port) as (a, listener_a),
+        bus_node(engine.port) as (b, listener_b),
+        bus_node(engine.port) as (_, listener_c),
     ):
         await b.subscribe("r")
         of_room: list[Signal] = [Typing("r", "a"), Presence("r", "a", True), Read("r", "a", 3)]
@@ -177,7 +109,7 @@ async def test_signals_go_to_a_rooms_nodes_or_to_all(engine: RedisEngine) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_whoever_unsubscribes_hears_no_more_and_may_come_back(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, _), node(engine.port) as (b, listener):
+    async with bus_node(engine.port) as (a, _), bus_node(engine.port) as (b, listener):
         for round_ in range(3):
             await b.subscribe("r")
             a.publish([said("r", round_, f"in {round_}")])
@@ -200,8 +132,8 @@ async def test_who_comes_back_within_a_turn_waits_for_nothing(
     engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is not asked then, and so does not confirm it."""
-    monkeypatch.setattr(redis, "SUBSCRIBING", 10 * PATIENCE)
-    async with node(engine.port) as (bus, _):
+    monkeypatch.setattr(redis, "SUBSCRIBING", 10 * NEVER)
+    async with bus_node(engine.port) as (bus, _):
         await bus.subscribe("r")
         bus.unsubscribe("r")
         again = bus.subscribe("r")
@@ -210,7 +142,7 @@ async def test_who_comes_back_within_a_turn_waits_for_nothing(
 
 @pytest_twisted.ensureDeferred
 async def test_many_rooms_are_subscribed_to_at_once(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, _), node(engine.port) as (b, listener):
+    async with bus_node(engine.port) as (a, _), bus_node(engine.port) as (b, listener):
         waiting = [b.subscribe(f"r{n}") for n in range(3000)]
         for fired in waiting:
             await fired
@@ -222,7 +154,7 @@ async def test_many_rooms_are_subscribed_to_at_once(engine: RedisEngine) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_databases_of_one_server_do_not_hear_each_other(engine: RedisEngine) -> None:
-    async with node(engine.port, db=1) as (a, _), node(engine.port, db=2) as (b, listener):
+    async with bus_node(engine.port, db=1) as (a, _), bus_node(engine.port, db=2) as (b, listener):
         await b.subscribe("r")
         a.publish([said("r", 1)])
         a.publish_signal(None, Kick("a"))
@@ -238,7 +170,7 @@ async def test_a_store_that_publishes_tells_of_every_batch_in_one_order(engine: 
     stores = [RedisStore(reactor, server, channel=room_channels(server)) for _ in range(2)]
     for store in stores:
         await store.open()
-    async with node(engine.port, store_publishes=True) as (bus, listener):
+    async with bus_node(engine.port, store_publishes=True) as (bus, listener):
         await bus.subscribe("r")
         answers = await put(stores[0], joined("r", "a", "b"), message("r", "a", "hi", "c"), joined("s", "a"))
         bus.publish([entry_of(answers[0])])  # has been done already
@@ -258,7 +190,7 @@ async def test_a_store_that_publishes_tells_of_every_batch_in_one_order(engine: 
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_was_killed_and_comes_back_empty_is_subscribed_to_again(engine: RedisEngine) -> None:
-    async with node(engine.port) as (a, listener_a), node(engine.port) as (b, listener_b):
+    async with bus_node(engine.port) as (a, listener_a), bus_node(engine.port) as (b, listener_b):
         for rid in "rs":
             await b.subscribe(rid)
         b.unsubscribe("s")
@@ -279,8 +211,8 @@ async def test_a_server_that_was_killed_and_comes_back_empty_is_subscribed_to_ag
 async def test_what_could_not_be_published_is_invalidated_at_the_others(engine: RedisEngine) -> None:
     async with (
         LossyProxy(engine.port) as proxy,
-        node(proxy.own_port) as (a, _),
-        node(engine.port) as (b, listener),
+        bus_node(proxy.own_port) as (a, _),
+        bus_node(engine.port) as (b, listener),
     ):
         await b.subscribe("r")
         await b.subscribe("s")
@@ -303,8 +235,8 @@ async def test_an_invalidation_of_rooms_that_nobody_here_listens_to_is_told_too(
     """Somebody who is connected here may have been put into one of them."""
     async with (
         LossyProxy(engine.port) as proxy,
-        node(proxy.own_port, store_publishes=store_publishes) as (a, _),
-        node(engine.port) as (_, listener),
+        bus_node(proxy.own_port, store_publishes=store_publishes) as (a, _),
+        bus_node(engine.port) as (_, listener),
     ):
         proxy.black_hole = True
         if store_publishes:
@@ -320,8 +252,8 @@ async def test_an_invalidation_of_rooms_that_nobody_here_listens_to_is_told_too(
 async def test_a_bus_that_is_dead_behind_a_healthy_socket_is_noticed(engine: RedisEngine) -> None:
     async with (
         LossyProxy(engine.port) as proxy,
-        node(engine.port) as (a, _),
-        node(proxy.own_port) as (b, listener),
+        bus_node(engine.port) as (a, _),
+        bus_node(proxy.own_port) as (b, listener),
     ):
         await b.subscribe("r")
         assert b.is_up
@@ -342,8 +274,8 @@ async def test_a_confirmation_that_comes_late_invalidates_the_room(
     engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis, "SUBSCRIBING", 0.1)
-    monkeypatch.setattr(redis, "SILENCE", PATIENCE)
-    async with node(engine.port) as (b, listener):
+    monkeypatch.setattr(redis, "SILENCE", NEVER)
+    async with bus_node(engine.port) as (b, listener):
         engine.pause()
         try:
             await b.subscribe("r")
@@ -358,8 +290,8 @@ async def test_password_and_database_are_kept_over_reconnects(tmp_path: Path) ->
     engine = RedisEngine(tmp_path / "redis", free_port(), password="a secret")
     try:
         async with (
-            node(engine.port, password="a secret", db=3) as (a, _),
-            node(engine.port, password="a secret", db=3) as (b, listener),
+            bus_node(engine.port, password="a secret", db=3) as (a, _),
+            bus_node(engine.port, password="a secret", db=3) as (b, listener),
         ):
             await b.subscribe("r")
             engine.kill()
@@ -377,7 +309,7 @@ async def test_password_and_database_are_kept_over_reconnects(tmp_path: Path) ->
 async def test_a_bus_opens_without_its_server_and_comes_up_with_it(tmp_path: Path) -> None:
     engine = RedisEngine(tmp_path / "redis", free_port())
     engine.kill()
-    async with node(engine.port, is_up=False) as (bus, listener):
+    async with bus_node(engine.port, is_up=False) as (bus, listener):
         assert not bus.is_up
         await bus.subscribe("r")
         engine.start()
@@ -392,7 +324,7 @@ async def test_what_waits_for_the_server_is_bounded_and_made_up_for(
 ) -> None:
     monkeypatch.setattr(redis, "UNSENT", 100_000)
     monkeypatch.setattr(redis, "OWED", 3)
-    async with node(engine.port) as (a, _), node(engine.port) as (b, listener):
+    async with bus_node(engine.port) as (a, _), bus_node(engine.port) as (b, listener):
         await b.subscribe("r0")
         engine.pause()
         for n in range(1000):
@@ -404,11 +336,11 @@ async def test_what_waits_for_the_server_is_bounded_and_made_up_for(
 
 @pytest_twisted.ensureDeferred
 async def test_nodes_see_each_other_come_leave_and_die(engine: RedisEngine) -> None:
-    async with LossyProxy(engine.port) as proxy, node(engine.port) as (a, listener):
-        async with node(engine.port) as (b, listener_b):
+    async with LossyProxy(engine.port) as proxy, bus_node(engine.port) as (a, listener):
+        async with bus_node(engine.port) as (b, listener_b):
             await until(lambda: ("came", b.node) in listener.nodes and ("came", a.node) in listener_b.nodes)
         await until(lambda: ("gone", b.node) in listener.nodes)
-        async with node(proxy.own_port) as (c, _):
+        async with bus_node(proxy.own_port) as (c, _):
             await until(lambda: ("came", c.node) in listener.nodes)
             listener.invalidated.clear()
             proxy.black_hole = True
@@ -423,7 +355,7 @@ async def test_nodes_see_each_other_come_leave_and_die(engine: RedisEngine) -> N
 @pytest_twisted.ensureDeferred
 async def test_a_node_that_dies_before_its_first_beat_is_heard_is_gone_all_the_same(engine: RedisEngine) -> None:
     """It may have said who is connected to it."""
-    async with node(engine.port) as (a, listener), node(engine.port) as (b, _):
+    async with bus_node(engine.port) as (a, listener), bus_node(engine.port) as (b, _):
         await a.subscribe("r")
         a._others.clear()
         listener.nodes.clear()
@@ -441,7 +373,7 @@ async def test_a_listener_that_fails_harms_nothing_else(engine: RedisEngine) -> 
 
     bus, listener = RedisBus(reactor, RedisServer(port=engine.port)), Deaf()
     await bus.open(listener)
-    async with node(engine.port) as (a, _):
+    async with bus_node(engine.port) as (a, _):
         await until(lambda: bus.is_up)
         await bus.subscribe("r")
         a.publish([said("r", 1)])
@@ -456,6 +388,6 @@ async def test_a_listener_that_fails_harms_nothing_else(engine: RedisEngine) -> 
 @pytest_twisted.ensureDeferred
 async def test_closing_does_not_wait_for_a_server_that_is_away() -> None:
     """What would be sent as a goodbye is not worth command_seconds."""
-    bus: Any = RedisBus(reactor, RedisServer(port=free_port(), command_seconds=10 * PATIENCE))
+    bus: Any = RedisBus(reactor, RedisServer(port=free_port(), command_seconds=10 * NEVER))
     await bus.open(RecordingListener())
-    await bus.close().addTimeout(PATIENCE, reactor)
+    await bus.close().addTimeout(NEVER, reactor)

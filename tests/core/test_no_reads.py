@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from pytest_twisted import ensureDeferred
 
 from mercury.bus.redis import RedisBus
@@ -62,6 +63,7 @@ async def started(user: str, mysql: MysqlServer, redis: RedisEngine) -> AsyncIte
         await store.close()
 
 
+@pytest.mark.slow
 @ensureDeferred
 async def test_the_node_that_receives_messages_says_nothing_to_the_store(
     mariadb: MariaDb, mysql: MysqlServer, alter: Callable[[str, object], None], tmp_path: Path

@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.support.gotalk_http_client import Town
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 PAGE = ROOT / "docs/gotalk.md"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")

@@ -24,6 +24,8 @@ from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw_server import LISTENERS, PATIENCE, TWISTD, Running
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"  # that OpenSSL was built with
 
 
@@ -77,7 +79,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     running.stop()
 
 
-@pytest.mark.slow
 def test_the_banner_says_that_it_is_tls(node: Node) -> None:
     said = node.out.read_text()
     for name, scheme in zip(LISTENERS, ("https", "wss", "https"), strict=True):
@@ -226,7 +227,6 @@ def refused(folder: Path, *flags: str) -> str:
     return done.stderr
 
 
-@pytest.mark.slow
 def test_what_cannot_be_a_certificate_is_named_at_the_start(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority.pem")
     cert, key = authority.issue(tmp_path / "own", "127.0.0.1")

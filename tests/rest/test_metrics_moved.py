@@ -350,7 +350,7 @@ def test_every_limit_refuses_somewhere() -> None:
 # The store
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "mysql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("mysql", marks=pytest.mark.slow)])
 @moves("mercury_store_calls", "mercury_store_wait_seconds", "mercury_store_unavailable_total")
 async def test_calls_of_a_database_wait_and_fail(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     store: Any

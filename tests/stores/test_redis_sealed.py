@@ -23,10 +23,11 @@ from mercury.stores.redis.append import TRY_SECONDS, AppendAnswer, RedisAppender
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
 from mercury.stores.sealing import STEP, Keys
-from tests.bus.test_redis import RecordingListener, said, texts, until
 from tests.contracts.sealed import KEYS, NEW, OLD, fill, resealed
 from tests.contracts.tools import NOW, code_of, entry_of, joined, left, log_of, message, opened, put
 from tests.support.free_ports import free_port
+from tests.support.recording_clients import until
+from tests.support.redis_bus import RecordingListener, said, texts
 from tests.support.redis_servers import RedisEngine
 
 pytestmark = pytest.mark.slow
