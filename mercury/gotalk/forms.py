@@ -1,8 +1,8 @@
-"""goTalk's forms and shapes: what its calls take, as a form or as JSON, and what they give.
+"""goTalk's formats: what its calls take, as a form or as JSON, and what they answer.
 
-Field names are taken in any case, and `sendTo` for `sendToId`, since goTalk's document and its pages spell them
-differently. Fields that a call does not know are left alone. The old answers are kept to the letter; a message has
-further keys, and whatever is wrong is told in Mercury's own shape (rest/shapes.py).
+Field names may be in any case, and `sendTo` may stand for `sendToId`, since goTalk's document and its pages spell them
+differently. Unknown fields are ignored. The old answers are kept to the letter; messages have more keys now, and errors
+have Mercury's own format (http/results.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Struct
 from mercury.domain.events import readable, rfc3339
 from mercury.domain.model import Entry
 from mercury.errors import MercuryError
-from mercury.gotalk.contacts import Known
+from mercury.gotalk.contacts import Contact
 from mercury.gotalk.conversations import id_of, member_of
 
 LARGEST: Final = 2**63 - 1  # of any number in a form
@@ -41,7 +41,7 @@ class Number(str):
 
 
 class Form:
-    """The fields of one request, each there at most once."""
+    """The fields of one request, each at most once."""
 
     def __init__(self, fields: Sequence[tuple[str, Any]]) -> None:
         self._fields: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def _no_number(name: str) -> None:
     raise ValueError(name)
 
 
-# What goes out
+# Answers
 
 
 class User(Struct):
@@ -134,7 +134,7 @@ class User(Struct):
     SessionID: str = ""
 
 
-class Link(Struct):
+class Friendship(Struct):
     """Two friends."""
 
     Id: int
@@ -142,7 +142,7 @@ class Link(Struct):
     UserId2: int
 
 
-class Message(Struct, omit_defaults=True):
+class DirectMessage(Struct, omit_defaults=True):
     """A message. `UserIdSend` is 0, and `From` the member's name, when no goTalk user has written it; `From` is empty
     for the application itself. `Time` is RFC 3339 in UTC."""
 
@@ -156,7 +156,7 @@ class Message(Struct, omit_defaults=True):
 
 
 class Person(Struct):
-    """Somebody whom one knows. `Unread` messages of the two are above one's read mark; the last `Seq` is `Last`."""
+    """A contact. `Unread`: messages above one's own read mark. `Last`: the conversation's last `Seq`."""
 
     Id: int
     Name: str
@@ -165,34 +165,34 @@ class Person(Struct):
     Last: int
 
 
-class Everybody(Struct):
-    """Oneself, and whom one knows."""
+class ContactList(Struct):
+    """Oneself, and one's contacts."""
 
     Id: int
     Name: str
     People: list[Person]
 
 
-class History(Struct):
-    """What two have said to each other, oldest first. `More`: there are more that way."""
+class HistoryPage(Struct):
+    """A part of a conversation, oldest first. `More`: there are more messages in that direction."""
 
-    Messages: list[Message]
+    Messages: list[DirectMessage]
     More: bool
 
 
-def people(id: int, name: str, known: Sequence[Known]) -> Everybody:
-    """Somebody, and whom they know."""
-    return Everybody(id, name, [Person(one.id, one.name, one.is_friend, one.unread, one.last) for one in known])
+def people(id: int, name: str, contacts: Sequence[Contact]) -> ContactList:
+    """The list of a person's contacts."""
+    return ContactList(id, name, [Person(one.id, one.name, one.is_friend, one.unread, one.last) for one in contacts])
 
 
-def history(entries: Sequence[Entry], more: bool, reader: int, other: int) -> History:
-    """A piece of what `reader` and `other` have said to each other."""
+def history(entries: Sequence[Entry], more: bool, reader: int, other: int) -> HistoryPage:
+    """A part of the conversation of `reader` and `other`."""
     mine = member_of(reader)
-    return History([message(entry, other if entry.mid == mine else reader) for entry in entries], more)
+    return HistoryPage([message(entry, other if entry.mid == mine else reader) for entry in entries], more)
 
 
-def message(entry: Entry, reader: int) -> Message:
-    """A message as it is handed over to `reader`, to whom all in their conversations was said that others wrote."""
+def message(entry: Entry, reader: int) -> DirectMessage:
+    """A message as `reader` gets it: they are the receiver of all that others wrote in their conversations."""
     sender = id_of(entry.mid)
     name = entry.mid if sender is None else None
-    return Message(readable(entry), sender or 0, reader, entry.id, entry.seq, rfc3339(entry.ctime), name)
+    return DirectMessage(readable(entry), sender or 0, reader, entry.id, entry.seq, rfc3339(entry.ctime), name)

@@ -1,9 +1,9 @@
-"""Has an answer arrived? What can be known of that from a connection, for clients that never say so.
+"""Whether an HTTP answer has arrived, as far as its connection shows that: for clients that never acknowledge.
 
-An answer has arrived when all of it was written and taken by the client's side, and the client then closed the
-connection, or sent another request on it: a client that goes away with something unread resets the connection
-(RFC 9112, 9.6; RFC 1122, 4.2.2.13). The last byte is held back for a moment, so that whoever sits between and breaks
-off while it passes the answer on is seen to do so before the answer is whole.
+An answer counts as received when the client's side has taken all of it, and the client then closes the connection or
+sends another request on it: a client that goes away with something unread resets the connection (RFC 9112, 9.6; RFC
+1122, 4.2.2.13). The last byte is held back for a moment, so that a proxy that breaks off while it passes the answer on
+is noticed before the answer is complete.
 """
 
 from __future__ import annotations
@@ -25,36 +25,37 @@ from mercury.net.direct_write import raw_tcp, unsent_bytes
 
 HELD_BACK: Final = 0.02  # seconds
 
-Proof = Callable[[], Coroutine[Deferred[Any], Any, None]]
+#: What to do when an answer has been received.
+OnReceived = Callable[[], Coroutine[Deferred[Any], Any, None]]
 
 _log = Logger()
 
 
-class ProvingChannel(Channel):
-    """A connection that sees what has arrived. `unproved`: what to do when it is seen of an answer, in order, and which
-    request that was."""
+class ReceiptChannel(Channel):
+    """A connection that notices which answers were received. `unconfirmed`: what to do for those that were not yet, in
+    order, each with its request's log context."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.unproved: list[tuple[LogContext | None, Proof]] = []
-        self._proving: list[Deferred[None]] = []
+        self.unconfirmed: list[tuple[LogContext | None, OnReceived]] = []
+        self._storing: list[Deferred[None]] = []
         self._raw: Any = None
         self._closed: Callable[[Failure], None]
-        self._between = False  # requests: nothing of the next one has come yet
+        self._between = False  # two requests: an answer is written, and nothing of the next request has come
         self._ending = False
         self._ended_by_peer = False
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self._raw = raw_tcp(self.transport)
-        if self._raw is not None:  # by then the socket is still there to be asked
+        if self._raw is not None:  # called while the socket can still be asked
             self._closed, self._raw.readConnectionLost = self._raw.readConnectionLost, self._peer_closes
 
     def dataReceived(self, data: bytes) -> None:
         if self._between:
             self._between = False
             if self._all_taken():
-                self._prove()
+                self._confirm()
         super().dataReceived(data)
 
     def requestDone(self, request: Any) -> None:
@@ -63,9 +64,9 @@ class ProvingChannel(Channel):
         super().requestDone(request)
 
     def loseConnection(self) -> None:
-        """After the last answer: let the client close first, since closing here proves nothing. It has as long for that
+        """After the last answer, let the client close first: closing here would show nothing. It has as long for that
         as for taking the answer."""
-        if not self.unproved or self._raw is None or self._ending:
+        if not self.unconfirmed or self._raw is None or self._ending:
             super().loseConnection()
             return
         self._ending = True
@@ -74,7 +75,7 @@ class ProvingChannel(Channel):
         self.setTimeout(self.patience)  # type: ignore[no-untyped-call]
 
     def _all_taken(self) -> bool:
-        """Whether the client's side has all that was written; our own end of the connection counts for one byte."""
+        """Whether the client's side has all that was written; our own closing counts as one byte."""
         return self._raw is None or unsent_bytes(self._raw) <= self._ending
 
     def _peer_closes(self, reason: Failure) -> None:
@@ -83,41 +84,41 @@ class ProvingChannel(Channel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        # With TLS the socket cannot be asked, but to close is a message of its own (RFC 8446, 6.1).
+        # With TLS the socket cannot be asked, but closing is a message of its own (RFC 8446, 6.1).
         by_peer = self._ended_by_peer if self._raw is not None else not self.transport.disconnecting
         if by_peer and reason.check(ConnectionDone):
-            self._prove()
-        self.unproved.clear()
+            self._confirm()
+        self.unconfirmed.clear()
 
-    def _prove(self) -> None:
-        proofs, self.unproved = self.unproved, []
-        for log_context, proof in proofs:
-            proving = start_in_context(log_context, proof())
-            proving.addErrback(partial(in_context, log_context, _log.failure, "noting what has arrived failed"))
-            self._proving.append(proving)
+    def _confirm(self) -> None:
+        received, self.unconfirmed = self.unconfirmed, []
+        for log_context, on_received in received:
+            storing = start_in_context(log_context, on_received())
+            storing.addErrback(partial(in_context, log_context, _log.failure, "noting what has arrived failed"))
+            self._storing.append(storing)
 
-    async def proved(self) -> None:
-        """Wait until what is proved is stored."""
-        while self._proving:
-            await self._proving.pop()
+    async def confirmed(self) -> None:
+        """Wait until what was received is stored."""
+        while self._storing:
+            await self._storing.pop()
 
 
-class ProvingRequest(Request):
-    """A request whose answer can be held back for its last byte."""
+class ReceiptRequest(Request):
+    """A request that can be told when its answer was received."""
 
-    channel: ProvingChannel
+    channel: ReceiptChannel
 
-    async def prove(self, body: bytes, proof: Proof, clock: Any) -> bytes:
-        """Write an answer but for its last byte, which is returned. When all has arrived, `proof` is called."""
+    async def hold_back(self, body: bytes, on_received: OnReceived, clock: Any) -> bytes:
+        """Write an answer except for its last byte, which is returned. `on_received` is called when all has arrived."""
         self.write(body[:-1])  # type: ignore[no-untyped-call]
         await deferLater(clock, HELD_BACK)
         if not self._disconnected:
-            self.channel.unproved.append((LOG_CONTEXT.get(), proof))
+            self.channel.unconfirmed.append((LOG_CONTEXT.get(), on_received))
         return body[-1:]
 
 
-class ProvingSite(Site):
-    """Serves a resource with ProvingChannels and ProvingRequests."""
+class ReceiptSite(Site):
+    """Serves a resource with ReceiptChannels and ReceiptRequests."""
 
-    protocol = ProvingChannel
-    requests = ProvingRequest
+    protocol = ReceiptChannel
+    requests = ReceiptRequest

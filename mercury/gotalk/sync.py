@@ -1,13 +1,12 @@
-"""Handing over: what goTalk's /sync gives to a client that has no connection, and when that counts as received.
+"""goTalk's /sync: which messages a client gets that has no connection, and when they count as delivered.
 
-In Mercury's words each device of a person, `gotalk` or `gotalk:<name>`, has a cursor in each of their conversations.
-A sync hands over what others said above the cursors, and a cursor moves only when it is proved that all up to it has
-arrived (G4, G5):
+Each device of a person, `gotalk` or `gotalk:<name>`, has a cursor in each of their conversations. A sync sends what
+others said above the cursors. A cursor moves only when it is certain that all up to it has arrived (G4, G5):
 
-- A client that acks names the last message that it has. What is handed over to it is remembered in the store, in order,
-  before the answer is written; so an ack means all that came before that message in the answers, and nothing else,
-  whatever was committed meanwhile. What is not acked comes first in the next answer, in the same order.
-- For a client that does not, the transport finds out whether the whole answer has arrived, and calls proved().
+- A client that acks names the last message that it has. What is sent to it is remembered in the store, in order, before
+  the answer is written. So an ack means all that came before that message in the answers, and nothing else, whatever
+  was committed meanwhile. What is not acked comes first in the next answer, in the same order.
+- For a client that does not, receipts.py finds out whether the whole answer has arrived, and received() is called.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from mercury.core.parts import Chat
 from mercury.domain import close_codes
 from mercury.domain.model import NAME_BYTES, Cursor, Entry, Handed, Membership, check_text_of
 from mercury.errors import MercuryError
-from mercury.gotalk.accounts import Session
+from mercury.gotalk.accounts import GotalkSession
 from mercury.gotalk.conversations import pair_of
 from mercury.gotalk.long_poll import Ear
 from mercury.interfaces import IAccounts
@@ -39,17 +38,20 @@ LONGEST_WAIT: Final = 60.0  # seconds
 DEVICE: Final = "gotalk"
 HALF_DAY: Final = 43200  # seconds
 
+_log = Logger()
+
 
 def device_of(name: str) -> str:
-    """The device whose cursors a client moves that gives this name; bad_request for one that may be none."""
+    """The device with this name, whose cursors the client moves; bad_request if the name is not allowed."""
     return check_text_of("device", f"{DEVICE}:{name}", NAME_BYTES) if name else DEVICE
 
 
 @dataclass
 class Poll:
-    """One sync. `ack`: None for a client that never acks, 0 for one that has received nothing yet. `wait`: seconds."""
+    """One call of /sync. `ack`: None for a client that never acks, 0 for one that has received nothing yet. `wait`: in
+    seconds."""
 
-    session: Session
+    session: GotalkSession
     device: str = DEVICE
     ack: int | None = None
     wait: float = 0.0
@@ -57,7 +59,7 @@ class Poll:
     news: Deferred[None] | None = None
 
     def drop(self) -> None:
-        """The client is gone: wait no longer."""
+        """The client is gone: do not wait any longer."""
         self.gone = True
         if self.news is not None and not self.news.called:
             self.news.callback(None)
@@ -65,13 +67,13 @@ class Poll:
 
 @dataclass
 class Budget:
-    """What still fits into an answer."""
+    """How much still fits into an answer."""
 
     messages: int = MOST
     text: int = MOST_TEXT
 
     def take(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those of these that still fit, from the first on."""
+        """The first of these entries, as many as still fit."""
         taken: list[Entry] = []
         for entry in entries[: self.messages]:
             if self.text < len(entry.text) and (taken or self.messages < MOST):
@@ -84,22 +86,20 @@ class Budget:
 
 
 @dataclass
-class Standing:
-    """Where a device stands: its member's conversations, its cursor in each, and what was handed over above these."""
+class DeviceState:
+    """The conversations of a device's member, its cursor in each, and the runs sent to it above these cursors."""
 
     memberships: dict[str, Membership]
     cursors: dict[str, int]
-    handed: list[Handed] = field(default_factory=list)
+    sent: list[Handed] = field(default_factory=list)
 
     def end(self, rid: str) -> int:
-        """The last seq of a room that was handed over."""
-        return max((run.last for run in self.handed if run.rid == rid), default=self.cursors[rid])
+        """The last seq of a room that was sent."""
+        return max((run.last for run in self.sent if run.rid == rid), default=self.cursors[rid])
 
 
-class Handover:
-    """Answers syncs."""
-
-    log = Logger()
+class Sync:
+    """Answers calls of /sync."""
 
     def __init__(self, chat: Chat, store: IAccounts, wall: Callable[[], float] = time.time) -> None:
         self._chat = chat
@@ -109,12 +109,12 @@ class Handover:
         self._turns: dict[tuple[str, str], DeferredLock] = {}
         self._users: Counter[tuple[str, str]] = Counter()
 
-    async def sync(self, poll: Poll) -> list[Entry]:
-        """The messages to hand over; if there are none, wait for some as long as the poll says.
+    async def messages(self, poll: Poll) -> list[Entry]:
+        """The messages to send; if there are none, waits for some for as long as the poll says.
 
-        When this returns, what a client that acks is given is remembered. Raises MercuryError.
+        When this returns, what is sent to a client that acks is remembered. Raises MercuryError.
         """
-        found = await (self._wait_for(poll) if poll.wait else self._look(poll))
+        found = await (self._wait_for(poll) if poll.wait else self._take(poll))
         self._chat.counters.delivered[DEVICE] += len(found)
         return found
 
@@ -126,7 +126,7 @@ class Handover:
         finally:
             ear.leave()
 
-    def _ear(self, session: Session) -> Ear:
+    def _ear(self, session: GotalkSession) -> Ear:
         digest = session.token.digest
         ear = self._ears.get(digest)
         if ear is None:
@@ -144,7 +144,7 @@ class Handover:
         end = clock.seconds() + min(poll.wait, LONGEST_WAIT)
         while True:
             heard = ear.heard
-            found = await self._look(poll)
+            found = await self._take(poll)
             left = end - clock.seconds()
             if found or poll.gone or left <= 0:
                 return found
@@ -161,29 +161,29 @@ class Handover:
             if ear.why is not None:  # kicked, or this node goes away
                 return []
 
-    # One look into the store
+    # From the store
 
-    async def _look(self, poll: Poll) -> list[Entry]:
-        """What to hand over now."""
+    async def _take(self, poll: Poll) -> list[Entry]:
+        """The messages to send now, which are remembered as sent."""
         member, device = poll.session.member, poll.device
         async with self._turn(member, device):
             stored = await self._store.handed(member, device)
-            standing = await self._stand(poll, [run for run in stored if run.rid])
-            entries = await self._compose(poll, standing)
-            remembered = runs(entries) or [self._alive()]
+            state = await self._move_cursors(poll, [run for run in stored if run.rid])
+            entries = await self._compose(poll, state)
+            remembered = runs(entries) or [self._sign_of_life()]
             if remembered != stored and not poll.gone and (poll.ack is not None or not entries):
                 await self._store.put_handed(member, device, remembered)
             return entries
 
-    def _alive(self) -> Handed:
-        """What is remembered of a device that got nothing, lest it is forgotten (--limits.device-days): the half of the
-        day that it is now, as a run of no room, so that it is written twice a day."""
+    def _sign_of_life(self) -> Handed:
+        """What is stored for a device that got nothing, so that it is not forgotten (--limits.device-days): the current
+        half of the day, as a run of no room. So it is written twice a day."""
         return Handed("", 0, 0, int(self._wall() // HALF_DAY))
 
-    async def _stand(self, poll: Poll, stored: list[Handed]) -> Standing:
-        """Move the cursors by what the client acks, and read where the device stands then."""
-        if poll.ack and (proved := await self._acked(stored, poll.ack)):
-            await self._chat.store.move_cursors(cursors_of(poll, proved))
+    async def _move_cursors(self, poll: Poll, stored: list[Handed]) -> DeviceState:
+        """Move the cursors to what the client acks; the device's state then."""
+        if poll.ack and (acked := await self._acked(stored, poll.ack)):
+            await self._chat.store.move_cursors(cursors_of(poll, acked))
         marks, member, device = self._chat.marks, poll.session.member, poll.device
         memberships = {
             membership.rid: membership
@@ -194,10 +194,10 @@ class Handover:
             rid: max(membership.delivered or 0, marks.pending(rid, member, device), membership.joined - 1)
             for rid, membership in memberships.items()
         }
-        return Standing(memberships, cursors, [run for run in stored if run.last > cursors.get(run.rid, run.last)])
+        return DeviceState(memberships, cursors, [run for run in stored if run.last > cursors.get(run.rid, run.last)])
 
     async def _acked(self, stored: list[Handed], ack: int) -> list[Handed]:
-        """What was handed over up to and with this message; nothing if it is none of those."""
+        """The stored runs up to and with this message; none if it is not in them."""
         for n, run in enumerate(stored):
             if run.id == ack:
                 return stored[: n + 1]
@@ -207,40 +207,36 @@ class Handover:
                 return [*stored[:n], Handed(rid, run.first, seq, ack)]
         return []
 
-    async def _compose(self, poll: Poll, standing: Standing) -> list[Entry]:
-        """What was handed over before, in the same order, and as much that is new as fits."""
+    async def _compose(self, poll: Poll, state: DeviceState) -> list[Entry]:
+        """What was sent before, in the same order, then as much that is new as fits."""
         budget = Budget()
         entries: list[Entry] = []
-        for run in standing.handed:
-            after = max(run.first - 1, standing.cursors[run.rid])
+        for run in state.sent:
+            after = max(run.first - 1, state.cursors[run.rid])
             entries += budget.take(await self._read(poll, run.rid, after, run.last, budget.messages, budget.text))
         new: list[Entry] = []
-        rooms = [
-            membership for membership in standing.memberships.values() if membership.head > standing.end(membership.rid)
-        ]
-        rooms.sort(
-            key=lambda membership: membership.head - standing.end(membership.rid)
-        )  # so that no conversation starves another
+        rooms = [one for one in state.memberships.values() if one.head > state.end(one.rid)]
+        rooms.sort(key=lambda one: one.head - state.end(one.rid))  # the shortest first, so that none starves another
         for n, membership in enumerate(rooms):
             if not budget.messages:
                 break
             share = max(1, budget.messages // (len(rooms) - n))
-            new += budget.take(await self._news(poll, standing, membership, share, budget.text))
+            new += budget.take(await self._news(poll, state, membership, share, budget.text))
         return entries + sorted(new, key=lambda entry: entry.id)
 
-    async def _news(self, poll: Poll, standing: Standing, membership: Membership, most: int, text: int) -> list[Entry]:
-        """The first new messages of a conversation. A cursor that has nothing but one's own words above it moves on."""
-        end = standing.end(membership.rid)
+    async def _news(self, poll: Poll, state: DeviceState, membership: Membership, most: int, text: int) -> list[Entry]:
+        """The first new messages of a conversation. A cursor with only own messages above it moves past them."""
+        end = state.end(membership.rid)
         found = await self._read(poll, membership.rid, end, membership.head, most, text)
-        if end == standing.cursors[membership.rid]:
+        if end == state.cursors[membership.rid]:
             idle = found[0].seq - 1 if found else membership.head
             if idle > end:
                 self._chat.marks.delivered(membership.rid, poll.session.member, poll.device, idle)
         return found
 
     async def _read(self, poll: Poll, rid: str, after: int, last: int, most: int, text: int) -> list[Entry]:
-        """Messages with after < seq <= last that others wrote, of notes to oneself all: so many at the most, and not
-        many more than so much text."""
+        """Messages with after < seq <= last that others wrote (of notes to oneself, all): at most `most`, and
+        little more than `text` characters."""
         mine = poll.session.member
         is_note = pair_of(rid) == (poll.session.id, poll.session.id)
         found: list[Entry] = []
@@ -253,22 +249,22 @@ class Handover:
             after = page[-1].seq if page else last
         return found[:most]
 
-    # Proof
+    # Receipts
 
-    async def proved(self, poll: Poll, entries: Sequence[Entry]) -> None:
-        """All of an answer has arrived. Never fails: if the store is away, that is stored when it is back."""
+    async def received(self, poll: Poll, entries: Sequence[Entry]) -> None:
+        """All of an answer has arrived. Never fails: if the store is away, this is stored when it is back."""
         cursors = cursors_of(poll, runs(entries))
         try:
             async with self._turn(poll.session.member, poll.device):
                 await self._chat.store.move_cursors(cursors)
         except MercuryError as error:
-            self.log.warn("what was handed over waits for the store: {reason}", reason=error.reason)
+            _log.warn("what was delivered waits for the store: {reason}", reason=error.reason)
             for cursor in cursors:
                 self._chat.marks.delivered(cursor.rid, cursor.mid, cursor.device, cursor.seq)
 
     @asynccontextmanager
     async def _turn(self, *key: str) -> AsyncIterator[None]:
-        """One at a time for each device, so that nothing is handed over between a proof and its storing."""
+        """One at a time for each device, so that nothing is sent between a receipt and its storing."""
         member, device = key
         lock = self._turns.setdefault((member, device), DeferredLock())
         self._users[member, device] += 1
@@ -283,7 +279,7 @@ class Handover:
 
 
 def runs(entries: Sequence[Entry]) -> list[Handed]:
-    """Messages in the order of an answer, as runs of one room each."""
+    """The messages of an answer, in its order, as runs of one room each."""
     found = []
     for rid, group in groupby(entries, key=lambda entry: entry.rid):
         run = list(group)
@@ -291,7 +287,7 @@ def runs(entries: Sequence[Entry]) -> list[Handed]:
     return found
 
 
-def cursors_of(poll: Poll, proved: Sequence[Handed]) -> list[Cursor]:
-    """Where the cursors of a poll's device are when this has arrived. Runs of one room are in its order."""
-    last = {run.rid: run.last for run in proved}
+def cursors_of(poll: Poll, delivered: Sequence[Handed]) -> list[Cursor]:
+    """The cursors of a poll's device when these runs have arrived. Runs of one room are in its order."""
+    last = {run.rid: run.last for run in delivered}
     return [Cursor(rid, poll.session.member, poll.device, seq) for rid, seq in last.items()]

@@ -36,7 +36,7 @@ from mercury.errors import MercuryError
 from mercury.gotalk.accounts import Accounts
 from mercury.gotalk.calls import make_gotalk_site
 from mercury.gotalk.passwords import Passwords
-from mercury.gotalk.sync import Handover
+from mercury.gotalk.sync import Sync
 from mercury.interfaces import IAccounts, IBus, IStore
 from mercury.net.address_filter import AddressFilter, Rules
 from mercury.net.io_uring import make_broadcaster
@@ -264,7 +264,7 @@ def make_gotalk(
     """goTalk's side: address filter, TLS and Klein."""
     gotalk, store = config.gotalk, IAccounts(chat.store)
     accounts = Accounts(clock, store, chat.tokens, passwords, gotalk)
-    site = make_gotalk_site(chat, accounts, Handover(chat, store), gotalk)
+    site = make_gotalk_site(chat, accounts, Sync(chat, store), gotalk)
 
     def rules() -> Rules:
         return rules_of(gotalk, gotalk.connections, gotalk.connections_per_address)

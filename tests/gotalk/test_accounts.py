@@ -19,7 +19,7 @@ from mercury.domain.model import NAME_BYTES
 from mercury.errors import MercuryError
 from mercury.gotalk.accounts import Accounts
 from mercury.gotalk.conversations import id_of, member_of, pair_of, room_of
-from mercury.gotalk.names import key_of, shown
+from mercury.gotalk.names import comparison_key, display_name
 from mercury.gotalk.passwords import PASSWORD_BYTES, THREADS, WAITING, Passwords
 from mercury.settings.schema import Gotalk
 from mercury.settings.types import Secret
@@ -83,12 +83,12 @@ def refusal(work: Any, *args: Any) -> str:
     ],
 )
 def test_names_that_look_alike_are_the_same(one: str, other: str) -> None:
-    assert key_of(shown(one)) == key_of(shown(other))
+    assert comparison_key(display_name(one)) == comparison_key(display_name(other))
 
 
 @pytest.mark.parametrize(("one", "other"), [("ann", "anna"), ("ann", "änn"), ("1", "l"), ("ann lee", "annlee")])
 def test_names_that_differ_are_not(one: str, other: str) -> None:
-    assert key_of(shown(one)) != key_of(shown(other))
+    assert comparison_key(display_name(one)) != comparison_key(display_name(other))
 
 
 @pytest.mark.parametrize(
@@ -111,29 +111,29 @@ def test_names_that_differ_are_not(one: str, other: str) -> None:
     ],
 )
 def test_names_that_nobody_could_read_are_refused(name: str) -> None:
-    assert refusal(shown, name) == "bad_request"
+    assert refusal(display_name, name) == "bad_request"
 
 
 @pytest.mark.parametrize(
     "name", ["Ann", "Иван", "李小龙", "O'Brien-Smith <b>", "علی\u200cرضا", "👩\u200d🔧", "a" * NAME_BYTES]
 )
 def test_names_are_kept_as_they_were_written(name: str) -> None:
-    assert shown(name) == name
+    assert display_name(name) == name
 
 
 def test_names_are_kept_in_one_form() -> None:
-    assert shown("Zoe\u0308") == "Zoë"
+    assert display_name("Zoe\u0308") == "Zoë"
 
 
 @given(st.text(max_size=30))
 def test_a_name_is_either_refused_or_settled(name: str) -> None:
     try:
-        kept = shown(name)
+        kept = display_name(name)
     except MercuryError:
         return
-    assert shown(kept) == kept == normalize("NFC", kept)
-    assert key_of(kept) == key_of(name) == key_of(key_of(kept))
-    assert key_of(kept.casefold()) == key_of(kept)
+    assert display_name(kept) == kept == normalize("NFC", kept)
+    assert comparison_key(kept) == comparison_key(name) == comparison_key(comparison_key(kept))
+    assert comparison_key(kept.casefold()) == comparison_key(kept)
 
 
 def test_what_a_person_and_a_conversation_are_called_can_be_read_back() -> None:

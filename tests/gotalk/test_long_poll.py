@@ -151,7 +151,7 @@ def test_a_client_that_hangs_up_is_waited_for_no_longer_and_remembered_nothing_f
     assert answers == [[]]
     house.node.wait(LINGER + hub.AWAY)
     assert house.node.chat.hub.everybody() == []
-    assert house.handover._ears == {}
+    assert house.sync_calls._ears == {}
     assert house.node.chat.hub.rooms == {}
     house.say(1, 3, "a")
     gone = house.poll(3, ack=0)
@@ -168,7 +168,7 @@ def test_who_polls_is_online_and_for_a_moment_after() -> None:
     other = house.node.device(member_of(1))
     other.heard.clear()
     poll = house.poll(3, ack=0, wait=30)
-    house.node.now(house.handover.sync(poll))
+    house.node.now(house.sync_calls.messages(poll))
     house.node.wait(LINGER / 2)
     house.begin(house.poll(3, ack=0, wait=30))
     online = {"type": "presence", "mid": member_of(3), "online": True}

@@ -88,7 +88,7 @@ def test_nothing_is_written_for_a_sync_that_has_nothing_to_say() -> None:
     house.sync(3, ack=0)
     house.sync(3, ack=entry.id)
     house.sync(3, device="old")
-    house.node.now(house.handover.proved(house.poll(3, device="old"), [entry]))
+    house.node.now(house.sync_calls.received(house.poll(3, device="old"), [entry]))
     house.sync(3, device="old")
     house.node.store.calls.clear()
     assert house.sync(3, ack=entry.id) == house.sync(3, device="old") == []
@@ -101,7 +101,7 @@ def test_a_device_that_asks_is_not_forgotten_though_it_gets_nothing(acks: bool) 
     (entry,) = house.say(1, 3, "x")
     ack = entry.id if acks else None
     house.sync(3, ack=ack)
-    house.node.now(house.handover.proved(house.poll(3), [entry]))
+    house.node.now(house.sync_calls.received(house.poll(3), [entry]))
     devices = house.node.store.store._devices[member_of(3)]
     for _ in range(3):
         devices["gotalk"].moved = 0
@@ -124,7 +124,7 @@ def test_without_an_ack_everything_comes_again_until_its_arrival_is_seen() -> No
     house.say(1, 3, "a")
     poll = house.poll(3)
     assert texts(house.sync(3)) == texts(house.sync(3)) == ["a"]
-    house.node.now(house.handover.proved(poll, house.sync(3)))
+    house.node.now(house.sync_calls.received(poll, house.sync(3)))
     assert house.sync(3) == []
     house.say(1, 3, "b")
     assert texts(house.sync(3)) == ["b"]
@@ -135,13 +135,13 @@ def test_a_sync_waits_until_the_proof_before_it_is_stored() -> None:
     house.say(1, 3, "a")
     entries = house.sync(3)
     house.node.store.shut.add("move_cursors")
-    proving = Deferred.fromCoroutine(house.handover.proved(house.poll(3), entries))
+    proving = Deferred.fromCoroutine(house.sync_calls.received(house.poll(3), entries))
     answers = house.begin(house.poll(3))
     assert (proving.called, answers) == (False, [])
     house.node.store.open_gate()
     house.node.settle()
     assert (proving.called, answers) == (True, [[]])
-    assert house.handover._turns == {}
+    assert house.sync_calls._turns == {}
 
 
 def test_a_proof_that_cannot_be_stored_now_is_stored_later() -> None:
@@ -149,7 +149,7 @@ def test_a_proof_that_cannot_be_stored_now_is_stored_later() -> None:
     house.say(1, 3, "a")
     entries = house.sync(3)
     house.node.store.down = True
-    house.node.now(house.handover.proved(house.poll(3), entries))
+    house.node.now(house.sync_calls.received(house.poll(3), entries))
     house.node.store.down = False
     assert house.sync(3) == []
     house.node.wait(2)
@@ -266,7 +266,7 @@ def test_many_messages_come_in_several_answers(acks: bool) -> None:
         got += texts(entries)
         ack = entries[-1].id
         if not acks:
-            house.node.now(house.handover.proved(house.poll(3), entries))
+            house.node.now(house.sync_calls.received(house.poll(3), entries))
     assert got == [str(n) for n in range(2500)]
     assert memory.calls.count("put_handed") == (4 if acks else 1)
 
@@ -342,10 +342,10 @@ class Loss(RuleBasedStateMachine):
     def sync_without_ack(self, node: bool, arrives: bool) -> None:
         house = self.houses[node]
         poll = house.poll(3, device="old")
-        answer = house.node.now(house.handover.sync(poll))
+        answer = house.node.now(house.sync_calls.messages(poll))
         if arrives:
             self.other += answer
-            house.node.now(house.handover.proved(poll, answer))
+            house.node.now(house.sync_calls.received(poll, answer))
 
     def teardown(self) -> None:
         if not hasattr(self, "houses"):

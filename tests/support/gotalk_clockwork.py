@@ -1,4 +1,4 @@
-"""A node on a Clock with people who have accounts, and what sync hands over to them."""
+"""A node on a Clock with people who have accounts, and what sync sends to them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from mercury.domain.model import Draft, Entry
-from mercury.gotalk.accounts import Session
+from mercury.gotalk.accounts import GotalkSession
 from mercury.gotalk.conversations import member_of, room_of
-from mercury.gotalk.sync import Handover, Poll, device_of
+from mercury.gotalk.sync import Poll, Sync, device_of
 from tests.support.clockwork import Clockwork
 
 
@@ -20,16 +20,16 @@ class House:
     def __init__(self, beside: House | None = None, **limits: Any) -> None:
         self.node: Clockwork = Clockwork(beside=beside.node if beside else None, **limits)
         self.wall: float = beside.wall if beside else 1_000_000.0
-        self.handover = Handover(self.node.chat, self.node.store, lambda: self.wall)  # type: ignore[arg-type]
-        self.sessions: dict[int, Session] = beside.sessions if beside else {}
+        self.sync_calls = Sync(self.node.chat, self.node.store, lambda: self.wall)  # type: ignore[arg-type]
+        self.sessions: dict[int, GotalkSession] = beside.sessions if beside else {}
         self.secrets: dict[int, str] = {}
 
-    def session(self, id: int) -> Session:
+    def session(self, id: int) -> GotalkSession:
         """Somebody who has logged in."""
         if id not in self.sessions:
             self.secrets[id], _ = self.node.now(self.node.chat.tokens.make(member_of(id)))
             token = self.node.now(self.node.chat.tokens.check(self.secrets[id], member_of(id)))
-            self.sessions[id] = Session(id, token, self.node.clock.seconds())
+            self.sessions[id] = GotalkSession(id, token, self.node.clock.seconds())
         return self.sessions[id]
 
     def say(self, sender: int, receiver: int, *texts: str, cid: str | None = None) -> list[Entry]:
@@ -46,12 +46,12 @@ class House:
 
     def sync(self, id: int, ack: int | None = None, device: str = "") -> list[Entry]:
         """One sync that does not wait."""
-        return self.node.now(self.handover.sync(self.poll(id, ack, device)))
+        return self.node.now(self.sync_calls.messages(self.poll(id, ack, device)))
 
     def begin(self, poll: Poll) -> list[Any]:
         """Begin a sync; the list has what it answered, when it has."""
         answers: list[Any] = []
-        Deferred.fromCoroutine(self.handover.sync(poll)).addCallbacks(
+        Deferred.fromCoroutine(self.sync_calls.messages(poll)).addCallbacks(
             answers.append, lambda failure: answers.append(failure.value)
         )
         self.node.settle()
