@@ -1,6 +1,6 @@
 """Measure Mercury: `make bench`, or `make bench ARGS="--quick"`. The tables are printed as Markdown.
 
-`make bench ARGS="check"`, "cluster", "scale" and "wamp" do something else: see the modules of these names.
+`make bench ARGS="check"`, "cluster", "compare", "scale" and "wamp" do something else: see the modules of these names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from bench import check, cluster, report, scale, side_by_side, wamp
+from bench import check, cluster, compare, report, scale, side_by_side, wamp
 from bench.processes import BINARIES, LOAD_CORE, BenchError, pin
 from bench.runs import Figures, Results, Settings, run
 from bench.scenarios import BY_NAME, NAMES, QUICK, QUICK_ON, SCENARIOS, Scenario, takes_part
@@ -19,7 +19,13 @@ from bench.start import prepare
 
 WARM_UP = 0.5  # seconds
 Plan = list[tuple[Scenario, list[str]]]  # scenarios, each with its servers
-PARTS = {"check": check.main, "cluster": cluster.main, "scale": scale.main, "wamp": wamp.main}
+PARTS = {
+    "check": check.main,
+    "cluster": cluster.main,
+    "compare": compare.main,
+    "scale": scale.main,
+    "wamp": wamp.main,
+}
 
 
 def options() -> argparse.Namespace:
@@ -114,9 +120,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        part = {"check": check.main, "cluster": cluster.main, "scale": scale.main, "wamp": wamp.main}.get(
-            "".join(sys.argv[1:2])
-        )
+        part = PARTS.get("".join(sys.argv[1:2]))
         part(sys.argv[2:]) if part else main()
     except BenchError as error:
         sys.exit(f"bench: {error}")

@@ -43,11 +43,13 @@ class Results:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line chose for every run. `profile`: a file for the server's cProfile figures, or empty."""
+    """What the command line chose for every run. `profile`: a file for the server's cProfile figures, or empty.
+    `root`: the checkout that Mercury is started from."""
 
     seconds: float
     warm_up: float
     profile: str = ""
+    root: Path = ROOT
 
 
 def run(scenario: Scenario, name: str, settings: Settings, results: Results) -> Figures:
@@ -59,12 +61,14 @@ def run(scenario: Scenario, name: str, settings: Settings, results: Results) -> 
         folder = Path(scratch_name)
         members = folder / "members"
         if scenario.kind == "idle":
-            with start(name, scenario, folder) as server:
+            with start(name, scenario, folder, root=settings.root) as server:
                 tokens = server.make_tokens(scenario)
-            with start(name, scenario, folder, settings.profile) as server:  # nothing is left over from making them
+            with start(
+                name, scenario, folder, settings.profile, settings.root
+            ) as server:  # nothing is left over from making them
                 server.write_members(scenario, members, tokens)
                 return idle(scenario, server, members)
-        with start(name, scenario, folder, settings.profile) as server:
+        with start(name, scenario, folder, settings.profile, settings.root) as server:
             server.make_members(scenario, members)
             command = load_command(scenario, server, members)
             if scenario.kind != "storm":

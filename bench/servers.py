@@ -30,7 +30,8 @@ class Floor(Process):
 
 
 class Server(Process):
-    """Mercury. `store`: memory or sqlite, or with `flags`, which then choose it, the name of another one."""
+    """Mercury. `store`: memory or sqlite, or with `flags`, which then choose it, the name of another one.
+    `root`: the checkout that is measured, with its own .venv if it is not this one."""
 
     def __init__(
         self,
@@ -39,18 +40,20 @@ class Server(Process):
         profile: str = "",
         flags: Sequence[str] = (),
         core: int | None = SERVER_CORE,
+        root: Path = ROOT,
     ) -> None:
+        self._bin = Path(sys.executable).parent if root == ROOT else root / ".venv/bin"
         self.ws_port, self.api_port = free_ports(2)
         flags = flags or [f"--storage.type={store}", f"--sqlite.path={folder / 'mercury.sqlite'}"]
         # The benchmark's own settings only: not the user's, from the environment or from a file beside the project.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MERCURY_")} | {"PYTHONPATH": str(ROOT)}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MERCURY_")} | {"PYTHONPATH": str(root)}
         self.launch(store, folder, self.mercury(flags, profile), environment, core)
 
     def mercury(self, flags: Sequence[str], profile: str) -> list[str]:
         """The command line of Mercury with nothing but its defaults, its store, and ports of its own."""
         profiling = ["--profiler=cprofile", "--savestats", f"--profile={Path(profile).resolve()}"] if profile else []
         return [
-            str(Path(sys.executable).parent / "twistd"),
+            str(self._bin / "twistd"),
             *("-n", "--pidfile=", *profiling, "mercury"),
             *flags,
             f"--server.ws.port={self.ws_port}",

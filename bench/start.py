@@ -83,8 +83,9 @@ def prepare(name: str) -> None:
         debian("redis-server")
 
 
-def start(name: str, scenario: Scenario, folder: Path, profile: str = "") -> Process:
-    """A fresh server for a scenario. `profile`: where Mercury writes its cProfile figures, or empty."""
+def start(name: str, scenario: Scenario, folder: Path, profile: str = "", root: Path = ROOT) -> Process:
+    """A fresh server for a scenario. `profile`: where Mercury writes its cProfile figures, or empty. `root`: the
+    checkout that Mercury in memory and on SQLite is started from."""
     match name:
         case "floor":
             return Floor(folder)
@@ -97,4 +98,4 @@ def start(name: str, scenario: Scenario, folder: Path, profile: str = "") -> Pro
         case _ if name in RIVALS:
             return rivals.start(name, folder, ["--echo"] if scenario.protocol == "echo" else [])
         case _:
-            return Server(name, folder, profile)
+            return Server(name, folder, profile, root=root)
