@@ -1,8 +1,9 @@
-"""A client that stays connected: it logs in, resumes where it was, and sends what was typed until it is acknowledged.
+"""A client that stays connected: it logs in, resumes where it was, and sends each text until it is acknowledged.
 
-One coroutine lives through all connections: log in if there is no token, connect, stay until the connection ends, wait,
-again. Across connections only this is kept: the token, the server's epoch with the last seq seen of each room (what is
-resumed with), and the texts not acknowledged yet, each with its cid (a repeated cid makes no second message).
+One coroutine runs across all connections: get a token if there is none, connect, wait until the connection ends, pause,
+and again. Only this is kept from one connection to the next: the token, the server's epoch with the last seq seen of
+each room (to resume), and the texts that are not acknowledged, each with its cid (a repeated cid makes no second
+message).
 
 Texts are sent one at a time: the next goes out when the one before it was answered. So neither a lost connection nor
 `rate_limited` can change their order.
@@ -24,34 +25,36 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mercury.client.link import Answer, Heard, Link, LinkFactory
-from mercury.client.rest import Api, Server, plainly
+from mercury.client.link import ClientLink, ClientLinkFactory, OkFrame, ServerFrame
+from mercury.client.rest import RestClient, ServerAddress, plainly
 from mercury.domain.commands import Ack, Command, Connect, Resume, Send
 from mercury.domain.events import Error, Hello, Joined, Left, Message, Reset, SendOk
 from mercury.errors import Code, MercuryError
 
-CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 30.0
-STABLE_SECONDS = 15.0
-UNSENT_MOST = 1000
+CONNECT_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 30.0
+STABLE_SECONDS: Final = 15.0
+UNSENT_MOST: Final = 1000
 
-#: A later attempt may succeed after these; after all other codes it cannot.
-PASSING: Final[frozenset[Code]] = frozenset({"unauthorized", "rate_limited", "busy", "unavailable", "internal"})
-#: A text that was refused so is sent again. Not after `internal`: it may be the text that the server stumbles over.
-WAITING: Final[frozenset[Code]] = frozenset({"unauthorized", "rate_limited", "busy", "unavailable"})
+#: After these, a later attempt to connect may succeed; after all other codes it cannot.
+RECONNECT_AFTER: Final[frozenset[Code]] = frozenset({"unauthorized", "rate_limited", "busy", "unavailable", "internal"})
+#: A text that was refused with these is sent again. Not after `internal`: the text itself may be the cause.
+RESEND_AFTER: Final[frozenset[Code]] = frozenset({"unauthorized", "rate_limited", "busy", "unavailable"})
 
 T = TypeVar("T")
 
+_log = Logger()
 
-class Waiting(msgspec.Struct, frozen=True):
+
+class Reconnecting(msgspec.Struct, frozen=True):
     """There is no connection, because of `reason`. The next attempt comes after `seconds`."""
 
     seconds: float
     reason: str
 
 
-#: What a client tells its user: the server's events as they come, and Waiting.
-Happening = Heard | Waiting
+#: What a client reports: the server's events as they come, and Reconnecting.
+ClientEvent = ServerFrame | Reconnecting
 
 
 class Backoff:
@@ -70,7 +73,7 @@ class Backoff:
         return self._rng.uniform(0, limit)
 
     def reset(self) -> None:
-        """It went well: begin with short waits again."""
+        """It went well: start with short waits again."""
         self._tries = 0
 
 
@@ -86,52 +89,50 @@ class Unsent:
 class Client:
     """One device of `member`, in `rooms`, on one server.
 
-    `happened` is called with every Happening, in order; an entry of a room's log comes once. `reactor` opens the
+    `on_event` is called with every ClientEvent, in order; an entry of a room's log comes once. `reactor` opens the
     connections, `clock` (the reactor, if none is given) runs the timers, and should not follow the wall clock.
     """
-
-    log = Logger()
 
     def __init__(
         self,
         reactor: Any,
         member: str,
         rooms: Iterable[str],
-        happened: Callable[[Happening], None],
+        on_event: Callable[[ClientEvent], None],
         *,
-        server: Server | None = None,
+        server: ServerAddress | None = None,
         device: str = "terminal",
         clock: IReactorTime | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.member = member
         self.device = device
-        self.server = server or Server()
+        self.server = server or ServerAddress()
         self.seen: dict[str, int] = {}
         self.unsent: deque[Unsent] = deque()
         self.clock: IReactorTime = clock or reactor
         self.connected = False
         self._reactor = reactor
         self._rooms = list(rooms)
-        self._happened = happened
-        self._api = Api(reactor, self.clock, self.server)
+        self._on_event = on_event
+        self._rest = RestClient(reactor, self.clock, self.server)
         self._backoff = Backoff(rng or random.Random())  # noqa: S311 - only to spread
         self._token: str | None = None
         self._epoch: str | None = None
-        self._link: Link | None = None
-        self._greeted = 0.0
+        self._link: ClientLink | None = None
+        self._logged_in_at = 0.0
         self._ref = 0
-        self._asked: dict[int, tuple[type[Any], Deferred[Any]]] = {}
+        self._requests: dict[int, tuple[type[Any], Deferred[Any]]] = {}
         self._sending: Deferred[None] | None = None
-        self._living: Deferred[None] | None = None
+        self._running: Deferred[None] | None = None
         self._stopped = False
 
     def start(self) -> Deferred[None]:
-        """Connect, and stay connected. Fails with MercuryError when the server will not have this client, and with
+        """Connect, and stay connected. Fails with MercuryError when the server refuses this client for good, and with
         CancelledError after stop(); it does not end otherwise.
         """
-        self._living = Deferred.fromCoroutine(self._live())
-        return self._living
+        self._running = Deferred.fromCoroutine(self._run())
+        return self._running
 
     def stop(self) -> Deferred[None]:
         """Leave: tell the server what has been received, close the connection. Takes CLOSE_SECONDS at most.
@@ -140,15 +141,15 @@ class Client:
         """
         self._stopped = True
         link, self._link, was_connected = self._link, None, self.connected
-        for running in (self._living, self._sending):
+        for running in (self._running, self._sending):
             if running is not None:
                 running.cancel()
-        self._lost()
+        self._disconnected()
         if link is None:
             return succeed(None)
         if was_connected:
             for rid, seq in self.seen.items():
-                link.say(Ack(rid=rid, seq=seq))
+                link.send(Ack(rid=rid, seq=seq))
         return link.close()
 
     def send(self, rid: str, text: str) -> Deferred[SendOk]:
@@ -171,87 +172,87 @@ class Client:
         if self._link is None or not self.connected:
             return fail(MercuryError("unavailable", "there is no connection now"))
         self._ref += 1
-        asked: Deferred[T] = Deferred()
-        self._asked[self._ref] = (answer, asked)
-        self._link.say(msgspec.structs.replace(command, ref=self._ref))
-        return asked.addTimeout(ANSWER_SECONDS, self.clock, self._unanswered)
+        answered: Deferred[T] = Deferred()
+        self._requests[self._ref] = (answer, answered)
+        self._link.send(msgspec.structs.replace(command, ref=self._ref))
+        return answered.addTimeout(ANSWER_SECONDS, self.clock, self._unanswered)
 
     def _unanswered(self, result: object, seconds: float) -> NoReturn:
-        """A connection that answers no more is of no use, even if it still pings."""
+        """A connection without answers is useless, even if it still pings."""
         reason = f"no answer within {seconds:.0f} s"
         if self._link is not None:
             self._link.drop(reason)
         raise MercuryError("unavailable", reason)
 
-    # --- the connection, and the next one
+    # Connections
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         while True:
-            waiting = await self._visit()
+            pause = await self._one_connection()
             if self._stopped:  # what was cancelled may have made another error of that
                 raise CancelledError
-            self._happened(waiting)
-            await deferLater(self.clock, waiting.seconds)
+            self._on_event(pause)
+            await deferLater(self.clock, pause.seconds)
 
-    async def _visit(self) -> Waiting:
+    async def _one_connection(self) -> Reconnecting:
         """One connection, from the login to its end. Raises MercuryError when coming back is useless."""
         had_token = self._token is not None
         try:
             if self._token is None:
                 self._token = await self._log_in()
-            self._link = await self._dial(self._token)
+            self._link = await self._connect(self._token)
             raise await self._link.ended
         except MercuryError as error:
-            if error.code not in PASSING:
+            if error.code not in RECONNECT_AFTER:
                 raise
             if error.code == "unauthorized":
                 self._token = None
                 if had_token:
-                    return Waiting(0.0, error.reason)  # at once with a new one; if that is no good either, with waits
-            if self.connected and self.clock.seconds() - self._greeted >= STABLE_SECONDS:
+                    return Reconnecting(0.0, error.reason)  # at once with a new one; after that, with pauses
+            if self.connected and self.clock.seconds() - self._logged_in_at >= STABLE_SECONDS:
                 self._backoff.reset()
-            return Waiting(max(self._backoff.next(), error.retry_after or 0.0), error.reason)
+            return Reconnecting(max(self._backoff.next(), error.retry_after or 0.0), error.reason)
         finally:
             self._link = None
-            self._lost()
+            self._disconnected()
 
     async def _log_in(self) -> str:
-        token = await self._api.token(self.member)
+        token = await self._rest.token(self.member)
         for rid in self._rooms:
-            await self._api.join(rid, self.member)
+            await self._rest.join(rid, self.member)
         return token
 
-    async def _dial(self, token: str) -> Link:
+    async def _connect(self, token: str) -> ClientLink:
         resume = Resume(epoch=self._epoch, rooms=dict(self.seen)) if self._epoch is not None else None
         first = Connect(token=token, member=self.member, device=self.device, resume=resume)
-        link = Link(self.clock, first, self._heard)
+        link = ClientLink(self.clock, first, self._received)
         endpoint = HostnameEndpoint(self._reactor, self.server.host, self.server.ws_port, timeout=CONNECT_SECONDS)
         try:
-            await endpoint.connect(LinkFactory(self._reactor, self.server, link))
+            await endpoint.connect(ClientLinkFactory(self._reactor, self.server, link))
         except CancelledError:
             raise
         except Exception as error:
             raise MercuryError("unavailable", f"cannot reach {self.server.ws}: {plainly(error)}") from None
         return link
 
-    def _lost(self) -> None:
+    def _disconnected(self) -> None:
         self.connected = False
-        asked, self._asked = self._asked, {}
-        for _, answer in asked.values():
+        requests, self._requests = self._requests, {}
+        for _, answer in requests.values():
             answer.errback(MercuryError("unavailable", "the connection was lost before the answer came"))
 
-    # --- what is heard
+    # What arrives
 
-    def _heard(self, event: Heard, frame: bytes) -> None:
+    def _received(self, event: ServerFrame, frame: bytes) -> None:
         match event:
             case Message() | Joined() | Left():
                 self._entry(event)
                 return
-            case Answer():
+            case OkFrame():
                 self._answered(event, frame)
                 return
-            case Error(ref=int(ref)) if ref in self._asked:
-                self._asked.pop(ref)[1].errback(MercuryError(event.code, event.reason, event.retry_after))
+            case Error(ref=int(ref)) if ref in self._requests:
+                self._requests.pop(ref)[1].errback(MercuryError(event.code, event.reason, event.retry_after))
                 return
             case Error() if not self.connected:
                 return  # a login that was refused: the link ends with this reason
@@ -261,10 +262,10 @@ class Client:
                 if event.epoch != self._epoch:
                     self.seen.clear()
                 self._epoch = event.epoch
-                self._greeted = self.clock.seconds()
+                self._logged_in_at = self.clock.seconds()
                 self.connected = True
                 self._send_on()
-        self._happened(event)
+        self._on_event(event)
 
     def _entry(self, entry: Message | Joined | Left) -> None:
         if entry.seq <= self.seen.get(entry.rid, 0):
@@ -272,18 +273,18 @@ class Client:
         self.seen[entry.rid] = entry.seq
         if isinstance(entry, Left) and self.member in entry.members:
             del self.seen[entry.rid]
-        self._happened(entry)
+        self._on_event(entry)
 
-    def _answered(self, event: Answer, frame: bytes) -> None:
-        if not isinstance(event.ref, int) or event.ref not in self._asked:
+    def _answered(self, event: OkFrame, frame: bytes) -> None:
+        if not isinstance(event.ref, int) or event.ref not in self._requests:
             return
-        kind, answer = self._asked.pop(event.ref)
+        kind, answer = self._requests.pop(event.ref)
         try:
             answer.callback(msgspec.json.decode(frame, type=kind))
         except msgspec.DecodeError:
             answer.errback(MercuryError("internal", "the server's answer cannot be understood"))
 
-    # --- what is sent
+    # Texts
 
     def _send_on(self) -> None:
         if self._sending is None:
@@ -293,7 +294,7 @@ class Client:
     def _sent(self, result: Failure | None) -> None:
         self._sending = None
         if result is not None and not result.check(CancelledError):
-            self.log.failure("sending failed", result)
+            _log.failure("sending failed", result)
 
     async def _send_all(self) -> None:
         """Send what is unsent, oldest first, while there is a connection. The next hello calls it again."""
@@ -304,7 +305,7 @@ class Client:
             except MercuryError as error:
                 if not self.connected:
                     return
-                if error.code in WAITING:
+                if error.code in RESEND_AFTER:
                     await deferLater(self.clock, error.retry_after or 1.0)
                     continue
                 self.unsent.popleft()

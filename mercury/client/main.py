@@ -109,44 +109,44 @@ async def _run(reactor: Any, options: argparse.Namespace) -> None:
 
     from mercury.client.connection import Client
     from mercury.client.pipe import Pipe
-    from mercury.client.rest import Server
+    from mercury.client.rest import ServerAddress
     from mercury.client.terminal import Terminal
     from mercury.client.text import Writer
 
-    # Autobahn and Twisted tell much that is no business of the person at the terminal.
+    # Autobahn and Twisted log much that does not concern the person at the terminal.
     errors = FilteringLogObserver(textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.error)])
     globalLogBeginner.beginLoggingTo([errors], redirectStandardIO=False)
-    server = Server(options.host, options.api_port, options.ws_port, options.api_key)
-    client = Client(reactor, options.member, [options.room], lambda event: face.happened(event), server=server)
-    face: Terminal | Pipe
+    server = ServerAddress(options.host, options.api_port, options.ws_port, options.api_key)
+    client = Client(reactor, options.member, [options.room], lambda event: view.on_event(event), server=server)
+    view: Terminal | Pipe
     if sys.stdin.isatty() and sys.stdout.isatty():
         coloured = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        face = Terminal(client, options.room, Writer(options.member, options.room, coloured=coloured))
+        view = Terminal(client, options.room, Writer(options.member, options.room, coloured=coloured))
     else:
-        face = Pipe(reactor, client, options.room, Writer(options.member, options.room, coloured=False))
+        view = Pipe(reactor, client, options.room, Writer(options.member, options.room, coloured=False))
     done: Deferred[None] = Deferred()
 
-    async def live() -> None:
+    async def connect() -> None:
         try:
             await client.start()
         except CancelledError:
             return
         except MercuryError as error:
-            face.end(error.reason)
+            view.end(error.reason)
         except Exception:
-            face.end("a fault of the client's own")
+            view.end("a fault of the client's own")
             raise
 
     def interrupted() -> Deferred[None]:
-        face.end()
+        view.end()
         return done
 
     reactor.addSystemEventTrigger("before", "shutdown", interrupted)
-    living = Deferred.fromCoroutine(live())
+    connecting = Deferred.fromCoroutine(connect())
     try:
-        code = await face.run()
+        code = await view.run()
     finally:
         await client.stop()
-        await living
-        done.callback(None)  # whatever came of it: the reactor waits for this
+        await connecting
+        done.callback(None)  # in any case: the reactor waits for this
     raise SystemExit(code)

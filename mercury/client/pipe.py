@@ -1,4 +1,4 @@
-"""The client without a terminal: lines from standard input are sent, messages go to standard output, notes to stderr.
+"""The client in a script: sends the lines of standard input; prints messages to standard output, notes to stderr.
 
 At the end of the input it waits until all is acknowledged and all that the room holds was printed, so that a script can
 say something, or nothing, and read what was said.
@@ -9,21 +9,21 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mercury.client.connection import Client, Happening, Waiting
+from mercury.client.connection import Client, ClientEvent, Reconnecting
 from mercury.client.text import Writer, safe
 from mercury.domain.events import CaughtUp, Hello, Message
 from mercury.errors import MercuryError
 
-LINE_BYTES = 65536
-AHEAD = 100  # so many lines at most are read and not acknowledged
-LAST_SECONDS = 30.0  # the end waits so long for acknowledgements
+LINE_BYTES: Final = 65536
+AHEAD: Final = 100  # lines that are read and not acknowledged, at most
+LAST_SECONDS: Final = 30.0  # that the end waits for acknowledgements
 
 
 @implementer(IReadDescriptor)
@@ -37,8 +37,8 @@ class Pipe:
         self._client = client
         self._room = room
         self._writer = writer
-        self._over: Deferred[int] = Deferred()
-        self._trouble = ""
+        self._done: Deferred[int] = Deferred()
+        self._last_reason = ""
         self._rest = b""
         self._lines: deque[bytes] = deque()
         self._ended = False
@@ -47,9 +47,9 @@ class Pipe:
         self._limit: IDelayedCall | None = None
         self._code = 0
 
-    # --- what happens
+    # Events
 
-    def happened(self, event: Happening) -> None:
+    def on_event(self, event: ClientEvent) -> None:
         """Print it."""
         match event:
             case Message():
@@ -57,16 +57,16 @@ class Pipe:
             case CaughtUp(rid=self._room):
                 self._caught_up = True
             case Hello():
-                self._trouble = ""
-            case Waiting(reason=reason):
+                self._last_reason = ""
+            case Reconnecting(reason=reason):
                 self._caught_up = False
-                if reason != self._trouble:
-                    self._trouble = reason
+                if reason != self._last_reason:
+                    self._last_reason = reason
                     self._note(f"{reason}; reconnecting")
         self._check()
 
     def end(self, refusal: str | None = None) -> None:
-        """Stop; with the reason, if the server will not have us."""
+        """Stop; with a reason if the server refuses us."""
         if refusal is not None:
             self._fail(refusal)
         elif self._left():
@@ -76,9 +76,9 @@ class Pipe:
     async def run(self) -> int:
         """Chat until the input ends, or end(); returns the exit code: 0 if all that was read is acknowledged."""
         self._reactor.addReader(self)
-        return await self._over
+        return await self._done
 
-    # --- what is read
+    # Standard input
 
     def fileno(self) -> int:
         """Standard input."""
@@ -115,7 +115,7 @@ class Pipe:
         self._reactor.removeReader(self)
         self._limit = self._reactor.callLater(LAST_SECONDS, self._give_up)
 
-    # --- what is sent
+    # Sending
 
     def _send_on(self) -> None:
         """Send what was read, AHEAD lines at a time; read on when all of it is on its way."""
@@ -137,10 +137,10 @@ class Pipe:
             self._fail(f"not sent: {error.reason}")
         self._send_on()
 
-    # --- the end
+    # The end
 
     def _check(self) -> None:
-        """Is all said and done?"""
+        """Finish when all is sent and all was printed."""
         all_sent = self._ended and not self._left()
         if all_sent and self._caught_up and self._client.seen.get(self._room, 0) >= self._acknowledged:
             self._finish()
@@ -158,8 +158,8 @@ class Pipe:
         self._reactor.removeReader(self)
         if self._limit is not None and self._limit.active():
             self._limit.cancel()
-        if not self._over.called:
-            self._over.callback(self._code)
+        if not self._done.called:
+            self._done.callback(self._code)
 
     def _print(self, line: str) -> None:
         try:

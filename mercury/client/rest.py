@@ -1,4 +1,4 @@
-"""The two REST calls that a client makes before it connects: get a token, be put into a room.
+"""The two REST calls that the client makes before it connects: get a token, join the room.
 
 Every failure is a MercuryError: the server's own code where it gave one; `unavailable` with the address that was tried
 where it gave none.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from io import BytesIO
-from typing import Any, NamedTuple, NoReturn, cast, get_args
+from typing import Any, Final, NamedTuple, NoReturn, cast, get_args
 from urllib.parse import urlencode
 
 import msgspec
@@ -24,12 +24,12 @@ from twisted.web.iweb import IResponse
 
 from mercury.errors import CODES, Code, MercuryError
 
-REPLY_BYTES = 65536
-ANSWER_SECONDS = 10.0
+REPLY_BYTES: Final = 65536
+ANSWER_SECONDS: Final = 10.0
 
 
-class Server(NamedTuple):
-    """Where a server listens. `api_key`: what its REST interface asks for, if it does."""
+class ServerAddress(NamedTuple):
+    """Where a server listens. `api_key`: for its REST interface, if that needs one."""
 
     host: str = "127.0.0.1"
     api_port: int = 6009
@@ -63,24 +63,24 @@ class _Reply(msgspec.Struct):
     retry_after: float | None = None
 
 
-class Api:
+class RestClient:
     """The REST interface of one server. Each call ends within ANSWER_SECONDS."""
 
-    def __init__(self, reactor: Any, clock: IReactorTime, server: Server) -> None:
+    def __init__(self, reactor: Any, clock: IReactorTime, server: ServerAddress) -> None:
         self._agent = Agent(reactor, connectTimeout=ANSWER_SECONDS)
         self._clock = clock
         self._base = server.api
         self._key = server.api_key
 
     async def token(self, member: str) -> str:
-        """A new token for a member, who comes into being by this. As a query, since a name may hold a slash."""
+        """A new token for a member, who is created if need be. As a query, since a name may hold a slash."""
         reply = await self._call(b"GET", f"/api/token?{urlencode({'member': member})}")
         if reply.body is None or not reply.body.token:
             raise MercuryError("unavailable", f"{self._base} answered without a token")
         return reply.body.token
 
     async def join(self, rid: str, member: str) -> None:
-        """Put a member into a room, which comes into being by this. Changes nothing for one who is in it."""
+        """Put a member into a room, which is created if need be. Changes nothing for one who is in it."""
         await self._call(b"POST", "/api/room/add", {"room": rid, "members": [member]})
 
     async def _call(self, method: bytes, path: str, body: object = None) -> _Reply:

@@ -1,4 +1,4 @@
-"""The client in a terminal: what others say scrolls by above the line that one types in (prompt_toolkit).
+"""The client in a terminal: messages scroll by above the line where one types (prompt_toolkit).
 
 A line that was typed leaves the prompt and comes back from the server as a message. Until then, if that takes long or
 there is no connection, it stands in grey above the prompt.
@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
+from typing import Final
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.patch_stdout import patch_stdout
 from twisted.internet.defer import Deferred
 
-from mercury.client.connection import Client, Happening, Waiting
+from mercury.client.connection import Client, ClientEvent, Reconnecting
 from mercury.client.text import Writer, safe
 from mercury.domain.events import Hello
 from mercury.errors import MercuryError
 
-GREY = "ansibrightblack"
-PENDING_LINES = 5
-SLOW_SECONDS = 0.5  # an acknowledgement that takes longer is shown to be missing
-LAST_SECONDS = 3.0  # the end waits so long for those that are missing
+GREY: Final = "ansibrightblack"
+PENDING_LINES: Final = 5
+SLOW_SECONDS: Final = 0.5  # an acknowledgement that takes longer is shown to be missing
+LAST_SECONDS: Final = 3.0  # that the end waits for those that are missing
 
 
 class Terminal:
@@ -33,34 +34,34 @@ class Terminal:
         self._client = client
         self._room = room
         self._writer = writer
-        self._trouble = ""
-        self._typing: asyncio.Task[None] | None = None
+        self._last_reason = ""
+        self._input: asyncio.Task[None] | None = None
         self._refusal: str | None = None
 
-    def happened(self, event: Happening) -> None:
-        """Show it. Of the attempts to come back, those are told that fail for another reason than the one before."""
+    def on_event(self, event: ClientEvent) -> None:
+        """Show it. A failed attempt to reconnect is shown if its reason is another one than before."""
         line = self._writer.line(event)
         if isinstance(event, Hello):
-            self._trouble = ""
-        elif isinstance(event, Waiting):
-            if event.reason == self._trouble:
+            self._last_reason = ""
+        elif isinstance(event, Reconnecting):
+            if event.reason == self._last_reason:
                 return
-            if self._trouble:
+            if self._last_reason:
                 line = self._writer.note(event.reason)
-            self._trouble = event.reason
+            self._last_reason = event.reason
         if line is not None:
             print(line)
 
     def end(self, refusal: str | None = None) -> None:
-        """Stop; with the reason, if the server will not have us."""
+        """Stop; with a reason if the server refuses us."""
         self._refusal = refusal
-        if self._typing is not None:
-            self._typing.cancel()
+        if self._input is not None:
+            self._input.cancel()
 
     async def run(self) -> int:
         """Chat until Ctrl-D, Ctrl-C, end() or the terminal's own end; returns the exit code."""
-        self._typing = asyncio.ensure_future(self._type())
-        await Deferred.fromFuture(self._typing)
+        self._input = asyncio.ensure_future(self._type())
+        await Deferred.fromFuture(self._input)
         if self._refusal is not None:
             print(f"mercury-client: {safe(self._refusal)}", file=sys.stderr)
             return 1

@@ -5,13 +5,16 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
-from mercury.client.connection import Happening, Waiting
+from mercury.client.connection import ClientEvent, Reconnecting
 from mercury.domain.events import Error, Hello, Joined, Left, Message, Reset, readable
 
 #: Embeddings, overrides and isolates (Unicode Annex 9): they would let a text rearrange the line that it stands in.
-BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls (so all escape sequences), surrogates, separators of lines
+BIDI_CONTROLS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+UNSAFE: Final = frozenset(
+    {"Cc", "Cs", "Zl", "Zp"}
+)  # controls (so all escape sequences), surrogates, separators of lines
 
 Style = Callable[[str], str]
 
@@ -64,7 +67,7 @@ class Writer:
         """`-- text`: what is not a message."""
         return self._dim("-- " + safe(text))
 
-    def line(self, event: Happening) -> str | None:
+    def line(self, event: ClientEvent) -> str | None:
         """An event in words; None for those that a terminal does not show."""
         match event:
             case Message():
@@ -75,7 +78,7 @@ class Writer:
                 return self.note(f"{', '.join(members)} left{self._at(rid)}")
             case Hello():
                 return self.note(f"connected as {event.member}, room {self._room}")
-            case Waiting():
+            case Reconnecting():
                 return self.note(f"{event.reason}; reconnecting in {event.seconds:.1f} s")
             case Reset():
                 return self.note(f"room {event.rid} starts afresh; the server no longer has what was before")

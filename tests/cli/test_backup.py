@@ -21,7 +21,7 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from mercury.client.connection import Client
-from mercury.client.rest import Server as Where
+from mercury.client.rest import ServerAddress
 from mercury.domain.commands import Send
 from mercury.domain.events import Hello, Joined, Message, Reset, SendOk
 from mercury.stores.mysql.store import MysqlStore
@@ -161,7 +161,7 @@ class Person:
     def __init__(self, server: Server, name: str) -> None:
         self.heard: list[Any] = []
         self.ids: set[int] = set()
-        where = Where("127.0.0.1", server.where.api, server.where.ws)
+        where = ServerAddress("127.0.0.1", server.where.api, server.where.ws)
         self.client = Client(reactor, name, [ROOM], self._happened, server=where, device=DEVICE, rng=AtOnce())
         self.client.start().addErrback(lambda failure: None)  # it was stopped
 

@@ -13,8 +13,8 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 
-from mercury.client.connection import Backoff, Client, Waiting
-from mercury.client.rest import Server
+from mercury.client.connection import Backoff, Client, Reconnecting
+from mercury.client.rest import ServerAddress
 from mercury.domain.commands import History
 from mercury.domain.events import CaughtUp, Error, Hello, HistoryOk, Left, Reset, SendOk
 from mercury.errors import MercuryError
@@ -91,7 +91,7 @@ async def test_it_resumes_after_what_it_has_seen_and_sends_what_was_typed_offlin
     server.say(ROOM, "2", "before")
     await until(person.heard)
     await server.close()
-    await until(lambda: person.of(Waiting))
+    await until(lambda: person.of(Reconnecting))
     person.say("typed offline")
     person.say("and more")
     server.say(ROOM, "2", "missed")
@@ -151,7 +151,7 @@ async def test_a_revoked_token_is_replaced(server: FakeServer, person: Person) -
     await until(lambda: len(person.of(CaughtUp)) == 2)
     assert [path for path, _ in server.calls] == ["/api/token", "/api/room/add"] * 2
     assert person.of(Error) == []
-    assert person.of(Waiting)[-1] == Waiting(0.0, "the token is unknown, expired or revoked")
+    assert person.of(Reconnecting)[-1] == Reconnecting(0.0, "the token is unknown, expired or revoked")
 
 
 @pytest_twisted.ensureDeferred
@@ -162,7 +162,7 @@ async def test_an_error_that_answers_nothing_is_told_and_ends_nothing(server: Fa
     await until(lambda: person.of(Error))
     server.drop()
     await until(lambda: len(person.of(Hello)) == 2)
-    assert [waiting.reason for waiting in person.of(Waiting)] == ["the connection was lost"]
+    assert [waiting.reason for waiting in person.of(Reconnecting)] == ["the connection was lost"]
 
 
 @pytest_twisted.ensureDeferred
@@ -200,8 +200,8 @@ async def test_rest_that_fails_is_tried_again(server: FakeServer, reply: tuple[i
     """The reason says what is wrong; when it is mended, the client goes on."""
     server.reply = reply
     someone = Person(server)
-    await until(lambda: someone.of(Waiting))
-    assert reason in someone.of(Waiting)[0].reason
+    await until(lambda: someone.of(Reconnecting))
+    assert reason in someone.of(Reconnecting)[0].reason
     server.reply = None
     await until(lambda: someone.of(Hello))
     await someone.client.stop()
@@ -212,8 +212,8 @@ async def test_a_server_that_is_not_there_is_tried_until_it_is(server: FakeServe
     """The reason names what was tried."""
     await server.close()
     someone = Person(server)
-    await until(lambda: len(someone.of(Waiting)) > 1)
-    assert someone.of(Waiting)[0].reason == f"cannot reach http://127.0.0.1:{server.api_port}: Connection refused"
+    await until(lambda: len(someone.of(Reconnecting)) > 1)
+    assert someone.of(Reconnecting)[0].reason == f"cannot reach http://127.0.0.1:{server.api_port}: Connection refused"
     server.listen()
     await until(lambda: someone.of(Hello))
     await someone.client.stop()
@@ -227,8 +227,8 @@ async def test_bye_says_when_to_come_back(server: FakeServer) -> None:
     await until(lambda: someone.of(CaughtUp))
     server.sessions[0].tell(type="bye", retry_after=7.0)
     server.sessions[0].quit(1012, "the server is restarting")
-    await until(lambda: someone.of(Waiting))
-    assert someone.of(Waiting) == [Waiting(7.0, "the server said goodbye")]
+    await until(lambda: someone.of(Reconnecting))
+    assert someone.of(Reconnecting) == [Reconnecting(7.0, "the server said goodbye")]
     clock.advance(6.9)
     await until(lambda: not server.sessions)
     assert len(server.sent("connect")) == 1
@@ -252,8 +252,8 @@ async def test_silence_ends_a_connection_and_a_ping_is_no_silence(server: FakeSe
     assert someone.client.connected
     clock.advance(0.2)
     assert not someone.client.connected
-    await until(lambda: someone.of(Waiting))
-    assert someone.of(Waiting)[0].reason == "nothing was heard for 25 s"
+    await until(lambda: someone.of(Reconnecting))
+    assert someone.of(Reconnecting)[0].reason == "nothing was heard for 25 s"
     await someone.client.stop()
 
 
@@ -265,8 +265,8 @@ async def test_a_server_that_does_not_say_hello_is_left(server: FakeServer) -> N
     someone = Person(server, clock)
     await until(lambda: server.frames)
     clock.advance(10)
-    await until(lambda: someone.of(Waiting))
-    assert someone.of(Waiting)[0].reason == "the server did not say hello"
+    await until(lambda: someone.of(Reconnecting))
+    assert someone.of(Reconnecting)[0].reason == "the server did not say hello"
     await someone.client.stop()
 
 
@@ -326,8 +326,8 @@ async def test_a_connection_that_answers_no_more_is_replaced(server: FakeServer)
     server.sessions[0].tell(type="typing", rid=ROOM, mid="2")
     await until(lambda: len(someone.events) == 3)
     clock.advance(10)
-    await until(lambda: someone.of(Waiting))
-    assert someone.of(Waiting)[0].reason == "no answer within 30 s"
+    await until(lambda: someone.of(Reconnecting))
+    assert someone.of(Reconnecting)[0].reason == "no answer within 30 s"
     clock.advance(0)
     await until(lambda: someone.answers)
     assert len({send["cid"] for send in server.sent("send")}) == 1
@@ -375,7 +375,7 @@ async def test_unknown_frames_are_left_out_and_broken_ones_end_the_connection(
     await until(person.heard)
     server.sessions[0].tell_raw(b"{")
     await until(lambda: len(person.of(Hello)) == 2)
-    assert [waiting.reason for waiting in person.of(Waiting)] == ["the server sent what is not JSON"]
+    assert [waiting.reason for waiting in person.of(Reconnecting)] == ["the server sent what is not JSON"]
 
 
 @pytest_twisted.ensureDeferred
@@ -428,7 +428,7 @@ async def test_a_stable_connection_resets_the_backoff_and_a_short_one_does_not(s
         await until(lambda: len(someone.of(CaughtUp)) == connection)  # noqa: B023 - called at once
         clock.advance(seconds)
         server.drop()
-        await until(lambda: len(someone.of(Waiting)) == connection)  # noqa: B023 - called at once
+        await until(lambda: len(someone.of(Reconnecting)) == connection)  # noqa: B023 - called at once
         clock.advance(0)
     assert resets == [30.0]
     await someone.client.stop()
@@ -439,7 +439,9 @@ async def test_it_can_be_stopped_while_a_server_lets_it_wait() -> None:
     """Whatever it is waiting for: here for the answer to its first REST call, which never comes."""
     listening: Any = reactor
     deaf: Any = listening.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
-    someone = Client(reactor, "1", [ROOM], lambda event: None, server=Server("127.0.0.1", deaf.getHost().port, 1))
+    someone = Client(
+        reactor, "1", [ROOM], lambda event: None, server=ServerAddress("127.0.0.1", deaf.getHost().port, 1)
+    )
     started = someone.start()
     await deferLater(reactor, 0.05)
     await someone.stop()

@@ -13,7 +13,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor as installed
 
-from mercury.client.rest import Api, Server
+from mercury.client.rest import RestClient, ServerAddress
 from mercury.errors import MercuryError
 from mercury.rest.api_keys import new_key
 from mercury.settings.types import api_keys
@@ -95,10 +95,10 @@ async def test_what_mercury_keys_prints_works(tmp_path: Path) -> None:
 @ensureDeferred
 async def test_the_client_shows_its_key() -> None:
     async with with_keys(BOTH) as node:
-        server = Server(api_port=node.port, api_key=CRM[0])
-        assert await Api(reactor, reactor, server).token("ann")
+        server = ServerAddress(api_port=node.port, api_key=CRM[0])
+        assert await RestClient(reactor, reactor, server).token("ann")
         with pytest.raises(MercuryError, match=r"--server\.api\.keys"):
-            await Api(reactor, reactor, Server(api_port=node.port)).token("ann")
+            await RestClient(reactor, reactor, ServerAddress(api_port=node.port)).token("ann")
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from typing import TypeVar
 from twisted.internet import reactor
 from twisted.internet.task import Clock, deferLater
 
-from mercury.client.connection import Client, Happening
-from mercury.client.rest import Server
+from mercury.client.connection import Client, ClientEvent
+from mercury.client.rest import ServerAddress
 from mercury.domain.events import Message, SendOk
 from tests.support.fake_server import FakeServer
 
@@ -29,10 +29,10 @@ class Person:
     """A client, and all that happened to it."""
 
     def __init__(self, server: FakeServer, clock: Clock | None = None) -> None:
-        self.events: list[Happening] = []
+        self.events: list[ClientEvent] = []
         self.answers: list[SendOk | str] = []
         self.failed: BaseException | None = None
-        where = Server("127.0.0.1", server.api_port, server.ws_port)
+        where = ServerAddress("127.0.0.1", server.api_port, server.ws_port)
         self.client = Client(
             reactor, "1", [ROOM], self.events.append, server=where, device="d", clock=clock, rng=AtOnce()
         )
