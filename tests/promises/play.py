@@ -12,14 +12,15 @@ from typing import Final
 
 from twisted.internet.task import react
 
-from tests.promises import crowd, cuts
+from tests.promises import crowd, cuts, kills
 from tests.promises.checker import summary
 from tests.promises.cluster import Cluster
 from tests.promises.faults import FAULTS
 
 FIGURES: Final = ("first_ok_s", "resumed_s", "resident_mb", "descriptors")
 CUT: Final = "responses-cut"  # goTalk's answers; its rounds are of another kind (cuts.py)
-OTHERS: Final = (*crowd.STRIKES, CUT)  # that are not done to a cluster
+KILLED: Final = "server-killed"  # a single one (kills.py)
+OTHERS: Final = (KILLED, *crowd.STRIKES, CUT)  # that are not done to a cluster
 CUTS_A_ROUND: Final = 5
 
 
@@ -83,6 +84,8 @@ async def main(_: object, *arguments: str) -> None:
             with tempfile.TemporaryDirectory(prefix="mercury-faults-") as folder:
                 if name == CUT:
                     found, most = await cuts.play(Path(folder), CUTS_A_ROUND * chosen.rounds, chosen.seed)
+                elif name == KILLED:
+                    found, most = await kills.play(Path(folder), chosen.rounds, chosen.seed)
                 elif name in crowd.STRIKES:
                     found, most = await crowd.play(Path(folder), [name], chosen.rounds, chosen.seed)
                 else:

@@ -13,11 +13,10 @@ import pytest_twisted
 
 from tests.promises.checker import summary, violations
 from tests.promises.cluster import Cluster
-from tests.promises.scenario import Scenario
+from tests.promises.kills import killed
 from tests.promises.talk import pause
 from tests.support.child_programs import SERVER
 from tests.support.recorder import Ask, Connection, Record, Seen
-from tests.support.server_process import Server
 
 TRIES = 15  # few are needed on a machine that has nothing else to do
 PLAIN_TO_SEE = ("ack_before_commit", "no_dedup")  # the others need one certain client to come back at one moment
@@ -185,23 +184,12 @@ def test_one_thing_wrong_is_found(spoil: Callable[[Record], None], invariant: st
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_broken_mercury_is_found(
-    fault: str, invariant: str, tmp_path: Path, free_port: Callable[[], int]
-) -> None:
+async def test_a_broken_mercury_is_found(fault: str, invariant: str, tmp_path: Path) -> None:
     """The scenario that Mercury passes finds each fault, nearly always in the first try; those that are there all the
     time with the eyes of v2's clients and of WAMP's."""
     blind = {"v2", "wamp"}
     for seed in range(TRIES):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        server = Server(folder, (free_port(), free_port()), program=broken(fault))
-        scenario = Scenario(server, seed)
-        try:
-            found = violations(await scenario.run(rounds=2))
-        finally:
-            scenario.end()
-            if server.processes:
-                await server.kill()
+        found = violations((await killed(tmp_path, seed, broken(fault)))[0])
         print(f"{fault}, seed {seed}: {summary(found)}")
         lines = [line for line in found if line.startswith(invariant)]
         blind = {kind for kind in blind if not any(f"/{kind}" in line for line in lines)}
