@@ -32,22 +32,29 @@ pytest.register_assert_rewrite("tests.contracts", "tests.promises", "tests.suppo
 
 DATABASES = count()
 
-#: The files whose cases take longest. They come first, so that no process has one left when the others are done; and
-#: their cases may go to different processes.
+#: What takes longest comes first, so that no process is still busy with it when the others are done.
 LONGEST: Final = (
     "promises/test_faults.py",
     "promises/test_fortunes.py",
     "promises/test_model.py",
+    "gotalk/test_browser.py",
+    "stores/test_at_rest.py",
     "promises/test_kill.py",
     "promises/test_checker.py",
     "websocket/test_conformance.py",
-    "gotalk/test_browser.py",
-    "stores/test_at_rest.py",
+    "wamp/test_real_clients.py",
+    "gotalk/test_sqlmap.py",
+    "bus/test_across_nodes.py",
+    "bus/test_mysql.py",
     "gotalk/test_calls.py",
     "wamp/test_broken.py",
+    "cli/test_backup.py",
+    "cli/test_install.py",
     "stores/test_contracts.py",
     "stores/test_contracts_sealed.py",
 )
+#: Of these, the ones whose tests go to one process all the same: what they share takes long to start.
+TOGETHER: Final = ("gotalk/test_browser.py", "websocket/test_conformance.py", "cli/test_install.py")
 MOST_PROCESSES: Final = 16  # each may have a MariaDB of its own
 PROGRAMS: Final = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}  # Python's audit events
 
@@ -76,16 +83,21 @@ def chosen(item: pytest.Item, part: str) -> bool:
     return {"all": True, "parallel": not alone, "alone": alone, "quick": not alone and not slow}[part]
 
 
-def longest(nodeid: str) -> int:
+def length(nodeid: str) -> int:
     """Where in LONGEST a test's file stands, or behind all of it."""
     file = nodeid.partition("::")[0]
     return next((at for at, name in enumerate(LONGEST) if file.endswith(name)), len(LONGEST))
 
 
+def is_apart(nodeid: str) -> bool:
+    """Whether a test may go to another process than the others of its file."""
+    return length(nodeid) < len(LONGEST) and not nodeid.partition("::")[0].endswith(TOGETHER)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     part = config.getoption("part")
     config.hook.pytest_deselected(items=[item for item in items if not chosen(item, part)])
-    items[:] = sorted((item for item in items if chosen(item, part)), key=lambda item: longest(item.nodeid))
+    items[:] = sorted((item for item in items if chosen(item, part)), key=lambda item: length(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -99,11 +111,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):  # type: ignore[misc] # xdist has no types
-        """A file's tests go to one process, since they may share what takes long to start; but for LONGEST."""
+        """A file's tests go to one process, since they may share what takes long to start; but for the longest."""
 
         def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            return nodeid if longest(nodeid) < len(LONGEST) else file
+            return nodeid if is_apart(nodeid) else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # the order is that of pytest_collection_modifyitems
     return ByFile(config, log)
