@@ -18,7 +18,7 @@ sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests")]
 
 from playwright.sync_api import Browser, expect  # noqa: E402
 
-from tests.support.browser import GotalkServer, Visitor, play  # noqa: E402
+from tests.support.browser import BrowserThread, GotalkServer, Visitor  # noqa: E402
 from tests.support.free_ports import free_port  # noqa: E402
 
 PHONE = {"viewport": {"width": 360, "height": 640}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
@@ -96,11 +96,12 @@ async def main(_reactor: object, *arguments: str) -> None:
     """All of it, with a server of its own."""
     folder = Path(arguments[0]) if arguments else DOCS
     with tempfile.TemporaryDirectory() as place:
-        server = GotalkServer(Path(place), free_port)
+        server, chromium = GotalkServer(Path(place), free_port), BrowserThread()
         await server.start()
         try:
-            await play(lambda browser, server: shoot(folder, browser, server, bool(arguments)), server)
+            await chromium.play(lambda browser, server: shoot(folder, browser, server, bool(arguments)), server)
         finally:
+            await chromium.close()
             await server.kill()
 
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from playwright.sync_api import Browser, Error, Page, Route, expect
 
-from tests.support.browser import PASSWORD, GotalkServer, Visitor, play
+from tests.support.browser import PASSWORD, BrowserThread, GotalkServer, Visitor
 
 pytestmark = pytest.mark.slow
 
@@ -20,6 +20,14 @@ LOGGED_OUT = "the server responded with a status of 401"
 REFUSED = r"the server responded with a status of 4\d\d"
 IMAGE = '"><img src=x onerror="window.harmed=1">'
 SCRIPT = "<script>window.harmed=1</script>"
+
+
+@pytest_twisted.async_yield_fixture(scope="module")
+async def chromium() -> AsyncIterator[BrowserThread]:
+    """A browser that takes seconds to start; each test's people have windows and cookies of their own."""
+    browser = BrowserThread()
+    yield browser
+    await browser.close()
 
 
 @pytest_twisted.async_yield_fixture
@@ -43,7 +51,9 @@ def friends(browser: Browser, server: GotalkServer) -> tuple[Visitor, Visitor]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_people_talk_and_it_is_all_there_after_a_reload(server: GotalkServer) -> None:
+async def test_two_people_talk_and_it_is_all_there_after_a_reload(
+    server: GotalkServer, chromium: BrowserThread
+) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann, ben = friends(browser, server)
         ann.say("Good morning! Is the bread ready?")
@@ -56,11 +66,13 @@ async def test_two_people_talk_and_it_is_all_there_after_a_reload(server: Gotalk
             person.sees(*both)
             person.check()
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_page_comes_back_by_itself_and_what_was_written_meanwhile_is_sent_once(server: GotalkServer) -> None:
+async def test_a_page_comes_back_by_itself_and_what_was_written_meanwhile_is_sent_once(
+    server: GotalkServer, chromium: BrowserThread
+) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann, ben = friends(browser, server)
         ann.say("before")
@@ -77,11 +89,13 @@ async def test_a_page_comes_back_by_itself_and_what_was_written_meanwhile_is_sen
             person.sees("before", "first", "second")
             person.check(NO_SERVER, OPENING)
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_message_whose_answer_was_lost_is_tried_again_and_is_there_once(server: GotalkServer) -> None:
+async def test_a_message_whose_answer_was_lost_is_tried_again_and_is_there_once(
+    server: GotalkServer, chromium: BrowserThread
+) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann, ben = friends(browser, server)
 
@@ -101,11 +115,11 @@ async def test_a_message_whose_answer_was_lost_is_tried_again_and_is_there_once(
             person.sees("once")
             person.check(NO_SERVER)
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_not_sent_outlives_a_reload(server: GotalkServer) -> None:
+async def test_what_was_not_sent_outlives_a_reload(server: GotalkServer, chromium: BrowserThread) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann, ben = friends(browser, server)
         ann.page.route("**/send", lambda route: route.abort(), times=1)
@@ -116,11 +130,11 @@ async def test_what_was_not_sent_outlives_a_reload(server: GotalkServer) -> None
             person.sees("kept")
             person.check(NO_SERVER)
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_message_says_why_and_can_be_discarded(server: GotalkServer) -> None:
+async def test_a_refused_message_says_why_and_can_be_discarded(server: GotalkServer, chromium: BrowserThread) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann, ben = friends(browser, server)
         ann.say("x" * 40_000)
@@ -131,11 +145,13 @@ async def test_a_refused_message_says_why_and_can_be_discarded(server: GotalkSer
         ann.sees("short")
         ann.check(REFUSED)
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_all_windows_and_devices_show_everything_and_unread_is_counted(server: GotalkServer) -> None:
+async def test_all_windows_and_devices_show_everything_and_unread_is_counted(
+    server: GotalkServer, chromium: BrowserThread
+) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann, ben = friends(browser, server)
         window, phone = ann.window(), Visitor(browser, server.pages, "ann")
@@ -158,11 +174,13 @@ async def test_all_windows_and_devices_show_everything_and_unread_is_counted(ser
         for person in (ann, ben, phone):
             person.check()
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_long_conversation_is_shown_from_its_end_and_goes_back_to_its_beginning(server: GotalkServer) -> None:
+async def test_a_long_conversation_is_shown_from_its_end_and_goes_back_to_its_beginning(
+    server: GotalkServer, chromium: BrowserThread
+) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann, _ = friends(browser, server)
         texts = [f"number {n}" for n in range(130)]
@@ -181,11 +199,11 @@ async def test_a_long_conversation_is_shown_from_its_end_and_goes_back_to_its_be
     server.flags += ["--limits.messages-per-second=0"]
     await server.kill()
     await server.start()
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_markup_in_names_and_messages_is_text(server: GotalkServer) -> None:
+async def test_markup_in_names_and_messages_is_text(server: GotalkServer, chromium: BrowserThread) -> None:
     """As it is written by somebody who wants to run it in another one's browser."""
 
     def scene(browser: Browser, server: GotalkServer) -> None:
@@ -210,11 +228,13 @@ async def test_markup_in_names_and_messages_is_text(server: GotalkServer) -> Non
             assert person.page.evaluate("window.harmed") is None
             person.check(REFUSED)
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_policy_would_stop_a_mistake_and_these_tests_would_see_it(server: GotalkServer) -> None:
+async def test_the_policy_would_stop_a_mistake_and_these_tests_would_see_it(
+    server: GotalkServer, chromium: BrowserThread
+) -> None:
     """As if markup had got into a page, on its way or by its own script."""
 
     def spoil(route: Route) -> None:
@@ -236,11 +256,11 @@ async def test_the_policy_would_stop_a_mistake_and_these_tests_would_see_it(serv
             for what in ("inline script", "inline event handler", "TrustedHTML"):
                 assert any(what in words for words in ann.complaints), f"{what}: {ann.complaints}"
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_script_and_no_address_ever_has_the_token(server: GotalkServer) -> None:
+async def test_no_script_and_no_address_ever_has_the_token(server: GotalkServer, chromium: BrowserThread) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann = Visitor(browser, server.pages, "ann")
         told: list[str] = []
@@ -265,11 +285,11 @@ async def test_no_script_and_no_address_ever_has_the_token(server: GotalkServer)
         assert not any(secret in words for words in [*told, ann.page.url, ann.page.content(), kept])
         assert not any(PASSWORD in words for words in [ann.page.url, ann.page.content(), kept])
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_logging_out_nothing_private_is_left(server: GotalkServer) -> None:
+async def test_after_logging_out_nothing_private_is_left(server: GotalkServer, chromium: BrowserThread) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann, _ = friends(browser, server)
         ann.say("nobody else's business")
@@ -288,11 +308,11 @@ async def test_after_logging_out_nothing_private_is_left(server: GotalkServer) -
             assert "business" not in ann.page.content()
         ann.check(LOGGED_OUT)
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_is_said_where_it_was_tried(server: GotalkServer) -> None:
+async def test_what_cannot_be_is_said_where_it_was_tried(server: GotalkServer, chromium: BrowserThread) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ann = Visitor(browser, server.pages, "ann")
         ann.register()
@@ -314,7 +334,7 @@ async def test_what_cannot_be_is_said_where_it_was_tried(server: GotalkServer) -
         expect(ann.page.get_by_label("Username")).to_be_focused()
         ann.check(REFUSED)
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 def tab_to(page: Page, selector: str) -> None:
@@ -327,7 +347,7 @@ def tab_to(page: Page, selector: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_keyboard_is_enough(server: GotalkServer) -> None:
+async def test_the_keyboard_is_enough(server: GotalkServer, chromium: BrowserThread) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         ben = Visitor(browser, server.pages, "ben")
         ben.register()
@@ -355,11 +375,13 @@ async def test_the_keyboard_is_enough(server: GotalkServer) -> None:
         page.wait_for_url("**/login")
         ann.check()
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_on_a_phone_there_is_one_thing_at_a_time_and_nothing_is_too_wide(server: GotalkServer) -> None:
+async def test_on_a_phone_there_is_one_thing_at_a_time_and_nothing_is_too_wide(
+    server: GotalkServer, chromium: BrowserThread
+) -> None:
     def scene(browser: Browser, server: GotalkServer) -> None:
         phone = {"viewport": {"width": 360, "height": 640}, "has_touch": True, "is_mobile": True}
         long = "w" * 150
@@ -387,7 +409,7 @@ async def test_on_a_phone_there_is_one_thing_at_a_time_and_nothing_is_too_wide(s
         expect(people).to_be_visible()
         ann.check()
 
-    await play(scene, server)
+    await chromium.play(scene, server)
 
 
 def fits(page: Page) -> None:

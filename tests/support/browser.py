@@ -10,16 +10,19 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from twisted.internet import reactor
+from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.internet.threads import blockingCallFromThread, deferToThread, deferToThreadPool
+from twisted.python.threadpool import ThreadPool
 
 from tests.support.server_process import Server
+
+reactor: Any = installed
 
 PATIENCE = 60_000.0  # milliseconds until something that does not appear is given up
 PASSWORD = "the bread is warm"
@@ -45,7 +48,7 @@ class GotalkServer(Server):
         self._now(self.start)
 
     def _now(self, act: Callable[[], Any]) -> None:
-        blockingCallFromThread(cast(Any, reactor), lambda: Deferred.fromCoroutine(act()))
+        blockingCallFromThread(reactor, lambda: Deferred.fromCoroutine(act()))
 
 
 class Visitor:
@@ -132,11 +135,29 @@ def chromium() -> Iterator[Browser]:
 Scene = Callable[[Browser, GotalkServer], None]
 
 
-async def play(scene: Scene, server: GotalkServer) -> None:
-    """Play a scene in a thread of its own."""
+class BrowserThread:
+    """A browser in a thread of its own, the only one that may use it. It starts with the first scene; close() it."""
 
-    def run() -> None:
-        with chromium() as browser:
-            scene(browser, server)
+    def __init__(self) -> None:
+        self._pool = ThreadPool(minthreads=1, maxthreads=1, name="browser")
+        self._pool.start()
+        self._open = ExitStack()
+        self._browser: Browser | None = None
 
-    await deferToThread(run)
+    async def play(self, scene: Scene, server: GotalkServer) -> None:
+        """Play a scene; what its people had open is closed then."""
+        await deferToThreadPool(reactor, self._pool, self._play, scene, server)
+
+    def _play(self, scene: Scene, server: GotalkServer) -> None:
+        if self._browser is None:
+            self._browser = self._open.enter_context(chromium())
+        try:
+            scene(self._browser, server)
+        finally:
+            for context in self._browser.contexts:
+                context.close()
+
+    async def close(self) -> None:
+        """Close the browser."""
+        await deferToThreadPool(reactor, self._pool, self._open.close)
+        await deferToThread(self._pool.stop)
