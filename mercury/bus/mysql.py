@@ -28,7 +28,7 @@ from zope.interface import implementer
 from mercury.bus.local import LocalBus
 from mercury.errors import MercuryError
 from mercury.interfaces import IBus, IBusListener
-from mercury.stores.mysql.server import MysqlServer, mend
+from mercury.stores.mysql.server import MysqlServer, should_retry
 from mercury.stores.mysql.sql import rows
 from mercury.stores.pool import Pool
 
@@ -168,7 +168,9 @@ async def users(clock: Any, server: MysqlServer) -> list[str]:
 
 def _pool(server: MysqlServer) -> Pool:
     """Whatever the engine says is an outage here, and so is logged once: even that there is no such table."""
-    return Pool(f"{server} (leases)", server.connections(1), pymysql.Error, None, mend, server.seconds)
+    return Pool(
+        f"{server} (leases)", server.connections(1), pymysql.Error, should_retry=should_retry, timeout=server.seconds
+    )
 
 
 def _broken(failure: Failure) -> None:

@@ -152,7 +152,7 @@ async def rewrite(reactor: Any, config: Config) -> None:
             raise ConfigError("set --crypto.keys: there is no key to encrypt with")
         if storage_type(config) == "memory":
             raise ConfigError("the memory store (storage.type) is inside the node: there is nothing to rewrite")
-        store = build.make_store(config, beside=True)
+        store = build.make_store(config, beside_node=True)
     except ConfigError as error:
         _report(str(error))
         raise SystemExit(2) from None

@@ -76,9 +76,9 @@ def keys_of(config: Config) -> Keys:
         raise ConfigError(f"--crypto.keys: {error}") from None
 
 
-def make_store(config: Config, *, node: str = "", beside: bool = False) -> IStore:
-    """The store that the settings choose, for the node of this name. `beside`: beside nodes that use it, to seal it
-    anew."""
+def make_store(config: Config, *, node: str = "", beside_node: bool = False) -> IStore:
+    """The store that the settings choose, for the node of this name. `beside_node`: opened by another process beside
+    the nodes that use it, to seal its texts again."""
     kind, rooms, keys = storage_type(config), config.limits.rooms_per_member, keys_of(config)
     if kind == "memory":
         from mercury.stores.memory.store import MemoryStore
@@ -87,7 +87,7 @@ def make_store(config: Config, *, node: str = "", beside: bool = False) -> IStor
     if kind == "sqlite":
         from mercury.stores.sqlite.store import SqliteStore
 
-        return SqliteStore(config.sqlite.path, rooms, keys, beside=beside)
+        return SqliteStore(config.sqlite.path, rooms, keys, beside_node=beside_node)
     if kind == "redis":
         from twisted.internet import reactor
 

@@ -1,8 +1,8 @@
-"""Threads that talk to a database through twisted.enterprise.adbapi, with what adbapi leaves to its user.
+"""A database's threads and connections: twisted.enterprise.adbapi, with what it leaves to its user.
 
-A Pool turns every failure into a MercuryError and logs each reason once in an outage, bounds the calls that wait,
-refuses calls after close() (adbapi would never answer them), and lets what runs finish before it closes the
-connections.
+A Pool turns every failure into a MercuryError and logs each reason once per outage. It bounds how many calls may wait,
+refuses calls after close() (adbapi would never answer them), and closes the connections only when the calls in progress
+have ended.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ from twisted.python.failure import Failure
 from mercury.domain.counters import Load
 from mercury.domain.log_context import LOG_CONTEXT, in_context
 from mercury.errors import MercuryError
+from mercury.stores.unavailable import MAX_WAITING, internal, overloaded, unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Mend = Callable[[Any, Exception, int], bool]
+#: Whether to try a transaction again: given its connection, the driver's error, and how often it was tried.
+ShouldRetry = Callable[[Any, Exception, int], bool]
 
-log = Logger()
+_log = Logger()
 
-RETRY_AFTER: Final = 1.0  # seconds
-REASONS: Final = 10  # for which calls fail, that are logged until one does not
-WAITING: Final = 10_000  # calls: about what 2,000 clients ask for that all come back at once
+MAX_REASONS: Final = 10  # different reasons that are logged in one outage
 
 
 class Pool:
-    """Runs calls in a ConnectionPool's threads. `name` is the database for the log; `begin` starts a transaction.
+    """Runs calls in the threads of a ConnectionPool, each in a transaction.
 
-    Without `begin` each statement is a transaction of its own. `engine_error`: what the driver raises. `mend` is given
-    the connection, such an error from before the commit, and how many tries there were; if it returns True the call is
-    tried again. `seconds`: when that has passed a call fails; if it still waits for a thread it is not made at all.
-    `use`: what the calls are for; they wait until a thread is free and has a connection.
+    `name`: the database, for the log. `use`: what the calls are for, for the metrics.
+    `engine_error`: the exceptions by which the driver says that the engine failed.
+    `begin`: the statement that begins a transaction; without one, each statement is a transaction of its own.
+    `should_retry`: asked when the engine failed before the commit; True runs the whole call again.
+    `timeout`: seconds after which a call fails, the wait for a thread included. A call that still waits for a thread
+    then is never made; one that has begun goes on, and its answer is dropped.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class Pool:
         name: str,
         connections: ConnectionPool,
         engine_error: type[Exception] | tuple[type[Exception], ...],
+        *,
         begin: str | None = None,
-        mend: Mend | None = None,
-        seconds: float | None = None,
+        should_retry: ShouldRetry | None = None,
+        timeout: float | None = None,
         use: str = "all",
     ):
         self.load = Load(use)
@@ -57,79 +60,70 @@ class Pool:
         self._connections = connections
         self._engine_error = engine_error
         self._begin = begin
-        self._mend = mend
-        self._seconds = seconds
-        self._told: set[str] = set()  # why calls failed, as the log was told since one did not
+        self._should_retry = should_retry
+        self._timeout = timeout
+        self._reasons: set[str] = set()  # why calls failed, as far as logged since the last one that did not
         self._closed: Deferred[None] | None = None
 
     @property
     def is_closed(self) -> bool:
-        """Whether no call is taken any more."""
+        """Whether close() was called: all calls are refused."""
         return self._closed is not None
 
     def run(self, work: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call work(cursor, ...) in a thread; commit when it returns, roll back when it raises.
 
-        Fails with what `work` raised if that is a MercuryError; with unavailable if the engine failed; with internal,
-        and a traceback in the log, otherwise. Cancelling the Deferred gives up the answer, not the work.
+        Fails with what `work` raised if that is a MercuryError; with unavailable if the engine failed; else with
+        internal, and a traceback in the log. Cancelling the Deferred drops the answer; the work is done all the same.
         """
-        return self._run(work, *args, **kwargs).addErrback(self._count)
+        if self._closed is not None or self.load.running >= MAX_WAITING:
+            self.load.unavailable += 1
+            return fail(unavailable("the store is closed") if self._closed else overloaded(MAX_WAITING))
+        queued, began, log_context = monotonic(), 0.0, LOG_CONTEXT.get()
 
-    def soon(self, work: Callable[[], None]) -> None:
-        """Call `work` two turns later: in the first the reactor reads what has come meanwhile."""
-        clock = self._connections._reactor
-        clock.callLater(0, clock.callLater, 0, work)
-
-    def _count(self, failure: Failure) -> Failure:
-        self.load.unavailable += getattr(failure.value, "code", "") == "unavailable"
-        return failure
-
-    def _run(self, work: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        if self._closed is not None:
-            return fail(MercuryError("unavailable", "the store is closed", RETRY_AFTER))
-        if self.load.running >= WAITING:
-            reason = f"{WAITING} calls wait for the store already"
-            return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
-
-        asked, began = monotonic(), 0.0
-
-        def once(connection: Connection) -> T:
-            with closing(connection.cursor()) as cursor:
-                if self._begin:
-                    cursor.execute(self._begin)
-                return work(cursor, *args, **kwargs)
-
-        def transact(connection: Connection) -> T:
+        def in_thread(connection: Connection) -> T:
             nonlocal began
             began = monotonic()
-            if self._seconds is not None and monotonic() > asked + self._seconds:
-                raise self._too_late()
+            if self._timeout is not None and began > queued + self._timeout:
+                raise self._timed_out()
             tries = 0
             while True:
                 try:
-                    return once(connection)
+                    with closing(connection.cursor()) as cursor:
+                        if self._begin:
+                            cursor.execute(self._begin)
+                        return work(cursor, *args, **kwargs)
                 except self._engine_error as error:
                     tries += 1
-                    if not (self._mend and self._mend(connection, error, tries)):
+                    if self._should_retry is None or not self._should_retry(connection, error, tries):
                         raise
 
-        def done(result: Any) -> Any:
-            self.load.waits.observe((began or monotonic()) - asked)
-            return in_context(log_context, self._done, result)
+        def ended(result: T | Failure) -> T | Failure:
+            """In the reactor's thread again."""
+            self.load.waits.observe((began or monotonic()) - queued)
+            self.load.running -= 1
+            if self._closed is not None and not self.load.running:
+                self._end(self._closed)
+            if isinstance(result, Failure):
+                return in_context(log_context, self._failed, result)
+            if self._reasons:
+                in_context(log_context, self._recovered)
+            return result
 
-        log_context = LOG_CONTEXT.get()
         self.load.running += 1
         answer: Deferred[T] = Deferred()
-        self._connections.runWithConnection(transact).addBoth(done).chainDeferred(answer)
-        if self._seconds is not None:
-            answer.addTimeout(self._seconds, self._connections._reactor, lambda *_: Failure(self._too_late()))
-        return answer
+        self._connections.runWithConnection(in_thread).addBoth(ended).chainDeferred(answer)
+        if self._timeout is not None:
+            answer.addTimeout(self._timeout, self._connections._reactor, lambda *_: Failure(self._timed_out()))
+        return answer.addErrback(self._count)
 
-    def _too_late(self) -> MercuryError:
-        return MercuryError("unavailable", f"the store did not answer within {self._seconds:g} s", RETRY_AFTER)
+    def run_later(self, work: Callable[[], None]) -> None:
+        """Call `work` in the reactor's thread after its next turn, in which it reads what has come meanwhile."""
+        clock = self._connections._reactor
+        clock.callLater(0, clock.callLater, 0, work)
 
     def close(self) -> Deferred[None]:
-        """Let what runs finish, then close the connections. Fires when that is done, however often it is called."""
+        """Wait for the calls in progress, then close the connections. May be called more than once."""
         done: Deferred[None] = Deferred()
         if self._closed is None:
             self._closed = Deferred()
@@ -138,30 +132,31 @@ class Pool:
         self._closed.addCallback(lambda _: done.callback(None))
         return done
 
-    def _done(self, result: Any) -> Any:
-        self.load.running -= 1
-        if self._closed is not None and not self.load.running:
-            self._end(self._closed)
-        if isinstance(result, Failure):
-            return self._translate(result)
-        if self._told:
-            self._told.clear()
-            log.info("{name} works again", name=self._name)
-        return result
-
     def _end(self, closed: Deferred[None]) -> None:
         self._connections.close()
         closed.callback(None)
 
-    def _translate(self, failure: Failure) -> Failure:
+    def _count(self, failure: Failure) -> Failure:
+        self.load.unavailable += getattr(failure.value, "code", "") == "unavailable"
+        return failure
+
+    def _recovered(self) -> None:
+        self._reasons.clear()
+        _log.info("{name} works again", name=self._name)
+
+    def _failed(self, failure: Failure) -> Failure:
+        """The failure as a MercuryError; the log has the reason."""
         error = failure.value
         if isinstance(error, MercuryError):
             return failure
         if not isinstance(error, self._engine_error):
-            log.failure("a fault in a call of {name}", failure, name=self._name)
-            return Failure(MercuryError("internal", "a fault in the store; it is in the log"))
-        why = str(error)
-        if why not in self._told and len(self._told) < REASONS:
-            self._told.add(why)
-            log.error("{name} fails, and its calls with it: {error}", name=self._name, error=why)
-        return Failure(MercuryError("unavailable", f"the store does not work now: {error}", RETRY_AFTER))
+            _log.failure("a fault in a call of {name}", failure, name=self._name)
+            return Failure(internal())
+        reason = str(error)
+        if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
+            self._reasons.add(reason)
+            _log.error("{name} fails, and its calls with it: {error}", name=self._name, error=reason)
+        return Failure(unavailable(f"the store does not work now: {error}"))
+
+    def _timed_out(self) -> MercuryError:
+        return unavailable(f"the store did not answer within {self._timeout:g} s")

@@ -20,9 +20,8 @@ from zope.interface.verify import verifyClass, verifyObject
 from mercury.domain.model import Account, Cursor, Handed
 from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts
-from mercury.stores.mysql import sweep as mysql_sweep
+from mercury.stores import sql_upkeep
 from mercury.stores.redis import store as redis
-from mercury.stores.sqlite import sweep as sqlite_sweep
 from tests.contracts.tools import (  # fmt: skip
     NOW,
     TRICKY,
@@ -320,7 +319,7 @@ class AccountsContract(OpenStore):
     async def test_sweep_goes_on_until_all_lists_are_dropped_however_short_its_steps_are(
         self, store: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module, step in ((sqlite_sweep, "PIECE"), (mysql_sweep, "PIECE"), (redis, "CHUNK")):
+        for module, step in ((sql_upkeep, "SWEEP_ROWS"), (redis, "CHUNK")):
             monkeypatch.setattr(module, step, 3)
         members = [f"m{n:02}" for n in range(12)]
         await put(store, joined("r", *members[4:8]))

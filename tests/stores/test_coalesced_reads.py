@@ -26,7 +26,7 @@ class Reads:
         self.log_context: list[LogContext | None] = []
         self.later: list[Callable[[], None]] = []
         pool: Any = self
-        self.together = ReadCoalescer[str, str](pool, lambda cursor, keys: [])
+        self.coalescer = ReadCoalescer[str, str](pool, lambda cursor, keys: [])
 
     def run(self, work: object, keys: Sequence[str]) -> Deferred[list[str]]:
         """What Pool has."""
@@ -34,7 +34,7 @@ class Reads:
         self.begun.append((keys, answer))
         return answer
 
-    def soon(self, work: Callable[[], None]) -> None:
+    def run_later(self, work: Callable[[], None]) -> None:
         """What Pool has."""
         self.later.append(work)
 
@@ -47,7 +47,7 @@ class Reads:
     def ask(self, *keys: str) -> None:
         """Ask for these, one by one."""
         for key in keys:
-            self.together.ask(key).addCallbacks(self._tell, self._fail, (key,), {}, (key,))
+            self.coalescer.ask(key).addCallbacks(self._tell, self._fail, (key,), {}, (key,))
 
     def _tell(self, value: str, key: str) -> None:
         self.told[key] = value
@@ -103,7 +103,7 @@ def test_what_comes_right_after_a_read_goes_together_too() -> None:
 
 
 def test_answers_that_take_long_are_handed_out_some_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalesced_reads, "SHARE", -1.0)
+    monkeypatch.setattr(coalesced_reads, "MAX_SECONDS", -1.0)
     reads = Reads()
     reads.ask("a", "b", "c", "d")
     reads.answer(0)
@@ -116,7 +116,7 @@ def test_answers_that_take_long_are_handed_out_some_a_turn(monkeypatch: pytest.M
 
 
 def test_a_read_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalesced_reads, "MOST", 2)
+    monkeypatch.setattr(coalesced_reads, "MAX_KEYS", 2)
     reads = Reads()
     reads.ask("a", "b", "c", "d")
     reads.answer(0)
@@ -126,7 +126,7 @@ def test_a_read_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_so_has_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalesced_reads, "WAITING", 2)
+    monkeypatch.setattr(coalesced_reads, "MAX_WAITING", 2)
     reads = Reads()
     reads.ask("a", "b", "c", "d")
     assert reads.told == {"d": "unavailable"}
@@ -168,7 +168,7 @@ def test_who_has_asked_is_served_with_the_answer() -> None:
 def test_who_gives_up_takes_nothing_from_the_others() -> None:
     reads = Reads()
     reads.ask("a", "b")
-    given_up = reads.together.ask("x")
+    given_up = reads.coalescer.ask("x")
     reads.ask("c")
     given_up.addErrback(lambda _: None).cancel()
     reads.answer(0)

@@ -13,7 +13,8 @@ from twisted.logger import LogLevel
 
 from mercury.domain.model import SYSTEM, Cursor, Draft, Entry, ReadMark, Token
 from mercury.errors import MercuryError
-from mercury.stores.mysql import schema, sweep
+from mercury.stores import sql_upkeep
+from mercury.stores.mysql import schema
 from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from tests.contracts.tools import (
@@ -235,7 +236,7 @@ async def test_a_text_that_the_server_does_not_take_is_refused_and_a_long_batch_
 async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
     mysql: MysqlServer, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "PIECE", 7)
+    monkeypatch.setattr(sql_upkeep, "SWEEP_ROWS", 7)
     async with opened(lambda _: MysqlStore(mysql)) as store:
         members = [f"m{n}" for n in range(20)]
         await put(store, *(joined(rid, *members) for rid in "rs"), *[message("r", "m1")] * 20)

@@ -22,7 +22,7 @@ from twisted.logger import LogLevel
 from mercury.domain.model import Entry, ReadMark
 from mercury.errors import MercuryError
 from mercury.stores.mysql import server as mysql_server
-from mercury.stores.mysql.server import ENGINE_ERRORS, MysqlServer, mend
+from mercury.stores.mysql.server import ENGINE_ERRORS, MysqlServer, should_retry
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.pool import Pool
 from tests.contracts.tools import NOW, code_of, entry_of, joined, log_of, logged, message, opened, put
@@ -141,7 +141,7 @@ async def test_a_connection_that_is_lost_while_a_deadlock_is_rolled_back_is_repl
     """First the database breaks the transaction off, and when it is to be rolled back there is no connection either."""
     async with opened(lambda _: MysqlStore(mysql)):
         pass  # the database is there
-    pool = Pool("a pool", mysql.connections(1), ENGINE_ERRORS, None, mend, 10.0)
+    pool = Pool("a pool", mysql.connections(1), ENGINE_ERRORS, should_retry=should_retry, timeout=10.0)
     tries: list[int] = []
 
     def work(cursor: Any) -> object:

@@ -242,7 +242,7 @@ async def test_a_full_disk_gives_unavailable_and_ends_without_a_restart(path: st
 async def test_a_file_that_another_process_holds_gives_unavailable_in_time(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.05)
     async with opened(lambda _: SqliteStore(path)) as store:
         await put(store, joined("r", "a"))
         other = sqlite3.connect(path, isolation_level=None)
@@ -271,7 +271,7 @@ async def test_a_fault_within_a_batch_stores_none_of_it(path: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_calls_that_wait_have_a_bound(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mercury.stores.pool.WAITING", 3)
+    monkeypatch.setattr("mercury.stores.pool.MAX_WAITING", 3)
     async with opened(lambda _: SqliteStore(path)) as store:
         running = [store.ping() for _ in range(3)]
         with pytest.raises(MercuryError, match="unavailable: 3 calls wait"):
@@ -340,7 +340,7 @@ async def test_what_was_acknowledged_survives_a_kill(path: str, commits: int) ->
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_read_that_the_disk_does_not_answer_is_given_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "READ_SECONDS", 2.0)
+    monkeypatch.setattr(sqlite, "READ_TIMEOUT", 2.0)
     answered = threading.Event()
     monkeypatch.setattr(sqlite, "_value", lambda *asked: answered.wait(60))
     async with opened(lambda _: SqliteStore(path)) as store:

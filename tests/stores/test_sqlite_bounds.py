@@ -1,7 +1,8 @@
-"""What grows on SQLite has a bound, and sweeping it makes nobody wait: in the file, and in what an Appender knows."""
+"""What grows on SQLite has a bound, in the file and in what a SqliteAppender remembers; sweeping makes nobody wait."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from mercury.domain.model import Cursor, Token
+from mercury.stores import sql_upkeep
 from mercury.stores.sqlite import append, sweep
 from mercury.stores.sqlite.store import SqliteStore
 from tests.contracts.tools import NOW, joined, left, log_of, message, opened, put
@@ -32,7 +34,7 @@ async def counts(store: Any) -> dict[str, int]:
 async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "PIECE", 7)
+    monkeypatch.setattr(sql_upkeep, "SWEEP_ROWS", 7)
     async with opened(lambda _: SqliteStore(path)) as store:
         members = [f"m{n}" for n in range(20)]
         await put(store, *(joined(rid, *members) for rid in "rs"), *[message("r", "m1")] * 20, left("r", *members))
@@ -52,15 +54,15 @@ async def test_sweep_goes_on_until_all_is_done_however_short_its_steps_are(
 @pytest_twisted.ensureDeferred
 async def test_messages_are_stored_between_the_steps_of_a_sweep(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     order = ""
-    empty_grave = sweep._empty_grave
+    empty_tombstone = sweep.STEPS.empty_tombstone
 
     def step(cursor: Any) -> bool:
         nonlocal order
         order += "-"
-        return empty_grave(cursor)
+        return empty_tombstone(cursor)
 
-    monkeypatch.setattr(sweep, "PIECE", 7)
-    monkeypatch.setattr(sweep, "_empty_grave", step)
+    monkeypatch.setattr(sql_upkeep, "SWEEP_ROWS", 7)
+    monkeypatch.setattr(sweep, "STEPS", replace(sweep.STEPS, empty_tombstone=step))
     async with opened(lambda _: SqliteStore(path)) as store:
         await put(store, joined("long"), *[message("long", "")] * 200, joined("r", "a"))
         await store.delete_room("long")

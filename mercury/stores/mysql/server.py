@@ -176,7 +176,7 @@ def _code(error: Exception) -> int:
     return error.args[0] if error.args else 0
 
 
-def mend(connection: QuietConnection, error: Exception, tries: int) -> bool:
+def should_retry(connection: QuietConnection, error: Exception, tries: int) -> bool:
     """Whether to try a transaction again that failed before its COMMIT was done, when so much is certain: nothing of it
     is stored. For that, leave the connection without a transaction, or with a new socket (which may raise)."""
     code = _code(error)

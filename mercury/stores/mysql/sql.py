@@ -144,7 +144,7 @@ SELECT r.rid, r.head, m.joined, m.seen, r.messages - m.seen_nth, d.seq
 IS_MEMBER = "SELECT 1 FROM member WHERE mid = %s"
 LOCK_ROOM = "SELECT nr, head FROM room WHERE rid = %s AND NOT deleted FOR UPDATE"
 SOMEBODY_IN = "SELECT 1 FROM membership WHERE room = %s LIMIT 1"
-BURY_ROOM = "UPDATE room SET rid = NULL, deleted = 1 WHERE nr = %s"
+MAKE_TOMBSTONE = "UPDATE room SET rid = NULL, deleted = 1 WHERE nr = %s"
 KEEP_HEAD = "INSERT INTO room (rid, head, floor, messages, ctime, deleted) VALUES (%s, %s, %s, 0, 0, 1)"
 
 # Marks
@@ -195,9 +195,9 @@ DEVICES = [
     "SELECT mid, device, moved FROM handed WHERE mid > %s AND mid <= %s",
 ]
 DROP_DEVICE = [f"DELETE FROM {table} WHERE mid = %s AND device = %s" for table in ("delivered", "handed")]
-BURIED_ROOM = "SELECT nr FROM room WHERE rid IS NULL LIMIT 1"
-EMPTY_ROOM = "DELETE FROM entry WHERE room = %s LIMIT %s"
-DROP_ROOM = "DELETE FROM room WHERE nr = %s AND rid IS NULL"
+TOMBSTONE = "SELECT nr FROM room WHERE rid IS NULL LIMIT 1"
+EMPTY_TOMBSTONE = "DELETE FROM entry WHERE room = %s LIMIT %s"
+DROP_TOMBSTONE = "DELETE FROM room WHERE nr = %s AND rid IS NULL"
 
 UTF8_BYTES: Final = 4  # in a character, at most
 ROWS: Final = 500  # in one INSERT

@@ -1,8 +1,9 @@
-"""The store for when one machine is not enough: MySQL 8 or MariaDB 10.6 and later, for any number of nodes.
+"""The store for more than one machine: MySQL 8, or MariaDB 10.6 and later, for any number of nodes.
 
-Every decision is made by the database under its own locks; what a node remembers of its rooms is a guess, which the
-database checks (room_cache.py). One connection appends, so that a node's batches are stored in the order in which they
-were asked for; others write marks and tokens, and others read. Each has its thread, in which the functions below run.
+The database makes every decision, under its own locks. What a node remembers of its rooms is only a guess, which the
+database checks (room_cache.py). Each connection has a thread. One appends, so that a node's batches are stored in the
+order in which they were asked for: append.py is where messages are committed. Two write marks and tokens, each call in
+a transaction of its own; all others read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from operator import attrgetter
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pymysql
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from zope.interface import implementer
 
@@ -21,17 +22,18 @@ from mercury.domain.counters import Load
 from mercury.domain.model import Cursor, Draft, Entry, Membership, Outcome, ReadMark, Resealed, Room, Slice, Token
 from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
+from mercury.stores import sql_upkeep
 from mercury.stores.append_rules import occupied
-from mercury.stores.mysql import sql
-from mercury.stores.mysql.accounts import MysqlAccounts
+from mercury.stores.mysql import accounts, sql, sweep
 from mercury.stores.mysql.append import MysqlAppender, entry_of
 from mercury.stores.mysql.marks import move_cursors, move_reads
 from mercury.stores.mysql.schema import begin_anew, prepare
-from mercury.stores.mysql.server import ENGINE_ERRORS, MysqlServer, mend
+from mercury.stores.mysql.server import ENGINE_ERRORS, MysqlServer, should_retry
 from mercury.stores.mysql.sql import rows, to_json
-from mercury.stores.mysql.sweep import sweep
-from mercury.stores.pool import RETRY_AFTER, Pool
-from mercury.stores.sealing import NO_KEYS, STEP, Keys, renewed
+from mercury.stores.pool import Pool
+from mercury.stores.sealing import NO_KEYS, STEP, Keys
+from mercury.stores.sql_accounts import SqlAccounts
+from mercury.stores.unavailable import not_open, unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,14 +44,17 @@ LAST: Final = 2**63 - 1  # no seq is greater
 
 
 @implementer(IStore, IAccounts)
-class MysqlStore(MysqlAccounts):
-    """The truth in a server's database. `connections`: at least 4. `rooms_per_member`: rooms a member may be in; 0 for
-    any number. `keys`: what texts are sealed with.
+class MysqlStore(SqlAccounts):
+    """IStore in a server's database.
 
-    Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
+    `connections`: how many, at least 4. `rooms_per_member`: how many rooms a member may be in; 0 for any number.
+    `keys`: what texts are sealed with.
+
+    Cancelling a Deferred drops the answer; what was asked is done all the same.
     """
 
     epoch = ""
+    account_statements = accounts.STATEMENTS
 
     def __init__(
         self, server: MysqlServer, connections: int = 8, rooms_per_member: int = 0, keys: Keys = NO_KEYS
@@ -79,12 +84,12 @@ class MysqlStore(MysqlAccounts):
         self._reader = self._pool(name, "reading", self._connections - WRITERS - 1, autocommit=True)
 
     async def _once(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it in a thread, on a connection of its own."""
+        """Call it in a thread; it makes a connection of its own."""
         try:
             return await deferToThread(work, *args, **kwargs)
         except pymysql.Error as error:
             reason = f"{self._server} cannot be used: {error.args[-1]}"
-            raise MercuryError("unavailable", reason, RETRY_AFTER) from None
+            raise unavailable(reason) from None
         except MercuryError as error:
             reason = f"{self._server} cannot be used: {error.reason}"
             raise MercuryError(error.code, reason, error.retry_after) from None
@@ -94,13 +99,15 @@ class MysqlStore(MysqlAccounts):
 
     async def _begin_anew(self) -> int:
         if self._writer is None or self._writer.is_closed:
-            await _not_open()
+            await not_open()
         self.epoch, first = await self._once(begin_anew, self._server, time.time_ns() // 1000)
         return first
 
     def _pool(self, name: str, use: str, connections: int, autocommit: bool = False) -> Pool:
         pool = self._server.connections(connections, autocommit)
-        return Pool(f"{name} ({use})", pool, ENGINE_ERRORS, None, mend, self._server.seconds, use)
+        return Pool(
+            f"{name} ({use})", pool, ENGINE_ERRORS, should_retry=should_retry, timeout=self._server.seconds, use=use
+        )
 
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())
@@ -114,18 +121,18 @@ class MysqlStore(MysqlAccounts):
         return self._read(_row, sql.EPOCH).addCallback(lambda row: None)
 
     def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call work(cursor, ...): each SELECT in it reads what holds at one moment."""
-        return self._reader.run(work, *args, **kwargs) if self._reader else _not_open()
+        """Call work(cursor, ...), in which each SELECT sees the state of one moment."""
+        return self._reader.run(work, *args, **kwargs) if self._reader else not_open()
 
     def _write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call work(cursor, ...) in a transaction of its own."""
-        return self._writer.run(work, *args, **kwargs) if self._writer else _not_open()
+        return self._writer.run(work, *args, **kwargs) if self._writer else not_open()
 
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
         if self._appending is None:
-            return _not_open()
+            return not_open()
         return self._appending.run(self._appender.append, drafts, ctime, self.rooms_per_member, self._packet, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
@@ -148,12 +155,14 @@ class MysqlStore(MysqlAccounts):
         if room is None or not self.keys:
             return
         header = self.keys.header
-        for after in range(room.floor, room.head, STEP):
-            found = await self._read(rows, sql.SEALED, header, header, room.rid, after, after + STEP)
-            fresh, done = renewed(self.keys, room.rid, ((seq, stored) for seq, _, stored in found))
-            if fresh:
-                await self._write(_reseal, [(fresh[seq], id) for seq, id, _ in found if seq in fresh])
-            await step(done)
+
+        def read(after: int) -> Deferred[Any]:
+            return self._read(rows, sql.SEALED, header, header, room.rid, after, after + STEP)
+
+        def write(texts: Sequence[tuple[bytes, int]]) -> Deferred[None]:
+            return self._write(_reseal, texts)
+
+        await sql_upkeep.reseal(self.keys, room, step, read, write)
 
     # Rooms and members
 
@@ -206,11 +215,7 @@ class MysqlStore(MysqlAccounts):
         return self._write(_drop_tokens, mid)
 
     def sweep(self, now: int, idle: int, devices: int) -> Deferred[None]:
-        return Deferred.fromCoroutine(sweep(self._write, now, now - idle, devices))
-
-
-def _not_open() -> Deferred[Any]:
-    return fail(MercuryError("unavailable", "the store is not open", RETRY_AFTER))
+        return Deferred.fromCoroutine(sql_upkeep.sweep(self._write, sweep.STEPS, now, now - idle, devices))
 
 
 def _by_name(found: Sequence[Any]) -> dict[str, int]:
@@ -286,7 +291,7 @@ def _delete_room(cursor: Any, rid: str) -> bool:
     nr, head = found
     if _row(cursor, sql.SOMEBODY_IN, nr):
         raise occupied(rid)
-    cursor.execute(sql.BURY_ROOM, (nr,))
+    cursor.execute(sql.MAKE_TOMBSTONE, (nr,))
     cursor.execute(sql.KEEP_HEAD, (rid, head, head))
     return True
 

@@ -126,12 +126,12 @@ SELECT json_group_array(json_array(place, room, read, new, nth)) FROM walk WHERE
 """
 
 #: The last ?2 entries of what is left of a deleted room's log, and the one before them, 0 if there is none.
-LAST_IN_GRAVE = """
+LAST_IN_TOMBSTONE = """
 WITH RECURSIVE walk (id, prev, nr) AS (
     SELECT id, prev, 1 FROM entry WHERE id = ?1
     UNION ALL
     SELECT e.id, e.prev, nr + 1 FROM walk CROSS JOIN entry AS e ON e.id = walk.prev WHERE nr < ?2)
 SELECT json_group_array(id), coalesce(min(prev), 0) FROM walk
 """
-EMPTY_GRAVE = "DELETE FROM entry WHERE id IN (SELECT value FROM json_each(?1))"
-LOWER_GRAVE = "UPDATE grave SET last = ?2 WHERE room = ?1"
+EMPTY_TOMBSTONE = "DELETE FROM entry WHERE id IN (SELECT value FROM json_each(?1))"
+LOWER_TOMBSTONE = "UPDATE grave SET last = ?2 WHERE room = ?1"

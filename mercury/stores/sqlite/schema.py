@@ -16,8 +16,8 @@ from twisted.enterprise.adbapi import ConnectionPool
 from mercury.errors import MercuryError
 
 OLDEST: Final = (3, 35, 0)  # the first with RETURNING
-BUSY_SECONDS: Final = 5.0  # how long a call waits for another process that holds the file
-PATIENT_SECONDS: Final = 60.0  # and one that goes beside a busy node
+BUSY_TIMEOUT: Final = 5.0  # seconds that a call waits for another process that has locked the file
+BESIDE_NODE_TIMEOUT: Final = 60.0  # the same, for a process that writes beside a busy node
 
 #: MIGRATIONS[n] takes the schema from version n (PRAGMA user_version) to n + 1, in one transaction. Only ever append.
 MIGRATIONS: list[tuple[str, ...]] = [
@@ -169,9 +169,11 @@ def claim(path: str) -> int:
     return lock
 
 
-def connections(path: str, threads: int, *, read_only: bool, seconds: float = BUSY_SECONDS) -> ConnectionPool:
-    """A pool of `threads` connections. Transactions are begun by hand; SQLite itself refuses to write if read_only.
-    `seconds`: how long a call waits for another process that holds the file."""
+def connections(path: str, threads: int, *, read_only: bool, beside_node: bool = False) -> ConnectionPool:
+    """A pool of `threads` connections, which begin no transactions by themselves. With `read_only`, SQLite refuses to
+    write. `beside_node`: a node writes to the file at the same time, so calls wait longer for their turn."""
+
+    timeout = BESIDE_NODE_TIMEOUT if beside_node else BUSY_TIMEOUT
 
     def set_up(connection: sqlite3.Connection) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -184,7 +186,7 @@ def connections(path: str, threads: int, *, read_only: bool, seconds: float = BU
         connection.execute(f"PRAGMA query_only = {int(read_only)}")
 
     return ConnectionPool(
-        "sqlite3", path, timeout=seconds, isolation_level=None, check_same_thread=False,
+        "sqlite3", path, timeout=timeout, isolation_level=None, check_same_thread=False,
         cp_min=threads, cp_max=threads, cp_openfun=set_up,
     )  # fmt: skip
 

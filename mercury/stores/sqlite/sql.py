@@ -111,7 +111,7 @@ IS_MEMBER = "SELECT 1 FROM member WHERE mid = ?1"
 ROOM_TO_DELETE = """
 SELECT key, EXISTS (SELECT 1 FROM membership WHERE room = key) FROM room WHERE rid = ?1 AND NOT deleted
 """
-BURY_ROOM = [
+MAKE_TOMBSTONE = [
     "INSERT INTO grave (room, last) SELECT key, last FROM room WHERE key = ?1",
     "UPDATE room SET key = (SELECT max(key) + 1 FROM room), floor = head, messages = 0, last = 0, deleted = 1 "
     "WHERE key = ?1",
@@ -172,8 +172,8 @@ DROP_DEVICES = [
     "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))"
     for table in ("cursor", "handed")
 ]
-GRAVE = "SELECT room, last FROM grave LIMIT 1"
-DROP_GRAVE = "DELETE FROM grave WHERE room = ?1"
+TOMBSTONE = "SELECT room, last FROM grave LIMIT 1"
+DROP_TOMBSTONE = "DELETE FROM grave WHERE room = ?1"
 
 ROWS: Final = 256  # in one INSERT: SQLite allows 32,766 parameters
 

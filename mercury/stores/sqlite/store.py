@@ -1,10 +1,13 @@
 """The store that Mercury uses when nothing else is configured: one SQLite file, for one node.
 
-One thread writes and two read; in WAL mode neither waits for the other. Python gives up its lock at every step of a
-SQLite statement and gets it back late from a busy reactor, so a call is a few statements however large it is: rows go
-in by one INSERT or as one JSON argument, and come out as one JSON text, of the shape of a Struct of
-mercury/domain/model.py, which is decoded straight into it. A message's text never goes in as JSON: SQLite cuts a JSON
-string at a NUL character.
+Threads: one writes, two read; in WAL mode they do not wait for each other. Every write is one transaction. The writing
+thread runs them one by one, in the order in which they were asked for; append.py is where messages are committed.
+Reads that many clients need at once (tokens, memberships, pieces of logs) go through a ReadCoalescer.
+
+A call is a few statements, however large it is: Python releases its lock at every step of a SQLite statement and waits
+to get it back from a busy reactor. So rows go in by one INSERT or as one JSON argument, and come out as one JSON text
+that is decoded straight into a Struct of mercury/domain/model.py. A message's text never goes in as JSON, since SQLite
+cuts a JSON string at a NUL character.
 """
 
 from __future__ import annotations
@@ -14,43 +17,35 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from mercury.domain.counters import Load
 from mercury.domain.model import Cursor, Draft, Entry, Membership, Outcome, ReadMark, Resealed, Room, Slice, Token
 from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
+from mercury.stores import sql_upkeep
 from mercury.stores.append_rules import occupied
 from mercury.stores.coalesced_reads import ReadCoalescer
-from mercury.stores.pool import RETRY_AFTER, Pool
-from mercury.stores.sealing import NO_KEYS, STEP, Keys, renewed
-from mercury.stores.sqlite import room_log as log
-from mercury.stores.sqlite import sql
-from mercury.stores.sqlite.accounts import SqliteAccounts
+from mercury.stores.pool import Pool
+from mercury.stores.sealing import NO_KEYS, STEP, Keys
+from mercury.stores.sql_accounts import SqlAccounts
+from mercury.stores.sqlite import accounts, room_log, sql, sweep
 from mercury.stores.sqlite.append import SqliteAppender
-from mercury.stores.sqlite.schema import (
-    BUSY_SECONDS,
-    PATIENT_SECONDS,
-    check_version,
-    claim,
-    connections,
-    make_file,
-    migrate,
-)
+from mercury.stores.sqlite.schema import check_version, claim, connections, make_file, migrate
 from mercury.stores.sqlite.sql import ask, entries_in, insert, to_json
-from mercury.stores.sqlite.sweep import sweep
+from mercury.stores.unavailable import not_open, unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Work = Callable[Concatenate[Any, P], T]
 
-READERS = 2  # threads
-READ_SECONDS = 60.0  # that a read may take, the wait for a thread with it
-LAST = 2**63 - 1  # no seq is greater
+READERS: Final = 2  # threads
+READ_TIMEOUT: Final = 60.0  # seconds that a read may take, the wait for a thread included
+LAST: Final = 2**63 - 1  # no seq is greater
 
 _marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
 _memberships = msgspec.json.Decoder(list[tuple[int, Membership]])
@@ -58,20 +53,23 @@ _tokens = msgspec.json.Decoder(list[tuple[int, str, int]])
 
 
 @implementer(IStore, IAccounts)
-class SqliteStore(SqliteAccounts):
-    """The truth in the file `path`. `rooms_per_member`: how many rooms a member may be in; 0 for any number.
+class SqliteStore(SqlAccounts):
+    """IStore in the file `path`.
 
-    `keys`: what texts are sealed with. `beside`: it is opened beside a node that has the file; then nothing may be
-    called but what reads, and reseal().
+    `rooms_per_member`: how many rooms a member may be in; 0 for any number. `keys`: what texts are sealed with.
+    `beside_node`: a node has the file open at the same time; then only calls that read, and reseal(), are allowed.
 
-    Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
+    Cancelling a Deferred drops the answer; what was asked is done all the same.
     """
 
     epoch = ""
+    account_statements = accounts.STATEMENTS
 
-    def __init__(self, path: str, rooms_per_member: int = 0, keys: Keys = NO_KEYS, *, beside: bool = False) -> None:
+    def __init__(
+        self, path: str, rooms_per_member: int = 0, keys: Keys = NO_KEYS, *, beside_node: bool = False
+    ) -> None:
         self.keys = keys
-        self._beside = beside
+        self._beside_node = beside_node
         self._path = path
         self.rooms_per_member = rooms_per_member
         self._appender = SqliteAppender()
@@ -92,13 +90,12 @@ class SqliteStore(SqliteAccounts):
     async def _open(self) -> None:
         name = f"the database {self._path}"
         self._take_file(name)
-        seconds = PATIENT_SECONDS if self._beside else BUSY_SECONDS
-        writing = connections(self._path, 1, read_only=False, seconds=seconds)
+        writing = connections(self._path, 1, read_only=False, beside_node=self._beside_node)
         reading = connections(self._path, READERS, read_only=True)
         self._writer = Pool(name, writing, sqlite3.Error, begin="BEGIN IMMEDIATE", use="writing")
-        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, seconds=READ_SECONDS, use="reading")
+        self._reader = Pool(f"{name} (reading)", reading, sqlite3.Error, timeout=READ_TIMEOUT, use="reading")
         try:
-            if self._beside:
+            if self._beside_node:
                 await self._reader.run(check_version)
             else:
                 while await self._writer.run(migrate):
@@ -107,23 +104,21 @@ class SqliteStore(SqliteAccounts):
         except MercuryError as error:
             await self.close()
             raise MercuryError(error.code, f"{name} cannot be used: {error.reason}", error.retry_after) from None
-        self._tokens, self._memberships = (
-            ReadCoalescer(self._reader, _find_tokens),
-            ReadCoalescer(self._reader, _find_memberships),
-        )
+        self._tokens = ReadCoalescer(self._reader, _find_tokens)
+        self._memberships = ReadCoalescer(self._reader, _find_memberships)
         self._slices = ReadCoalescer(self._reader, _slices)
 
     def _take_file(self, name: str) -> None:
-        if self._beside:
+        if self._beside_node:
             if not os.path.exists(self._path):
-                raise MercuryError("unavailable", f"{name} is not there")
+                raise unavailable(f"{name} is not there")
             return
         make_file(self._path)
         try:
             self._claim = claim(self._path)
         except (MercuryError, OSError) as error:
             reason = error.reason if isinstance(error, MercuryError) else f"its lock: {error}"
-            raise MercuryError("unavailable", f"{name} cannot be used: {reason}") from None
+            raise unavailable(f"{name} cannot be used: {reason}") from None
 
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())
@@ -147,20 +142,22 @@ class SqliteStore(SqliteAccounts):
         return last_id + 1
 
     def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call work(cursor, ...), which makes one SELECT: that reads what holds at one moment."""
-        return self._reader.run(work, *args, **kwargs) if self._reader and self.epoch else _not_open()
+        """Call work(cursor, ...), which runs one SELECT and so sees the state of one moment."""
+        return self._reader.run(work, *args, **kwargs) if self._reader and self.epoch else not_open()
 
     def _write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call work(cursor, ...) in a transaction of its own."""
-        return self._writer.run(work, *args, **kwargs) if self._writer and self.epoch else _not_open()
+        return self._writer.run(work, *args, **kwargs) if self._writer and self.epoch else not_open()
 
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
-        return self._write(self._appender.append, drafts, ctime, self.rooms_per_member, self.keys)
+        if self._writer is None or not self.epoch:
+            return not_open()
+        return self._writer.run(self._appender.append, drafts, ctime, self.rooms_per_member, self.keys)
 
     def read(self, rid: str, after: int, limit: int) -> Deferred[Slice]:
-        return self._slices.ask((self.keys, rid, after, limit)) if self._slices else _not_open()
+        return self._slices.ask((self.keys, rid, after, limit)) if self._slices else not_open()
 
     def history(
         self, rid: str, before: int | None, after: int | None, limit: int
@@ -170,7 +167,7 @@ class SqliteStore(SqliteAccounts):
     def locate(self, id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
         if rid is None:
             return self._read(_row, sql.LOCATE, id)
-        return self._read(_row, log.LOCATE_IN_ROOM, id, rid)
+        return self._read(_row, room_log.LOCATE_IN_ROOM, id, rid)
 
     def reseal(self, rid: str, step: Callable[[Resealed], Deferred[None]]) -> Deferred[None]:
         return self.room(rid).addCallback(lambda room: Deferred.fromCoroutine(self._reseal(room, step)))
@@ -178,12 +175,14 @@ class SqliteStore(SqliteAccounts):
     async def _reseal(self, room: Room | None, step: Callable[[Resealed], Deferred[None]]) -> None:
         if room is None or not self.keys:
             return
-        for after in range(room.floor, room.head, STEP):
-            found = await self._read(_rows, log.SEALED, room.rid, after, STEP, self.keys.header)
-            fresh, done = renewed(self.keys, room.rid, ((seq, stored) for seq, _, stored in found))
-            if fresh:
-                await self._write(_reseal, [(fresh[seq], id) for seq, id, _ in found if seq in fresh])
-            await step(done)
+
+        def read(after: int) -> Deferred[Any]:
+            return self._read(_rows, room_log.SEALED, room.rid, after, STEP, self.keys.header)
+
+        def write(texts: Sequence[tuple[bytes, int]]) -> Deferred[None]:
+            return self._write(_reseal, texts)
+
+        await sql_upkeep.reseal(self.keys, room, step, read, write)
 
     # Rooms and members
 
@@ -206,7 +205,7 @@ class SqliteStore(SqliteAccounts):
         return self._read(_row, sql.IS_MEMBER, mid).addCallback(bool)
 
     def memberships(self, mid: str, device: str) -> Deferred[list[Membership]]:
-        memberships = self._memberships.ask((mid, device)) if self._memberships else _not_open()
+        memberships = self._memberships.ask((mid, device)) if self._memberships else not_open()
         return memberships.addCallback(sorted, key=attrgetter("rid"))
 
     # Marks
@@ -223,7 +222,7 @@ class SqliteStore(SqliteAccounts):
         return self._write(_put_token, token, keep)
 
     def token(self, digest: bytes) -> Deferred[Token | None]:
-        return self._tokens.ask(digest) if self._tokens else _not_open()
+        return self._tokens.ask(digest) if self._tokens else not_open()
 
     def tokens(self, mid: str) -> Deferred[list[Token]]:
         return self._read(_rows, sql.TOKENS, mid).addCallback(lambda found: [Token(*row) for row in found])
@@ -235,11 +234,7 @@ class SqliteStore(SqliteAccounts):
         return self._write(_drop_tokens, mid)
 
     def sweep(self, now: int, idle: int, devices: int) -> Deferred[None]:
-        return Deferred.fromCoroutine(sweep(self._write, now, now - idle, devices))
-
-
-def _not_open() -> Deferred[Any]:
-    return fail(MercuryError("unavailable", "the store is not open", RETRY_AFTER))
+        return Deferred.fromCoroutine(sql_upkeep.sweep(self._write, sweep.STEPS, now, now - idle, devices))
 
 
 # What runs in a thread. SQLite promises no order within json_group_array, so lists are sorted here.
@@ -276,17 +271,17 @@ def _slices(cursor: Any, asked: Sequence[tuple[Keys, str, int, int]]) -> list[Sl
 
 
 def _slice(cursor: Any, keys: Keys, rid: str, after: int, limit: int) -> Slice:
-    head, floor, entries = _row(cursor, log.READ, rid, after, limit) or (0, 0, "[]")
+    head, floor, entries = _row(cursor, room_log.READ, rid, after, limit) or (0, 0, "[]")
     return Slice(entries_in(entries, keys), head, floor)
 
 
 def _history(cursor: Any, keys: Keys, rid: str, before: int, after: int | None, limit: int) -> tuple[list[Entry], bool]:
     """One more is read than asked for, to see whether there are more."""
     if after is None:
-        (entries,) = _row(cursor, log.NEWEST_FIRST, rid, before, limit + 1)
+        (entries,) = _row(cursor, room_log.NEWEST_FIRST, rid, before, limit + 1)
         found = entries_in(entries, keys)
         return found[-limit:], len(found) > limit
-    (entries,) = _row(cursor, log.OLDEST_FIRST, rid, after, before, limit + 1)
+    (entries,) = _row(cursor, room_log.OLDEST_FIRST, rid, after, before, limit + 1)
     found = entries_in(entries, keys)
     return found[:limit], len(found) > limit
 
@@ -299,7 +294,7 @@ def _delete_room(cursor: Any, rid: str) -> bool:
     key, somebody_is_in = found
     if somebody_is_in:
         raise occupied(rid)
-    for statement in sql.BURY_ROOM:
+    for statement in sql.MAKE_TOMBSTONE:
         cursor.execute(statement, (key,))
     cursor.execute(sql.SKIP_AN_ID)
     return True
@@ -312,7 +307,7 @@ def _move_cursors(cursor: Any, cursors: Sequence[Cursor]) -> None:
 
 def _move_reads(cursor: Any, marks: Sequence[ReadMark]) -> list[int | None]:
     asked = to_json([(mark.rid, mark.mid, mark.seq) for mark in marks])
-    found = _marks.decode(_row(cursor, log.READ_MARKS, asked)[0])
+    found = _marks.decode(_row(cursor, room_log.READ_MARKS, asked)[0])
     answers: list[int | None] = [None] * len(marks)
     stand: dict[tuple[int, str], tuple[int, int]] = {}
     for membership, room, read, new, nth in sorted(found):

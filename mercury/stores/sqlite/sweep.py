@@ -1,61 +1,41 @@
-"""IStore.sweep on SQLite: many short transactions, so that what is sent meanwhile never waits for long.
-
-Between two of them the one thread that writes takes whatever else is waiting for it.
-"""
+"""The steps of IStore.sweep on SQLite. Between two of them the one thread that writes takes other calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
-
-from mercury.stores.sqlite import room_log as log
-from mercury.stores.sqlite import sql
-
-#: Rows that one transaction drops, or rows of devices that it looks at and those of one member.
-PIECE: Final = 2000
-
-Write = Callable[..., Deferred[Any]]
-
-
-async def sweep(write: Write, now: int, last_moved: int, devices: int) -> None:
-    """`write(work, ...)` calls work(cursor, ...) in a transaction. What is broken off is taken up by the next sweep."""
-    while await write(_drop_tokens, now) == PIECE:
-        pass
-    after: str | None = ""
-    while after is not None:
-        after = await write(_drop_devices, after, last_moved, devices)
-    while await write(_empty_grave):
-        pass
+from mercury.stores import sql_upkeep
+from mercury.stores.sql_upkeep import SweepSteps
+from mercury.stores.sqlite import room_log, sql
 
 
 def _drop_tokens(cursor: Any, now: int) -> int:
-    count: int = cursor.execute(sql.DROP_EXPIRED_TOKENS, (now, PIECE)).rowcount
+    count: int = cursor.execute(sql.DROP_EXPIRED_TOKENS, (now, sql_upkeep.SWEEP_ROWS)).rowcount
     return count
 
 
-def _drop_devices(cursor: Any, after: str, last_moved: int, devices: int) -> str | None:
-    """Look at the devices of the next few members that have any; the last of these, or None if there are no more."""
+def _drop_devices(cursor: Any, after: str, last_moved: int, most: int) -> str | None:
     last: str | None
-    (last,) = cursor.execute(sql.LAST_OF_NEXT, (after, PIECE)).fetchone()
+    (last,) = cursor.execute(sql.LAST_OF_NEXT, (after, sql_upkeep.SWEEP_ROWS)).fetchone()
     if last is not None:
-        idle = cursor.execute(sql.IDLE_DEVICES, (after, last, last_moved, devices)).fetchone()
+        idle = cursor.execute(sql.IDLE_DEVICES, (after, last, last_moved, most)).fetchone()
         for statement in sql.DROP_DEVICES:
             cursor.execute(statement, idle)
     return last
 
 
-def _empty_grave(cursor: Any) -> bool:
-    """Drop a piece of a deleted room's log; False if there is nothing more."""
-    grave = cursor.execute(sql.GRAVE).fetchone()
-    if grave is None:
+def _empty_tombstone(cursor: Any) -> bool:
+    tombstone = cursor.execute(sql.TOMBSTONE).fetchone()
+    if tombstone is None:
         return False
-    room, last = grave
-    ids, before = cursor.execute(log.LAST_IN_GRAVE, (last, PIECE)).fetchone()
-    cursor.execute(log.EMPTY_GRAVE, (ids,))
+    room, last = tombstone
+    ids, before = cursor.execute(room_log.LAST_IN_TOMBSTONE, (last, sql_upkeep.SWEEP_ROWS)).fetchone()
+    cursor.execute(room_log.EMPTY_TOMBSTONE, (ids,))
     if before:
-        cursor.execute(log.LOWER_GRAVE, (room, before))
+        cursor.execute(room_log.LOWER_TOMBSTONE, (room, before))
     else:
-        cursor.execute(sql.DROP_GRAVE, (room,))
+        cursor.execute(sql.DROP_TOMBSTONE, (room,))
     return True
+
+
+STEPS: Final = SweepSteps(_drop_tokens, _drop_devices, _empty_tombstone)
