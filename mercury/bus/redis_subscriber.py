@@ -67,7 +67,7 @@ class Subscriber:
         self._asked: set[str] = set()  # on this connection
         self._unconfirmed: Counter[str] = Counter()
         self._changed: dict[str, None] = {}
-        self._link = RedisLink(reactor, server, self._greet, self._new_protocol, self._lost)
+        self._link = RedisLink(reactor, server, self._on_connect, self._lost, self._new_protocol)
 
     def open(self) -> Deferred[None]:
         """Connect, and do so again whenever the connection is lost. Fails with the first attempt, and goes on."""
@@ -79,7 +79,7 @@ class Subscriber:
 
     def drop(self) -> None:
         """The connection is not what it seems to be."""
-        self._link.drop()
+        self._link.reconnect()
 
     def want(self, channel: str) -> None:
         """Subscribe to a channel; confirmed() follows, now or after a reconnect."""
@@ -124,7 +124,7 @@ class Subscriber:
     def _new_protocol(self) -> SubscriberProtocol:
         return SubscriberProtocol(self._message, self._confirm)
 
-    async def _greet(self, protocol: SubscriberProtocol) -> None:
+    async def _on_connect(self, protocol: SubscriberProtocol) -> None:
         self._protocol = protocol
         self._asked.clear()
         self._unconfirmed.clear()

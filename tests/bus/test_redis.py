@@ -344,7 +344,7 @@ async def test_nodes_see_each_other_come_leave_and_die(engine: RedisEngine) -> N
             await until(lambda: ("came", c.node) in listener.nodes)
             listener.invalidated.clear()
             proxy.black_hole = True
-            c._publisher.drop()
+            c._publisher.reconnect()
             c._subscriber.drop()
             await until(lambda: ("gone", c.node) in listener.nodes)
             assert listener.invalidated == [None], "who says nothing may have stored what it could not tell"

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from mercury.bus.redis import RedisBus, room_channels
 from mercury.domain.model import Draft, Resealed
 from mercury.errors import MercuryError
-from mercury.stores.redis.append import TRY_SECONDS, AppendAnswer, RedisAppender, SealedDraft
+from mercury.stores.redis.append import TRY_SECONDS, AppendAnswer, AppendReply, SealedDraft, SealingAppender
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
 from mercury.stores.sealing import STEP, Keys
@@ -54,7 +54,7 @@ class Script:
         self.tries: list[list[Draft | SealedDraft]] = []
         self.meanwhile = meanwhile
 
-    def send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[AppendAnswer]]]:
+    def send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[AppendReply]:
         self.tries.append(list(drafts))
         heads = {rid: head + self.meanwhile for rid, head in self.heads.items()}
         answers, good = [], True
@@ -63,17 +63,17 @@ class Script:
             answers.append(AppendAnswer(seq=heads[draft.rid], id=1))
             good = good and getattr(draft, "seq", heads[draft.rid]) == heads[draft.rid]
         self.heads = heads if good else {rid: head + self.meanwhile for rid, head in self.heads.items()}
-        return succeed((good, answers))
+        return succeed(AppendReply(good, answers))
 
 
 @pytest_twisted.ensureDeferred
 async def test_texts_are_sealed_again_only_if_another_seq_is_due() -> None:
     clock, script = Clock(), Script()
     script.heads = {"r": 10, "s": 0}
-    appender = RedisAppender(clock, script.send)
+    appender = SealingAppender(clock, script.send)
     drafts = [message("r", "a", "1"), message("s", "a", "2"), joined("r", "b"), message("r", "b", "3")]
-    answers = await appender.append(drafts, NOW, KEYS)
-    assert [answer.seq for answer in answers] == [11, 1, 12, 13]
+    reply = await appender.append(drafts, NOW, KEYS)
+    assert [answer.seq for answer in reply.answers] == [11, 1, 12, 13]
     first, second = script.tries
     assert [getattr(draft, "seq", None) for draft in first] == [1, 1, None, 3]
     assert [getattr(draft, "seq", None) for draft in second] == [11, 1, None, 13]
@@ -88,12 +88,12 @@ async def test_a_node_that_does_not_get_its_turn_gives_up_in_time() -> None:
     script.heads = {"r": 1}
     send = script.send
 
-    def slowly(drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[AppendAnswer]]]:
+    def slowly(drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[AppendReply]:
         clock.advance(0.5)
         return send(drafts, ctime)
 
     with pytest.raises(MercuryError, match="does not get its turn") as caught:
-        await RedisAppender(clock, slowly).append([message("r", "a")], NOW, KEYS)
+        await SealingAppender(clock, slowly).append([message("r", "a")], NOW, KEYS)
     assert (caught.value.code, caught.value.retry_after is not None) == ("unavailable", True)
     assert len(script.tries) <= TRY_SECONDS / 0.5 + 2
 

@@ -1,29 +1,31 @@
-"""IStore.append on Redis: lua/append.lua decides and stores; with keys the node has sealed the texts before.
+"""IStore.append on Redis: what lua/append.lua, which decides and stores, is given and answers; and sealing for it.
 
-A text is sealed for its place in the log, and the script gives the places. So the node seals for the seqs that it takes
-to be next; if another one is due, the script stores nothing and says which, and the node seals for that. As long as no
-other node writes into the same rooms, the first try does.
+A text is sealed for its room and seq, and it is the script that gives out seqs. So the node seals for the seqs that it
+expects. If a message would get another one, the script stores nothing and answers with the seqs that are due, and the
+node seals again. As long as no other node writes into the same rooms, the first attempt succeeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredLock
 
 from mercury.domain.model import Draft, Entry, Lost
-from mercury.errors import Code, MercuryError
-from mercury.stores.redis.link import RETRY_AFTER
+from mercury.errors import Code
 from mercury.stores.sealing import Keys, in_base64
+from mercury.stores.unavailable import unavailable
 
 KNOWN_ROOMS: Final = 20_000  # whose heads are remembered
-TRY_SECONDS: Final = 5.0  # for one batch; each time that it has to be sealed again, other nodes have stored theirs
+TRY_SECONDS: Final = 5.0  # for one batch: whenever it must be sealed again, other nodes have stored theirs
 
 
 class AppendAnswer(Struct):
-    """What became of a draft, as append.lua says."""
+    """What became of a draft. `seq`, `id`: those of the new entry, with `members` for a join or leave. `first`: the
+    message that was sent with the same cid before. `nothing`: nobody came or went. `error`: why it is refused; `who` is
+    the member in too many rooms."""
 
     seq: int = 0
     id: int = 0
@@ -46,24 +48,30 @@ class SealedDraft(Struct):
     lost: Lost = "no_key"
 
 
-#: Runs the script: whether it has stored the batch, and an answer a draft.
-Send = Callable[[Sequence[Draft | SealedDraft], int], Deferred[tuple[bool, list[AppendAnswer]]]]
+class AppendReply(NamedTuple):
+    """`stored`: False if a text was sealed for another seq than it would get; then nothing of the batch is stored.
+    `answers`: one for each draft."""
+
+    stored: bool
+    answers: list[AppendAnswer]
 
 
-class RedisAppender:
-    """Has batches appended, one after the other if texts are sealed."""
+#: Runs the script with a batch and the time of its entries.
+RunAppend = Callable[[Sequence[Draft | SealedDraft], int], Deferred[AppendReply]]
 
-    def __init__(self, clock: Any, send: Send) -> None:
+
+class SealingAppender:
+    """Seals the texts of batches and has these appended, one batch after the other."""
+
+    def __init__(self, clock: Any, run_append: RunAppend) -> None:
         self._clock = clock
-        self._send = send
+        self._run_append = run_append
         self._turn = DeferredLock()
         self._heads: dict[str, int] = {}
 
-    def append(self, drafts: Sequence[Draft], ctime: int, keys: Keys) -> Deferred[list[AppendAnswer]]:
-        """One answer a draft. Cancelling the Deferred gives up the answers, not the batch."""
-        if not keys:
-            return self._send(drafts, ctime).addCallback(lambda reply: reply[1])
-        answer: Deferred[list[AppendAnswer]] = Deferred()
+    def append(self, drafts: Sequence[Draft], ctime: int, keys: Keys) -> Deferred[AppendReply]:
+        """Fires when the batch is stored. Cancelling the Deferred drops the answers, not the batch."""
+        answer: Deferred[AppendReply] = Deferred()
         self._turn.run(lambda: Deferred.fromCoroutine(self._append(drafts, ctime, keys))).chainDeferred(answer)
         return answer
 
@@ -71,20 +79,19 @@ class RedisAppender:
         """Fires when no batch waits for its turn."""
         return self._turn.run(lambda: None)
 
-    async def _append(self, drafts: Sequence[Draft], ctime: int, keys: Keys) -> list[AppendAnswer]:
+    async def _append(self, drafts: Sequence[Draft], ctime: int, keys: Keys) -> AppendReply:
         end = self._clock.seconds() + TRY_SECONDS
         seqs = self._expected(drafts)
         sealed: list[Draft | SealedDraft] = list(drafts)
         while True:
             sealed = [_sealed(keys, *one) for one in zip(drafts, seqs, sealed, strict=True)]
-            stored, answers = await self._send(sealed, ctime)
-            self._learn(drafts, answers)
-            if stored:
-                return answers
+            reply = await self._run_append(sealed, ctime)
+            self._remember_heads(drafts, reply.answers)
+            if reply.stored:
+                return reply
             if self._clock.seconds() > end:
-                why = "the other nodes write so much into these rooms that this one does not get its turn"
-                raise MercuryError("unavailable", why, RETRY_AFTER)
-            seqs = [answer.seq or seq for answer, seq in zip(answers, seqs, strict=True)]
+                raise unavailable("the other nodes write so much into these rooms that this one does not get its turn")
+            seqs = [answer.seq or seq for answer, seq in zip(reply.answers, seqs, strict=True)]
 
     def _expected(self, drafts: Sequence[Draft]) -> list[int]:
         """The seqs that the drafts get if each becomes an entry and nobody else has written."""
@@ -97,7 +104,7 @@ class RedisAppender:
             seqs.append(heads[draft.rid])
         return seqs
 
-    def _learn(self, drafts: Sequence[Draft], answers: Sequence[AppendAnswer]) -> None:
+    def _remember_heads(self, drafts: Sequence[Draft], answers: Sequence[AppendAnswer]) -> None:
         if len(self._heads) > KNOWN_ROOMS:
             self._heads.clear()
         for draft, answer in zip(drafts, answers, strict=True):
@@ -106,7 +113,7 @@ class RedisAppender:
 
 
 def _sealed(keys: Keys, draft: Draft, seq: int, before: Draft | SealedDraft) -> Draft | SealedDraft:
-    """The draft, sealed for a seq; as it was before, if that was for the same one."""
+    """The draft, sealed for a seq; `before` if that was sealed for the same one."""
     if draft.kind != "message" or (isinstance(before, SealedDraft) and before.seq == seq):
         return before
     text = in_base64(keys.seal(draft.rid, seq, draft.text))

@@ -26,36 +26,45 @@ from txredisapi import RedisError, RedisProtocol, ResponseError
 from zope.interface import implementer
 
 from mercury.domain.counters import Load
-from mercury.domain.log_context import LOG_CONTEXT, in_context
+from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context
 from mercury.errors import MercuryError
 from mercury.stores.tls import CertificateCheck, EngineTls
+from mercury.stores.unavailable import MAX_WAITING, RETRY_AFTER, internal, unavailable
 
-log = Logger()
+_log = Logger()
 
-RETRY_AFTER: Final = 1.0  # seconds, for clients
-FIRST_RETRY: Final = 0.05  # seconds until a lost connection is made anew; doubled with each failure
-LAST_RETRY: Final = 1.0
-REASONS: Final = 10  # why it cannot be used, that are logged until it can
-WAITING: Final = 10_000  # commands without a reply: about what 2,000 clients ask for that all come back at once
+FIRST_DELAY: Final = 0.05  # seconds until a lost connection is made again; doubled after each failure
+MAX_DELAY: Final = 1.0
+MAX_REASONS: Final = 10  # different reasons that are logged in one outage
 
-#: What may become of a connection or a command while Redis, or the way to it, is not well.
-TROUBLE: Final = (RedisError, ConnectError, ConnectionClosed, DNSLookupError, SSL.Error, TimeoutError, OSError)
+#: How a connection or a command fails when Redis, or the network, has a problem.
+CONNECTION_ERRORS: Final = (
+    RedisError,
+    ConnectError,
+    ConnectionClosed,
+    DNSLookupError,
+    SSL.Error,
+    TimeoutError,
+    OSError,
+)
 
-#: How replies begin that say so of the server. Any other error reply is a fault of ours.
-NOT_NOW: Final = (
+#: How error replies begin that report a problem of the server. Any other error reply is a fault in Mercury.
+TEMPORARY_REPLIES: Final = (
     b"OOM", b"MISCONF", b"READONLY", b"NOREPLICAS", b"LOADING", b"BUSY", b"MASTERDOWN", b"NOAUTH", b"NOPERM",
 )  # fmt: skip
 
-Greet = Callable[[Any], Coroutine[Deferred[Any], Any, None]]
+OnConnect = Callable[[Any], Coroutine[Deferred[Any], Any, None]]
 
 
 @dataclass(frozen=True)
 class RedisServer:
-    """Where Redis is. With `sentinels` (host, port), these say where the master of `service` is, and host is unused.
-    `tls` goes for them as well: what they say has to be believed.
+    """Where Redis is, and how long to wait for it.
 
-    `connect_seconds`: for each step of connecting: to reach a server, to see its certificate, to log in.
-    `command_seconds`: to wait for a connection, and for the answer to a command.
+    With `sentinels` (host, port), these say where the master of `service` is; `host` and `port` are not used. `tls` is
+    spoken with them, too, since their answers must be trusted.
+
+    `connect_seconds`: timeout of each step of connecting: to reach a server, to check its certificate, to log in.
+    `command_seconds`: timeout of the wait for a connection, and of the wait for the answer to a command.
     """
 
     host: str = "127.0.0.1"
@@ -80,59 +89,61 @@ class RedisServer:
 
 @implementer(IHandshakeListener)
 class LinkProtocol(RedisProtocol):
-    """Bytes come back as bytes: numbers in names stay text. With TLS: `proved` fires when the handshake is done, or
-    fails; `check` has checked the server. `why` is how the connection ended."""
+    """txredisapi's protocol, but replies are bytes: numbers in names stay text.
 
-    proved: Deferred[None] | None = None
-    check: CertificateCheck | None = None
-    why: Failure | None = None
+    `tls_ready`: with TLS, fires when the handshake is done or has failed. `lost_reason`: why the connection ended.
+    """
+
+    tls_ready: Deferred[None] | None = None
+    lost_reason: Failure | None = None
 
     def __init__(self) -> None:
         super().__init__(charset=None, convertNumbers=False)
 
     def connectionMade(self) -> Any:
         if INegotiated.providedBy(self.transport):
-            self.proved = Deferred()
+            self.tls_ready = Deferred()
         return super().connectionMade()  # type: ignore[no-untyped-call]
 
     def handshakeCompleted(self) -> None:
-        if self.proved is not None:
-            self.proved.callback(None)
+        if self.tls_ready is not None:
+            self.tls_ready.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.why = reason
+        self.lost_reason = reason
         super().connectionLost(reason)
-        if self.proved is not None and not self.proved.called:
-            self.proved.errback(reason)
+        if self.tls_ready is not None and not self.tls_ready.called:
+            self.tls_ready.errback(reason)
 
 
 class RedisLink:
-    """One connection, on which commands are sent one behind the other without waiting for replies.
+    """One connection, on which commands are pipelined: they are sent without waiting for earlier replies.
 
-    `greet(protocol)` is awaited on each new connection before anything else may use it; if it raises, the connection is
-    closed and made anew. `protocol`: makes what speaks on it. `lost()` is called when a connection that had been
-    greeted is gone. `load`: how busy it is; commands wait while there is no connection.
+    `on_connect(protocol)` is awaited on each new connection before anything else may use it; if it raises, the
+    connection is closed and another one is made. `on_disconnect()` is called when a connection is lost for which
+    on_connect() had succeeded. `make_protocol` makes the protocol of each connection.
+    While there is no connection, commands wait. `load`: how busy it is.
     """
 
     def __init__(
         self,
         reactor: Any,
         server: RedisServer,
-        greet: Greet | None = None,
-        protocol: Callable[[], LinkProtocol] = LinkProtocol,
-        lost: Callable[[], None] = lambda: None,
+        on_connect: OnConnect | None = None,
+        on_disconnect: Callable[[], None] = lambda: None,
+        make_protocol: Callable[[], LinkProtocol] = LinkProtocol,
     ) -> None:
         self._reactor = reactor
         self._server = server
-        self._greet = greet
-        self._factory: Factory[Any] = Factory.forProtocol(protocol)
+        self._on_connect = on_connect
+        self._factory: Factory[Any] = Factory.forProtocol(make_protocol)
         self._factory.noisy = False
-        self._lost = lost
+        self._on_disconnect = on_disconnect
         self._protocol: Any = None
-        self._why: set[str] = set()  # what the log was told of the attempts to connect that failed, since one did not
+        self._reasons: set[str] = set()  # why connecting failed, as far as logged since it last succeeded
         self._waiting: list[Deferred[Any]] = []
         self.load = Load("all")
-        self._idle: list[Deferred[None]] = []
+        self._closing: list[Deferred[None]] = []
         self._closed = False
         self._loop: Deferred[None] | None = None
 
@@ -144,23 +155,24 @@ class RedisLink:
     # Opening and closing
 
     def open(self) -> Deferred[None]:
-        """Keep a connection from now on. Fires when the first one is there; fails with the first attempt."""
-        first = self._next()
-        self._loop = Deferred.fromCoroutine(self._keep())
+        """Keep a connection from now on. Fires with the first connection, or fails if the first attempt fails; further
+        attempts follow in any case."""
+        first = self._next_connection()
+        self._loop = Deferred.fromCoroutine(self._keep_connected())
         self._loop.addErrback(lambda failure: failure.trap(CancelledError))
-        self._loop.addErrback(self._broken)
+        self._loop.addErrback(self._fault)
         return first.addCallbacks(lambda protocol: None, self._translate)
 
-    def _broken(self, failure: Failure) -> None:
-        """A fault of ours: whoever waits is told."""
-        log.failure("keeping a connection to Redis failed", failure)
-        self._failed(MercuryError("internal", "a fault in the store; it is in the log"))
+    def _fault(self, failure: Failure) -> None:
+        """A fault in Mercury: all commands that wait fail."""
+        _log.failure("keeping a connection to Redis failed", failure)
+        self._connecting_failed(internal())
 
     def close(self) -> Deferred[None]:
-        """Let what runs finish, then close the connection. May be called more than once."""
+        """Wait for the commands in progress, then close the connection. May be called more than once."""
         self._closed = True
         idle: Deferred[None] = Deferred()
-        self._idle.append(idle)
+        self._closing.append(idle)
         self._end_if_idle()
         return idle
 
@@ -171,59 +183,59 @@ class RedisLink:
             self._loop.cancel()
         if self._protocol is not None:
             self._protocol.transport.loseConnection()
-        idle, self._idle = self._idle, []
+        idle, self._closing = self._closing, []
         for fired in idle:
             fired.callback(None)
 
-    def drop(self) -> None:
-        """The connection is not what it seems to be: make another one."""
+    def reconnect(self) -> None:
+        """Give up this connection, which does not work although it seems to, and make another one."""
         if self._protocol is not None:
             self._protocol.transport.abortConnection()
 
-    async def _keep(self) -> None:
-        delay = FIRST_RETRY
+    async def _keep_connected(self) -> None:
+        delay = FIRST_DELAY
         while not self._closed:
             try:
                 protocol = await self._connect()
-            except (*TROUBLE, MercuryError) as error:
-                self._failed(error)
-                await deferLater(self._reactor, delay * (0.5 + random()))  # noqa: S311 - only to spread them
-                delay = min(delay * 2, LAST_RETRY)
+            except (*CONNECTION_ERRORS, MercuryError) as error:
+                self._connecting_failed(error)
+                await deferLater(self._reactor, delay * (0.5 + random()))  # noqa: S311 - so that nodes do not all retry at once
+                delay = min(delay * 2, MAX_DELAY)
                 continue
-            delay = FIRST_RETRY
+            delay = FIRST_DELAY
             gone = protocol.whenDisconnected()
-            self._made(protocol)
+            self._connected(protocol)
             await gone
             self._protocol = None
-            self._lost()
+            self._on_disconnect()
 
-    def _made(self, protocol: Any) -> None:
-        if self._why:
-            log.info("{server} answers again", server=str(self._server))
-            self._why.clear()
+    def _connected(self, protocol: Any) -> None:
+        if self._reasons:
+            _log.info("{server} answers again", server=str(self._server))
+            self._reasons.clear()
         self._protocol = protocol
         waiting, self._waiting = self._waiting, []
         for waits in waiting:
             waits.callback(protocol)
 
-    def _failed(self, error: BaseException) -> None:
-        why = _said(error)
-        if why not in self._why and len(self._why) < REASONS:
-            self._why.add(why)
-            log.error("{server} cannot be used: {why}", server=str(self._server), why=why)
+    def _connecting_failed(self, error: BaseException) -> None:
+        why = _message_of(error)
+        if why not in self._reasons and len(self._reasons) < MAX_REASONS:
+            self._reasons.add(why)
+            _log.error("{server} cannot be used: {why}", server=str(self._server), why=why)
         if isinstance(error, MercuryError) and str(self._server) not in error.reason:
             error = MercuryError(error.code, f"{self._server} cannot be used: {error.reason}", error.retry_after)
         waiting, self._waiting = self._waiting, []
         for waits in waiting:
             waits.errback(Failure(error))
 
-    def _next(self) -> Deferred[Any]:
+    def _next_connection(self) -> Deferred[Any]:
         """The next connection, or why it could not be made."""
-        waits: Deferred[Any] = Deferred(self._waiting_no_more)
+        waits: Deferred[Any] = Deferred(self._stop_waiting)
         self._waiting.append(waits)
         return waits
 
-    def _waiting_no_more(self, waits: Deferred[Any]) -> None:
+    def _stop_waiting(self, waits: Deferred[Any]) -> None:
         if waits in self._waiting:
             self._waiting.remove(waits)
 
@@ -232,37 +244,44 @@ class RedisLink:
     async def _connect(self) -> Any:
         server = self._server
         host, port = (await self._master()) if server.sentinels else (server.host, server.port)
-        protocol = await self._reach(host, port, self._factory)
+        check = self._certificate_check(host)
+        protocol = await self._reach(host, port, self._factory, check)
         try:
-            await self._within(server.connect_seconds, Deferred.fromCoroutine(self._log_in(protocol)))
+            await self._with_timeout(server.connect_seconds, Deferred.fromCoroutine(self._log_in(protocol)))
         except ResponseError as error:
             protocol.transport.abortConnection()
-            raise MercuryError("unavailable", f"{server} refuses: {_said(error)}", RETRY_AFTER) from None
+            raise unavailable(f"{server} refuses: {_message_of(error)}") from None
         except BaseException:
             protocol.transport.abortConnection()
-            if protocol.check and protocol.why and protocol.why.check(SSL.Error):  # it judges us after the handshake
-                raise protocol.check.explained(protocol.why.value) from None
+            lost = protocol.lost_reason
+            if check and lost and lost.check(SSL.Error):  # the server judges our certificate after the handshake
+                raise check.explained(lost.value) from None
             raise
         return protocol
 
-    def _reach(self, host: str, port: int, factory: Factory[Any]) -> Deferred[Any]:
+    def _certificate_check(self, host: str) -> CertificateCheck | None:
+        """What checks a server's certificate; None without TLS. MercuryError if our own files cannot be used."""
+        if self._server.tls is None:
+            return None
+        return self._server.tls.check(host, "redis.sentinels" if self._server.sentinels else "redis.host")
+
+    def _reach(self, host: str, port: int, factory: Factory[Any], check: CertificateCheck | None) -> Deferred[Any]:
+        """Connect to a server; with TLS, until its certificate was checked."""
         seconds = self._server.connect_seconds
         endpoint = HostnameEndpoint(self._reactor, host, port, timeout=seconds)
-        if self._server.tls is not None:
-            return Deferred.fromCoroutine(self._reach_by_tls(self._server.tls, host, endpoint, factory))
-        return self._within(seconds, endpoint.connect(factory))
+        if check is not None:
+            return Deferred.fromCoroutine(self._reach_by_tls(endpoint, factory, check))
+        return self._with_timeout(seconds, endpoint.connect(factory))
 
-    async def _reach_by_tls(self, tls: EngineTls, host: str, endpoint: HostnameEndpoint, factory: Factory[Any]) -> Any:
-        server = self._server
-        check = tls.check(host, "redis.sentinels" if server.sentinels else "redis.host")
-        protocol: Any = await self._within(server.connect_seconds, wrapClientTLS(check, endpoint).connect(factory))
-        protocol.check = check
+    async def _reach_by_tls(self, endpoint: HostnameEndpoint, factory: Factory[Any], check: CertificateCheck) -> Any:
+        seconds = self._server.connect_seconds
+        protocol: Any = await self._with_timeout(seconds, wrapClientTLS(check, endpoint).connect(factory))
         try:
-            await self._within(server.connect_seconds, protocol.proved)
+            await self._with_timeout(seconds, protocol.tls_ready)
             check.names(protocol.transport.getHandle())
         except BaseException as error:
             protocol.transport.abortConnection()
-            if isinstance(error, TROUBLE):
+            if isinstance(error, CONNECTION_ERRORS):
                 raise check.explained(error) from None
             raise
         return protocol
@@ -271,27 +290,27 @@ class RedisLink:
         server = self._server
         if server.password:
             await protocol.execute_command("AUTH", server.password)
-        await protocol.execute_command("SELECT", server.db)  # 0, too: an answer shows that somebody is there
+        await protocol.execute_command("SELECT", server.db)  # even for 0: the answer shows that this is a Redis
         if server.sentinels:
             role = await protocol.execute_command("ROLE")
             if role[0] != b"master":
-                raise MercuryError("unavailable", "what the sentinels named is not the master yet", RETRY_AFTER)
-        if self._greet is not None:
-            await self._greet(protocol)
+                raise unavailable("what the sentinels named is not the master yet")
+        if self._on_connect is not None:
+            await self._on_connect(protocol)
 
     async def _master(self) -> tuple[str, int]:
-        """Where the master is, as the first sentinel says that answers."""
+        """Where the master is, according to the first sentinel that answers."""
         factory: Factory[Any] = Factory.forProtocol(LinkProtocol)
         factory.noisy = False
         why = "no sentinel answers"
         for host, port in self._server.sentinels:
             sentinel = None
             try:
-                sentinel = await self._reach(host, port, factory)
+                sentinel = await self._reach(host, port, factory, self._certificate_check(host))
                 asking = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._server.service)
-                found = await self._within(self._server.connect_seconds, asking)
-            except (*TROUBLE, MercuryError) as error:
-                why = f"the sentinel at {host}:{port} does not answer: {_said(error)}"
+                found = await self._with_timeout(self._server.connect_seconds, asking)
+            except (*CONNECTION_ERRORS, MercuryError) as error:
+                why = f"the sentinel at {host}:{port} does not answer: {_message_of(error)}"
                 continue
             finally:
                 if sentinel is not None:
@@ -299,85 +318,85 @@ class RedisLink:
             if found:
                 return found[0].decode(), int(found[1])
             why = f"the sentinel at {host}:{port} knows no service {self._server.service}"
-        raise MercuryError("unavailable", why, RETRY_AFTER)
+        raise unavailable(why)
 
-    def _within(self, seconds: float, waits: Deferred[Any]) -> Deferred[Any]:
-        """The same Deferred; it fails with TimeoutError when it has not fired by then."""
+    def _with_timeout(self, seconds: float, waits: Deferred[Any]) -> Deferred[Any]:
+        """The same Deferred, which fails with TimeoutError if it has not fired by then."""
         too_late = Failure(TimeoutError(f"no reply within {seconds:g} s"))
         return waits.addTimeout(seconds, self._reactor, onTimeoutCancel=lambda result, seconds: too_late)
 
     # Commands
 
     def call(self, *command: str | bytes | int) -> Deferred[Any]:
-        """Send one command; fires with its reply. Cancelling the Deferred gives up the answer, not the command."""
+        """Send one command; fires with its reply. Cancelling the Deferred drops the answer, not the command."""
         return self._run(self._send(command))
 
-    def script(self, sha: str, source: bytes, args: Sequence[str | bytes]) -> Deferred[Any]:
-        """Run a script that greet() has loaded; it is sent again if the server has forgotten it."""
+    def run_script(self, sha: str, source: bytes, args: Sequence[str | bytes]) -> Deferred[Any]:
+        """Run a script that on_connect() has loaded. Its source is sent again if the server has forgotten it."""
         return self._run(self._eval(sha, source, args))
 
     async def _eval(self, sha: str, source: bytes, args: Sequence[str | bytes]) -> Any:
         try:
             return await self._send(("EVALSHA", sha, 0, *args))
         except ResponseError as error:
-            if not _said(error).startswith("NOSCRIPT"):
+            if not _message_of(error).startswith("NOSCRIPT"):
                 raise
             return await self._send(("EVAL", source, 0, *args))
 
     async def _send(self, command: Sequence[str | bytes | int]) -> Any:
         seconds, asked = self._server.command_seconds, self._reactor.seconds()
         try:
-            protocol = self._protocol or await self._within(seconds, self._next())
+            protocol = self._protocol or await self._with_timeout(seconds, self._next_connection())
         finally:
             self.load.waits.observe(self._reactor.seconds() - asked)
         try:
-            return await self._within(seconds, protocol.execute_command(*command))
+            return await self._with_timeout(seconds, protocol.execute_command(*command))
         except TimeoutError:
-            protocol.transport.abortConnection()  # replies come in order: what follows would wait for this one
+            protocol.transport.abortConnection()  # replies come in order, so later commands would wait for this one
             raise
         except ResponseError as error:
-            if _said(error).startswith("READONLY"):  # it was the master once: ask the sentinels again
+            if _message_of(error).startswith("READONLY"):  # it is no longer the master: ask the sentinels again
                 protocol.transport.abortConnection()
             raise
 
     def _run(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
-        if self._closed or self.load.running >= WAITING:
+        if self._closed or self.load.running >= MAX_WAITING:
             work.close()
             self.load.unavailable += 1
             if self._closed:
-                return fail(MercuryError("unavailable", f"the connection to {self._server} is closed", RETRY_AFTER))
-            reason = f"{WAITING} commands wait for Redis already"
+                return fail(unavailable(f"the connection to {self._server} is closed"))
+            reason = f"{MAX_WAITING} commands wait for Redis already"
             return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
         self.load.running += 1
-        answer: Deferred[Any] = Deferred()
-        log_context = LOG_CONTEXT.get()
-        done = Deferred.fromCoroutine(work).addErrback(
-            lambda failure: in_context(log_context, self._translate, failure)
-        )
-        done.addBoth(self._done).chainDeferred(answer)
+        answer: Deferred[Any] = Deferred()  # another one than the command's, so that cancelling it stops nothing
+        Deferred.fromCoroutine(work).addBoth(self._ended, LOG_CONTEXT.get()).chainDeferred(answer)
         return answer
 
-    def _done(self, result: Any) -> Any:
+    def _ended(self, result: Any, log_context: LogContext | None) -> Any:
         self.load.running -= 1
-        self.load.unavailable += isinstance(result, Failure) and getattr(result.value, "code", "") == "unavailable"
-        self._end_if_idle()
+        if isinstance(result, Failure):
+            result = in_context(log_context, self._translate, result)
+            self.load.unavailable += result.value.code == "unavailable"
+        if self._closed:
+            self._end_if_idle()
         return result
 
     def _translate(self, failure: Failure) -> Failure:
+        """The failure as a MercuryError; a fault in Mercury is logged."""
         error = failure.value
         if isinstance(error, MercuryError):
             return failure
-        said = _said(error)
-        if not isinstance(error, TROUBLE) or (
-            isinstance(error, ResponseError) and not said.encode().startswith(NOT_NOW)
+        message = _message_of(error)
+        if not isinstance(error, CONNECTION_ERRORS) or (
+            isinstance(error, ResponseError) and not message.encode().startswith(TEMPORARY_REPLIES)
         ):
-            log.failure("a fault in a call of {server}", failure, server=str(self._server))
-            return Failure(MercuryError("internal", "a fault in the store; it is in the log"))
-        return Failure(MercuryError("unavailable", f"{self._server} does not answer now: {said}", RETRY_AFTER))
+            _log.failure("a fault in a call of {server}", failure, server=str(self._server))
+            return Failure(internal())
+        return Failure(unavailable(f"{self._server} does not answer now: {message}"))
 
 
-def _said(error: BaseException | None) -> str:
-    """An error's own words; error replies come as bytes."""
+def _message_of(error: BaseException | None) -> str:
+    """An error's own text; error replies come as bytes."""
     if isinstance(error, MercuryError):
         return error.reason
     words = error.args[0] if error and error.args else ""

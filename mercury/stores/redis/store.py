@@ -1,8 +1,9 @@
 """The store on Redis: each room's log is a stream, whose ids are the entries' seqs.
 
-A room's seq, floor and counts are read off its stream, so none of them can go back without the log. Each call is one
-run of a script (lua/), which Redis executes alone and whole. What a promise to be durable needs of Redis' settings
-stands in docs/stores.md. Redis Cluster will not do: a batch concerns many keys.
+A room's seq, floor and counts are read from its stream, so none of them can go back without the log. Each call is one
+run of a script (lua/). Redis runs a script alone and as a whole, so each is a transaction; lua/append.lua is where
+messages are committed. All calls share one connection, in the reactor's thread. docs/stores.md says which settings of
+Redis the promise of durability needs. Redis Cluster does not work: a batch uses keys of many rooms.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
-from msgspec.msgpack import Decoder
-from twisted.internet.defer import Deferred, fail
+from msgspec.msgpack import Decoder, Encoder
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -25,21 +26,23 @@ from mercury.errors import MercuryError
 from mercury.interfaces import IAccounts, IStore
 from mercury.stores.append_rules import occupied, refused, repeated
 from mercury.stores.redis.accounts import RedisAccounts
-from mercury.stores.redis.append import AppendAnswer, RedisAppender, SealedDraft
-from mercury.stores.redis.link import RETRY_AFTER, RedisLink, RedisServer
+from mercury.stores.redis.append import AppendAnswer, AppendReply, SealedDraft, SealingAppender
+from mercury.stores.redis.link import RedisLink, RedisServer
 from mercury.stores.redis.reseal import reseal
-from mercury.stores.redis.script import SOURCE, call
+from mercury.stores.redis.script import SHA, SOURCE
 from mercury.stores.sealing import NO_KEYS, STEP, Keys
+from mercury.stores.unavailable import not_open, unavailable
 
-log = Logger()
+_log = Logger()
 
 EPOCH: Final = "mercury:epoch"
 OLDEST: Final = (6, 2)  # XTRIM MINID
-CHUNK: Final = 1000  # things forgotten in one call: Redis does nothing else meanwhile
+CHUNK: Final = 1000  # entries, devices or tokens dropped in one call, during which Redis does nothing else
 PUBLISHED: Final = 256 * 1024  # bytes in one notification, about
 
+_encode = Encoder().encode
 
-_answers = Decoder(tuple[bool, list[AppendAnswer]])
+_reply = Decoder(AppendReply)
 _page = Decoder(tuple[list[Entry], int, int])
 _history = Decoder(tuple[list[Entry], bool])
 _located = Decoder(tuple[str, int] | None)
@@ -59,14 +62,14 @@ _none = Decoder(None)
 
 @implementer(IStore, IAccounts)
 class RedisStore(RedisAccounts):
-    """The truth in a Redis server's database.
+    """IStore in a Redis server's database.
 
-    `rooms_per_member`: how many rooms a member may be in; `keep`: how many entries of a room are kept, and a few more;
-    both 0 for any number. `channel`: a room's new entries are published by the script that stores them, on the channel
-    of that name and the room's, in the name of the bus's `node`; bus/redis.py listens there. None: nobody is told.
-    `keys`: what texts are sealed with.
+    `rooms_per_member`: how many rooms a member may be in. `keep`: how many entries of a room are kept (a few more stay
+    for a while). For both, 0 means any number. `keys`: what texts are sealed with.
+    `channel`: with it, the script that stores a room's new entries publishes them, too, on the channel whose name is
+    `channel` followed by the room's name, as from the bus's `node`; mercury/bus/redis.py subscribes there.
 
-    Cancelling a Deferred gives up the answer; what was asked is done nevertheless.
+    Cancelling a Deferred drops the answer; what was asked is done all the same.
     """
 
     epoch = ""
@@ -90,7 +93,7 @@ class RedisStore(RedisAccounts):
         self._channel = channel
         self._node = node
         self._link: RedisLink | None = None
-        self._appender = RedisAppender(reactor, self._send)
+        self._sealing = SealingAppender(reactor, self._append)
 
     @property
     def load(self) -> list[Load]:
@@ -100,7 +103,7 @@ class RedisStore(RedisAccounts):
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        self._link = RedisLink(self._reactor, self._server, self._greet)
+        self._link = RedisLink(self._reactor, self._server, self._on_connect)
         try:
             await self._link.open()
         except MercuryError as error:
@@ -111,34 +114,35 @@ class RedisStore(RedisAccounts):
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        await self._appender.idle()
+        await self._sealing.idle()
         if self._link is not None:
             await self._link.close()
 
-    async def _greet(self, protocol: Any) -> None:
-        """On every new connection: is this a Redis that will do, and does it hold what it held before?"""
+    async def _on_connect(self, protocol: Any) -> None:
+        """Check on every new connection that this Redis is new enough, and that it still has its data."""
         info = _as_dict(await protocol.execute_command("INFO"))
         if tuple(map(int, info["redis_version"].split(".")[:2])) < OLDEST:
-            raise _unfit(f"{self._server} is version {info['redis_version']}, and 6.2 or later is needed")
+            raise unavailable(f"{self._server} is version {info['redis_version']}, and 6.2 or later is needed")
         await protocol.execute_command("SCRIPT", "LOAD", SOURCE)
         if not self.epoch:
             _warn(self._server, info)
             await protocol.execute_command("SET", EPOCH, secrets.token_hex(8), "NX")
         found = await protocol.execute_command("GET", EPOCH)
         if self.epoch and found != self.epoch.encode():
-            raise _unfit(
+            raise unavailable(
                 f"{self._server} came back without its data; bring them back, or restart Mercury to do without"
             )
         self.epoch = found.decode()
 
     def _call(self, decoder: Decoder[Any], name: str, /, **args: Any) -> Deferred[Any]:
+        """Run one call of the script; its answer, decoded. Fails with MercuryError only."""
         if self._link is None:
-            return fail(MercuryError("unavailable", "the store is not open", RETRY_AFTER))
-        return call(self._link, decoder, name, args)
+            return not_open()
+        return self._link.run_script(SHA, SOURCE, (name, _encode(args))).addCallback(decoder.decode)
 
     def ping(self) -> Deferred[None]:
         if self._link is None:
-            return fail(MercuryError("unavailable", "the store is not open", RETRY_AFTER))
+            return not_open()
         return self._link.call("PING").addCallback(lambda reply: None)
 
     def begin_anew(self) -> Deferred[int]:
@@ -153,15 +157,17 @@ class RedisStore(RedisAccounts):
     # The log
 
     def append(self, drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
-        appending = self._appender.append(drafts, ctime, self.keys)
-        return appending.addCallback(
-            lambda answers: [self._outcome(draft, ctime, a) for draft, a in zip(drafts, answers, strict=True)]
-        )
+        appending = self._sealing.append(drafts, ctime, self.keys) if self.keys.ids else self._append(drafts, ctime)
+        return appending.addCallback(self._outcomes, drafts, ctime)
 
-    def _send(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[tuple[bool, list[AppendAnswer]]]:
-        telling = {"channel": self._channel, "node": self._node, "chunk": PUBLISHED}
+    def _append(self, drafts: Sequence[Draft | SealedDraft], ctime: int) -> Deferred[AppendReply]:
+        """Have lua/append.lua decide and store a batch."""
+        publishing = {"channel": self._channel, "node": self._node, "chunk": PUBLISHED}
         limits = {"limit": self.rooms_per_member, "keep": self._keep}
-        return self._call(_answers, "append", drafts=drafts, ctime=ctime, **limits, **telling)
+        return self._call(_reply, "append", drafts=drafts, ctime=ctime, **limits, **publishing)
+
+    def _outcomes(self, reply: AppendReply, drafts: Sequence[Draft], ctime: int) -> list[Outcome | MercuryError]:
+        return [self._outcome(draft, ctime, a) for draft, a in zip(drafts, reply.answers, strict=True)]
 
     def _outcome(self, draft: Draft, ctime: int, a: AppendAnswer) -> Outcome | MercuryError:
         if a.error is not None:
@@ -277,23 +283,19 @@ def _as_token(found: tuple[str, int] | None, digest: bytes) -> Token | None:
     return Token(digest, *found) if found else None
 
 
-def _unfit(reason: str) -> MercuryError:
-    return MercuryError("unavailable", reason, RETRY_AFTER)
-
-
 def _as_dict(info: bytes) -> dict[str, str]:
     """The reply to INFO."""
     return dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
 
 
 def _warn(server: RedisServer, info: dict[str, str]) -> None:
-    """Say what in a server's settings does not go together with being the truth. docs/stores.md has them all."""
+    """Log which of the server's settings can lose messages. docs/stores.md lists them all."""
     if info.get("aof_enabled") == "0":
-        log.warn(
+        _log.warn(
             "{server} has appendonly off: when it dies, it forgets what Mercury has acknowledged", server=str(server)
         )
     if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy") != "noeviction":
-        log.warn(
+        _log.warn(
             "{server} has maxmemory-policy {policy}: it will throw messages away; set noeviction",
             server=str(server),
             policy=info.get("maxmemory_policy"),
