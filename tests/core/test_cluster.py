@@ -1,96 +1,31 @@
 """Several nodes on one store behave as one: what is said on one is heard on all, and what gets lost is made up for.
 
-The bus here is a plain list of nodes that can be made to lose, delay or cut; tests/bus/test_redis.py has the real one.
+The bus here can be made to lose or delay (tests/support/lossy_bus.py); tests/bus/test_redis.py has the real one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import pytest
-from twisted.internet.defer import Deferred, succeed
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mercury.core.delivery.cluster import LOOK, Cluster
 from mercury.core.delivery.hub import AWAY, HOLE
 from mercury.domain import commands
-from mercury.domain.counters import Histogram
-from mercury.domain.model import Entry
-from mercury.domain.signals import Signal
 from mercury.interfaces import IBus, IBusListener
 from tests.support.clockwork import Clockwork
-
-
-class Wire:
-    """What the buses of all nodes share. `lossy`: nothing gets through."""
-
-    def __init__(self) -> None:
-        self.buses: list[Bus] = []
-        self.lossy = False
-        self.delayed: list[Callable[[], None]] | None = None
-
-    def send(self, sender: Bus, rid: str | None, tell: Callable[[IBusListener], None]) -> None:
-        for bus in self.buses:
-            if bus is sender or self.lossy or (rid is not None and rid not in bus.rooms):
-                continue
-            if self.delayed is None:
-                tell(bus.listener)
-            else:
-                self.delayed.append(lambda bus=bus: tell(bus.listener))  # type: ignore[misc]
-
-
-@implementer(IBus)
-class Bus:
-    """One node's bus."""
-
-    is_up = True
-    lags = Histogram(())
-
-    def __init__(self, wire: Wire) -> None:
-        self.node = f"node {len(wire.buses)}"
-        self.rooms: set[str] = set()
-        self.listener: Any = None
-        self._wire = wire
-        wire.buses.append(self)
-
-    def open(self, listener: IBusListener) -> Deferred[None]:
-        self.listener = listener
-        return succeed(None)
-
-    def close(self) -> Deferred[None]:
-        self._wire.buses.remove(self)
-        for bus in self._wire.buses:
-            bus.listener.node_down(self.node)
-        return succeed(None)
-
-    def publish(self, entries: Sequence[Entry]) -> None:
-        for rid in {entry.rid for entry in entries}:
-            part = [entry for entry in entries if entry.rid == rid]
-            self._wire.send(self, rid, lambda listener, part=part: listener.entries_received(part))  # type: ignore[misc]
-
-    def publish_signal(self, rid: str | None, signal: Signal) -> None:
-        self._wire.send(self, rid, lambda listener: listener.signal_received(self.node, signal))
-
-    def subscribe(self, rid: str) -> Deferred[None]:
-        self.rooms.add(rid)
-        return succeed(None)
-
-    def unsubscribe(self, rid: str) -> None:
-        self.rooms.discard(rid)
+from tests.support.lossy_bus import LossyBus, Network
 
 
 @pytest.fixture
-def wire() -> Wire:
-    return Wire()
+def network() -> Network:
+    return Network()
 
 
 @pytest.fixture
-def nodes(wire: Wire) -> tuple[Clockwork, Clockwork]:
+def nodes(network: Network) -> tuple[Clockwork, Clockwork]:
     """Two nodes on one store and one clock, with ann and bob in the room "r"."""
-    first = Clockwork(bus=Bus(wire))
-    second = Clockwork(bus=Bus(wire), beside=first)
+    first = Clockwork(bus=LossyBus(network))
+    second = Clockwork(bus=LossyBus(network), beside=first)
     first.join("r", "ann", "bob")
     return first, second
 
@@ -98,8 +33,8 @@ def nodes(wire: Wire) -> tuple[Clockwork, Clockwork]:
 Two = tuple[Clockwork, Clockwork]
 
 
-def test_the_interfaces_are_kept(wire: Wire, nodes: Two) -> None:
-    assert verifyObject(IBus, wire.buses[0])
+def test_the_interfaces_are_kept(network: Network, nodes: Two) -> None:
+    assert verifyObject(IBus, network.buses[0])
     assert isinstance(nodes[0].chat.cluster, Cluster)
     assert verifyObject(IBusListener, nodes[0].chat.cluster)
 
@@ -113,43 +48,43 @@ def test_a_message_crosses_without_a_look_at_the_store(nodes: Two) -> None:
     assert set(there.store.calls) <= {"append"}, "both nodes share this store"
 
 
-def test_a_room_is_heard_of_only_while_somebody_listens(wire: Wire, nodes: Two) -> None:
-    assert wire.buses[1].rooms == set()
+def test_a_room_is_heard_of_only_while_somebody_listens(network: Network, nodes: Two) -> None:
+    assert network.buses[1].rooms == set()
     bob = nodes[1].device("bob")
-    assert wire.buses[1].rooms == {"r"}
+    assert network.buses[1].rooms == {"r"}
     bob.lose()
-    assert wire.buses[1].rooms == set()
+    assert network.buses[1].rooms == set()
 
 
-def test_entries_that_cross_on_the_bus_are_put_in_order(wire: Wire, nodes: Two) -> None:
+def test_entries_that_cross_on_the_bus_are_put_in_order(network: Network, nodes: Two) -> None:
     here, there = nodes
     bob = there.device("bob")
-    wire.delayed = []
+    network.delayed = []
     here.post("r", "one", "two")
     there.store.calls.clear()
-    for tell in reversed(wire.delayed):
+    for tell in reversed(network.delayed):
         tell()
     there.settle()
     assert bob.texts() == ["one", "two"]
     assert "read" not in there.store.calls
 
 
-def test_a_lost_entry_is_read_from_the_log(wire: Wire, nodes: Two) -> None:
+def test_a_lost_entry_is_read_from_the_log(network: Network, nodes: Two) -> None:
     here, there = nodes
     bob = there.device("bob")
-    wire.lossy = True
+    network.lossy = True
     here.post("r", "one")
-    wire.lossy = False
+    network.lossy = False
     here.post("r", "two")
     assert bob.texts() == []
     there.wait(2 * HOLE)
     assert bob.texts() == ["one", "two"]
 
 
-def test_while_the_bus_is_down_heads_are_looked_at(wire: Wire, nodes: Two) -> None:
+def test_while_the_bus_is_down_heads_are_looked_at(network: Network, nodes: Two) -> None:
     here, there = nodes
     bob = there.device("bob")
-    wire.lossy, wire.buses[1].is_up = True, False
+    network.lossy, network.buses[1].is_up = True, False
     here.post("r", "one")
     there.wait(2 * LOOK)
     assert bob.texts() == ["one"]
@@ -167,28 +102,28 @@ def test_who_is_put_into_a_room_elsewhere_hears_it_here(nodes: Two) -> None:
     assert bob.texts() == ["welcome"]
 
 
-def test_joins_and_leaves_that_got_lost_are_made_up_for(wire: Wire, nodes: Two) -> None:
+def test_joins_and_leaves_that_got_lost_are_made_up_for(network: Network, nodes: Two) -> None:
     here, there = nodes
     bob = there.device("bob")
-    wire.lossy = True
+    network.lossy = True
     here.join("new", "bob")
     here.post("new", "welcome")
     here.now(here.chat.rooms.leave("r", ["bob"]))
     here.post("r", "without bob")
-    wire.lossy = False
+    network.lossy = False
     there.chat.cluster.invalidate(None)
     there.settle()
     assert bob.texts() == ["welcome"]
     assert [room.rid for room in bob.session.rooms] == ["new"]
 
 
-def test_who_comes_into_a_room_that_is_live_here_already_hears_it_at_once(wire: Wire, nodes: Two) -> None:
+def test_who_comes_into_a_room_that_is_live_here_already_hears_it_at_once(network: Network, nodes: Two) -> None:
     """The join was lost on the bus; one member's places are read again before the other's."""
     here, there = nodes
     ann, bob = there.device("ann"), there.device("bob")
-    wire.lossy = True
+    network.lossy = True
     here.join("new", "ann", "bob")
-    wire.lossy = False
+    network.lossy = False
     for device in (ann, bob):
         there.chat.hub.look_again((), (device.member,))
         there.settle()
@@ -218,7 +153,7 @@ def test_what_is_told_late_while_somebody_logs_in_does_not_reset_them(nodes: Two
     assert [state["rid"] for state in again.of("hello")[0]["rooms"]] == ["r"]
 
 
-def test_presence_is_that_of_all_nodes(wire: Wire, nodes: Two) -> None:
+def test_presence_is_that_of_all_nodes(network: Network, nodes: Two) -> None:
     here, there = nodes
     ann = here.device("ann")
     bob, desk = there.device("bob"), here.device("bob", "desk")
@@ -233,7 +168,7 @@ def test_presence_is_that_of_all_nodes(wire: Wire, nodes: Two) -> None:
     there.wait(2 * AWAY)
     assert ann.of("presence")[-1]["online"] is False
     there.device("bob")
-    there.now(wire.buses[1].close())
+    there.now(network.buses[1].close())
     assert [event["online"] for event in ann.of("presence")] == [True, False, True, False], "gone with its node"
 
 

@@ -16,9 +16,8 @@ from mercury.core.delivery.hub import HOLE
 from mercury.domain import commands, signals
 from mercury.errors import MercuryError
 from mercury.gotalk.long_poll import Ear
-from tests.core.test_cluster import Bus, Wire
-from tests.core.test_rechecks import deaf, joined, left, rooms, said, stored
 from tests.support.clockwork import Clockwork, Device
+from tests.support.membership_steps import TwoNodes, deaf, joined, left, rooms, said, stored
 
 
 @pytest.fixture
@@ -31,18 +30,6 @@ def node() -> Clockwork:
 
 def seqs(device: Device) -> list[int]:
     return [event["seq"] for event in device.heard if event["type"] in ("message", "joined", "left")]
-
-
-class Two:
-    """Two nodes that speak WAMP: ann, who hears nothing, is in "q", bob in "r"."""
-
-    def __init__(self, *more: str) -> None:
-        """`more`: who else is in "r"."""
-        self.encoder = Wire()
-        self.here = Clockwork(bus=Bus(self.encoder), wamp="json")
-        self.there = Clockwork(bus=Bus(self.encoder), beside=self.here, wamp="json")
-        self.here.join("q", "ann")
-        self.here.join("r", "bob", *more)
 
 
 Places = Callable[[str, str], Any]
@@ -127,7 +114,7 @@ def test_who_comes_back_while_it_is_asked_stays(node: Clockwork, asked: Callable
 @pytest.mark.parametrize("how", ["the entry", "that they came"])
 @pytest.mark.parametrize("hears", [True, False])
 def test_a_join_that_is_told_again_after_the_leave_lets_nobody_in(how: str, hears: bool) -> None:
-    node = Two().there
+    node = TwoNodes().there
     node.device("bob")
     ann = node.device("ann") if hears else deaf(node)
     join, leave = stored(node, joined("ann"), left("ann"))
@@ -146,7 +133,7 @@ def test_a_join_that_is_told_again_after_the_leave_lets_nobody_in(how: str, hear
 @pytest.mark.parametrize("how", ["the entry", "that they came"])
 def test_a_join_that_is_told_again_after_nobody_is_left_lets_nobody_in(how: str) -> None:
     """The room is not served there any more."""
-    two = Two()
+    two = TwoNodes()
     ann = two.there.device("ann")
     two.here.join("r", "ann")
     two.here.now(two.here.chat.rooms.leave("r", ["ann"]))
@@ -164,7 +151,7 @@ def test_a_join_that_is_told_again_after_nobody_is_left_lets_nobody_in(how: str)
 
 
 def test_a_join_and_its_leave_cross_after_a_look() -> None:
-    node = Two().there
+    node = TwoNodes().there
     node.device("bob")
     ann = deaf(node)
     join, leave = stored(node, joined("ann"), left("ann"))
@@ -207,11 +194,11 @@ def test_more_comes_early_than_may_wait(node: Clockwork, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("bus", ["up", "down"])
 def test_a_leave_that_gets_lost_is_noticed_with_what_follows(bus: str) -> None:
-    two = Two("ann")
+    two = TwoNodes("ann")
     ann, bob = deaf(two.there), two.there.device("bob")
-    two.encoder.lossy, two.encoder.buses[1].is_up = True, bus == "up"
+    two.network.lossy, two.network.buses[1].is_up = True, bus == "up"
     two.here.now(two.here.chat.rooms.leave("r", ["ann"]))
-    two.encoder.lossy = bus == "down"
+    two.network.lossy = bus == "down"
     two.here.post("r", "secret")
     two.there.wait(2 * LOOK)
     assert bob.texts() == ["secret"]
@@ -220,8 +207,8 @@ def test_a_leave_that_gets_lost_is_noticed_with_what_follows(bus: str) -> None:
 
 def test_a_leave_while_the_room_is_being_subscribed_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ann has her places, and the bus does not bring the room's entries yet."""
-    two, confirmed = Two("ann"), Deferred[None]()
-    monkeypatch.setattr(two.encoder.buses[1], "subscribe", lambda rid: confirmed if rid == "r" else Deferred())
+    two, confirmed = TwoNodes("ann"), Deferred[None]()
+    monkeypatch.setattr(two.network.buses[1], "subscribe", lambda rid: confirmed if rid == "r" else Deferred())
     ann = deaf(two.there)
     assert rooms(ann) == {"q", "r"}
     two.here.now(two.here.chat.rooms.leave("r", ["ann"]))
@@ -232,7 +219,7 @@ def test_a_leave_while_the_room_is_being_subscribed_to(monkeypatch: pytest.Monke
 
 def test_a_leave_between_a_look_at_the_places_and_one_at_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listened to the room there when it was told, and somebody does when ann's places come."""
-    two = Two("ann")
+    two = TwoNodes("ann")
     read: Places = two.there.store.store.memberships
     places, answer = two.here.now(read("ann", "deaf")), Deferred[Any]()
     monkeypatch.setattr(
@@ -280,12 +267,12 @@ def test_what_comes_while_an_older_head_is_on_its_way_is_not_forgotten(
 
 def test_a_join_is_told_and_its_leave_is_not() -> None:
     """Nobody listened to the room there, so its entries were not sent."""
-    two = Two()
+    two = TwoNodes()
     ann = deaf(two.there)
-    two.encoder.delayed = []
+    two.network.delayed = []
     two.here.join("r", "ann")
     two.here.now(two.here.chat.rooms.leave("r", ["ann"]))
-    for tell in two.encoder.delayed:
+    for tell in two.network.delayed:
         tell()
     two.there.settle()
     assert rooms(ann) == {"q"}
@@ -315,7 +302,7 @@ def test_an_ear_is_put_out(node: Clockwork, how: str) -> None:
 
 def test_who_subscribes_behind_their_leave_is_refused() -> None:
     """It was not told here yet."""
-    node = Two("ann").there
+    node = TwoNodes("ann").there
     node.device("bob")
     ann: Any = deaf(node)
     entries = stored(node, left("ann"), said("secret"))
@@ -329,7 +316,7 @@ def test_who_subscribes_behind_their_leave_is_refused() -> None:
 
 
 def test_who_subscribes_behind_a_leave_that_is_being_looked_for_is_refused() -> None:
-    node = Two("ann").there
+    node = TwoNodes("ann").there
     node.device("bob")
     ann: Any = deaf(node)
     entries = stored(node, left("ann"), said("secret"))
@@ -347,14 +334,14 @@ def test_who_subscribes_behind_a_leave_that_is_being_looked_for_is_refused() -> 
 
 def test_who_comes_by_what_is_still_to_be_told_is_in_at_once() -> None:
     """Without a question: no leave that was told can be after it."""
-    two = Two()
+    two = TwoNodes()
     two.there.device("bob")
     ann = two.there.device("ann")
     two.there.store.calls.clear()
-    two.encoder.delayed = []
+    two.network.delayed = []
     two.here.join("r", "ann")
     two.here.join("r", "cyd")
-    for tell in reversed(two.encoder.delayed):
+    for tell in reversed(two.network.delayed):
         tell()
     two.there.settle()
     assert rooms(ann) == {"q", "r"}

@@ -16,9 +16,8 @@ from mercury.core.delivery.rechecks import RETRY
 from mercury.domain import commands, signals
 from mercury.errors import MercuryError
 from mercury.websocket.wamp.session import WampSession
-from tests.core.test_membership import Two
-from tests.core.test_rechecks import deaf, joined, left, places_read, rooms, said, stored
 from tests.support.clockwork import Clockwork, Device
+from tests.support.membership_steps import TwoNodes, deaf, joined, left, places_read, rooms, said, stored
 
 
 class Places:
@@ -54,7 +53,7 @@ def crowd(node: Clockwork, size: int) -> list[Device]:
 
 @pytest.mark.parametrize("what", ["joins of another node", "doubts"])
 def test_a_login_ends_whatever_is_told_meanwhile(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = Two()
+    two = TwoNodes()
     for number in range(9):
         two.here.join(f"room {number}", "bob")
     two.there.device("bob")
@@ -73,7 +72,7 @@ def test_a_login_ends_whatever_is_told_meanwhile(what: str, monkeypatch: pytest.
 
 
 def test_a_look_ends_though_joins_come_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = Two().here
+    node = TwoNodes().here
     ann = deaf(node)
     places = Places(node, monkeypatch)
     stored(node, joined("ann"))
@@ -86,7 +85,7 @@ def test_a_look_ends_though_joins_come_all_the_time(monkeypatch: pytest.MonkeyPa
 
 
 def test_who_stops_to_hear_a_room_before_they_have_read_their_leave_is_out() -> None:
-    node = Two("ann").there
+    node = TwoNodes("ann").there
     node.device("bob")
     ann: Any = deaf(node)
     ann.ask(type="subscribe", topic="mercury.room.r")
@@ -104,7 +103,7 @@ def test_who_stops_to_hear_a_room_before_they_have_read_their_leave_is_out() -> 
 @pytest.mark.parametrize("what", ["join", "leave"])
 def test_ones_own_changes_count_at_once_while_a_rooms_head_is_looked_up(what: str) -> None:
     """The application has its answer, and the store takes its time with all that follows."""
-    node = Two("ann").here if what == "leave" else Two().here
+    node = TwoNodes("ann").here if what == "leave" else TwoNodes().here
     node.device("bob")
     ann = node.device("ann")
     node.store.shut = {"heads"}
@@ -125,7 +124,7 @@ def test_ones_own_changes_count_at_once_while_a_rooms_head_is_looked_up(what: st
 @pytest.mark.parametrize(("missed", "asked"), [(1, 1), (PAGE + 1, 20)])
 def test_a_hole_has_those_asked_for_whom_it_may_have_put_out(missed: int, asked: int) -> None:
     """The log says who; if that is a long one, it may be anybody."""
-    two = Two()
+    two = TwoNodes()
     devices = crowd(two.there, 20)
     two.there.store.calls.clear()
     *_, last = stored(two.here, *[said("missed")] * missed, left("m7"), said("told"))
@@ -192,7 +191,7 @@ def test_what_is_not_answered_is_not_asked_for_again(monkeypatch: pytest.MonkeyP
 
 
 def test_a_session_that_ends_while_its_member_is_put_out_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = Two("ann").here
+    node = TwoNodes("ann").here
     devices = [deaf(node, "ann", name) for name in "xyz"]
     monkeypatch.setattr(
         WampSession, "let_go", lambda self, rid: devices[0].lose() if self is devices[0].session else None
@@ -209,7 +208,7 @@ def test_a_session_that_ends_while_its_member_is_put_out_hides_no_other(monkeypa
 @pytest.mark.parametrize("hears", [True, False])
 def test_who_comes_and_goes_while_places_are_read_is_out(monkeypatch: pytest.MonkeyPatch, hears: bool) -> None:
     """The places say that they are in, since they were read in between."""
-    node = Two().here
+    node = TwoNodes().here
     node.device("bob")
     ann = node.device("ann") if hears else deaf(node)
     join = stored(node, joined("ann"))
@@ -230,7 +229,7 @@ def test_who_comes_and_goes_while_places_are_read_is_out(monkeypatch: pytest.Mon
 
 def test_a_doubt_during_a_login_is_looked_into_behind_it() -> None:
     """What nobody was told may have happened after the places were read."""
-    node = Two("ann").there
+    node = TwoNodes("ann").there
     node.device("bob")
     with places_read(node) as answer:
         ann = deaf(node)
@@ -244,7 +243,7 @@ def test_a_doubt_during_a_login_is_looked_into_behind_it() -> None:
 
 def test_who_reads_their_leave_while_places_are_read_is_out() -> None:
     """The places were read before it."""
-    node = Two().there
+    node = TwoNodes().there
     ann = node.device("ann")
     [join] = stored(node, joined("ann"))
     with places_read(node) as answer:
@@ -263,7 +262,7 @@ def test_who_reads_their_leave_while_places_are_read_is_out() -> None:
 
 def test_who_logs_in_during_a_look_goes_by_what_they_read() -> None:
     """Which is newer."""
-    node = Two("ann").there
+    node = TwoNodes("ann").there
     node.device("bob")
     secret, ann = node.token("ann"), node.device("ann", login=False)
     node.device("ann", "another")
@@ -284,7 +283,7 @@ def test_who_logs_in_during_a_look_goes_by_what_they_read() -> None:
 
 def test_who_leaves_and_comes_back_while_places_are_read_stays() -> None:
     """The places were read in between."""
-    node = Two("ann").there
+    node = TwoNodes("ann").there
     node.device("bob")
     ann = deaf(node)
     leave = stored(node, left("ann"))

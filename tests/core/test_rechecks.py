@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 from twisted.internet.defer import Deferred, fail
@@ -15,10 +12,10 @@ from mercury.core.delivery import catch_up, hub
 from mercury.core.delivery.hub import HOLE
 from mercury.core.delivery.rechecks import RETRY, Looks
 from mercury.domain import commands
-from mercury.domain.model import Draft, Entry, Outcome
 from mercury.errors import MercuryError
 from tests.contracts.tools import logged
-from tests.support.clockwork import Clockwork, Device, WampDevice
+from tests.support.clockwork import Clockwork
+from tests.support.membership_steps import deaf, joined, left, places_read, rooms, said, stored
 
 
 @pytest.fixture
@@ -28,46 +25,6 @@ def node() -> Clockwork:
     node.join("q", "ann")
     node.join("r", "bob")
     return node
-
-
-def stored(node: Clockwork, *drafts: Draft) -> list[Entry]:
-    """What the store made of these, behind the node's back."""
-    outcomes = node.now(node.store.store.append(drafts, 1))
-    return [outcome.entry for outcome in outcomes if isinstance(outcome, Outcome) and outcome.entry]
-
-
-def joined(*members: str) -> Draft:
-    return Draft(rid="r", kind="joined", members=members)
-
-
-def left(*members: str) -> Draft:
-    return Draft(rid="r", kind="left", members=members)
-
-
-def said(text: str) -> Draft:
-    return Draft(rid="r", mid="bob", text=text)
-
-
-def deaf(node: Clockwork, member: str = "ann", name: str = "deaf") -> Device:
-    """A device that subscribes to nothing."""
-    device = node.device(member, name, login=False)
-    assert isinstance(device, WampDevice)
-    device.topics = ()
-    device.connect(node.token(member))
-    return device
-
-
-@contextmanager
-def places_read(node: Clockwork) -> Iterator[Callable[[], None]]:
-    """Ann's places are read in this block, and come as they stood at its beginning when what it gives is called."""
-    places, answer = node.now(node.store.store.memberships("ann", "")), Deferred[Any]()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node.store.store, "memberships", lambda mid, device: answer)
-        yield partial(answer.callback, places)
-
-
-def rooms(device: Device) -> set[str]:
-    return {room.rid for room in device.session.rooms}
 
 
 # Heads

@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 
 from mercury.core.delivery.hub import HOLE
 from mercury.interfaces import IBusListener
-from tests.core.test_cluster import Bus, Wire
 from tests.support.clockwork import Clockwork, Device, WampDevice
+from tests.support.lossy_bus import LossyBus, Network
 from tests.support.wamp_words import INBOX
 
 MEMBERS, ROOMS = ("ann", "bob", "cyd"), ("r", "s")
@@ -48,7 +48,7 @@ class Slow:
         return call
 
 
-class LateWire(Wire):
+class LateNetwork(Network):
     """What one node sends to another one keeps its order and takes its time. What it sends in one turn goes together,
     so nothing comes between a join and that somebody came."""
 
@@ -57,7 +57,7 @@ class LateWire(Wire):
         self.turn = 0
         self._ways: dict[tuple[str, str], list[tuple[int, list[Callable[[], None]]]]] = {}
 
-    def send(self, sender: Bus, rid: str | None, tell: Callable[[IBusListener], None]) -> None:
+    def send(self, sender: LossyBus, rid: str | None, tell: Callable[[IBusListener], None]) -> None:
         for bus in self.buses:
             if bus is not sender and (rid is None or rid in bus.rooms):
                 way = self._ways.setdefault((sender.node, bus.node), [])
@@ -79,10 +79,10 @@ class Walk:
 
     def __init__(self, seed: int, deaf: bool) -> None:
         self.random = random.Random(seed)
-        self.encoder = LateWire()
+        self.network = LateNetwork()
         wamp = "json" if deaf else ""
-        first = Clockwork(bus=Bus(self.encoder), wamp=wamp)
-        self.nodes = (first, Clockwork(bus=Bus(self.encoder), beside=first, wamp=wamp))
+        first = Clockwork(bus=LossyBus(self.network), wamp=wamp)
+        self.nodes = (first, Clockwork(bus=LossyBus(self.network), beside=first, wamp=wamp))
         self.devices: list[Device] = []
         first.join("r", "ann", "bob")
         first.join("s", "ann")
@@ -98,13 +98,13 @@ class Walk:
             self._settle()
         for _ in range(60):
             self._drain()
-            while self.encoder.hear(min) or self._answer():
+            while self.network.hear(min) or self._answer():
                 self._settle()
             self.nodes[0].clock.advance(0.05)
 
     def _settle(self) -> None:
         for _ in range(4):
-            self.encoder.turn += 1
+            self.network.turn += 1
             self.nodes[0].clock.advance(0)
 
     def _login(self, node: Clockwork, mid: str, rid: str) -> None:
@@ -128,7 +128,7 @@ class Walk:
         Deferred.fromCoroutine(work).addErrback(lambda failure: None)
 
     def _hear(self, *_: Any) -> None:
-        self.encoder.hear(self.random.choice)
+        self.network.hear(self.random.choice)
 
     def _answer(self, *_: Any) -> bool:
         answers = self.store.answers

@@ -32,12 +32,12 @@ from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
 from mercury.stores.sqlite.store import SqliteStore
-from tests.core.test_cluster import Bus, Wire
-from tests.net.test_address_filter import connect, filter_of, peer
 from tests.support.clockwork import Clockwork, WampDevice
+from tests.support.filtered_connections import connect, filter_of, peer
 from tests.support.free_ports import free_port
 from tests.support.gotalk_node import PASSWORD, Door
 from tests.support.in_process_node import Node, reactor, together
+from tests.support.lossy_bus import LossyBus, Network
 from tests.support.metrics_watch import MOVED, Watch, moves
 from tests.support.paths import ROOT
 from tests.support.recording_clients import RefusedError, V2Client, until
@@ -177,21 +177,21 @@ async def test_who_logs_in_and_has_missed_something_catches_up_by_login() -> Non
 
 @moves("mercury_holes_total")
 async def test_what_the_bus_loses_is_a_hole_and_what_it_does_not_tell_a_doubt() -> None:
-    wire = Wire()
-    here = Clockwork(bus=Bus(wire))
-    there = Clockwork(bus=Bus(wire), beside=here)
+    network = Network()
+    here = Clockwork(bus=LossyBus(network))
+    there = Clockwork(bus=LossyBus(network), beside=here)
     here.join("r", "ann", "bob")
     bob, watch = there.device("bob"), Watch(there.chat)
     await watch.look()
     with caught_up(here, there) as found:
-        wire.lossy = True
+        network.lossy = True
         here.post("r", "one")
-        wire.lossy = False
+        network.lossy = False
         here.post("r", "two")
         there.wait(2 * HOLE)
     assert found == {"hole": 1}
     with caught_up(here, there) as found:
-        wire.lossy, wire.buses[1].is_up = True, False
+        network.lossy, network.buses[1].is_up = True, False
         here.post("r", "three")
         there.wait(2 * LOOK)
     assert found == {"doubt": 1}
