@@ -51,7 +51,7 @@ PUBLIC: Final = {
     "_exit",
     "_fields",
     "_replace",
-}  # documented in spite of their names: of os, and of named tuples
+}  # documented, of os and of named tuples
 
 CASES = [(file, owner, name) for file, owner, names in USED for name in names.split()]
 
