@@ -58,7 +58,7 @@ from mercury.settings.schema import Config, ListenerSettings, has_bus, storage_t
 from mercury.settings.types import ConfigError, addresses, networks
 from mercury.stores.sealing import NO_KEYS, KeyFileError, Keys, read_keys, warnings_of
 from mercury.websocket.admission import ChatHandler, Subprotocols
-from mercury.websocket.connection import WebSocketFactory
+from mercury.websocket.factory import WebSocketFactory
 
 OTHER_FILES = 1000  # beside connections that have a limit: the store's, the log, some in reserve
 

@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 from mercury.node.tuning import fast_poll
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Ws
-from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
+from mercury.websocket.connection import WebSocketConnection
+from mercury.websocket.factory import WebSocketFactory
 from mercury.websocket.framing import TEXT, DeflatedFrameEncoder, FrameEncoder
 from mercury.websocket.subprotocols.v1 import V1
 

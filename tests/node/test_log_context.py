@@ -203,7 +203,7 @@ async def test_a_refused_handshake_and_a_fault_in_what_reads_are_a_sessions_line
         assert node.log[-1]["message"].endswith("was refused with 401")
         assert isinstance(node.log[-1]["session"], int)
 
-        monkeypatch.setattr("mercury.websocket.connection.short_road", lambda *args: broken(args))
+        monkeypatch.setattr("mercury.websocket.connection.parse_small_frames", lambda *args: broken(args))
         client = await node.handshake(V2)
         client.write(masked(b"{}"))
         await client.all()

@@ -11,7 +11,8 @@ from twisted.internet.tcp import Connection
 
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Ws
-from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
+from mercury.websocket.connection import WebSocketConnection
+from mercury.websocket.factory import WebSocketFactory
 
 
 class QueueingTransport(Connection):

@@ -17,7 +17,8 @@ from mercury.node import build
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Config
 from mercury.websocket.admission import ChatHandler, Subprotocols
-from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
+from mercury.websocket.connection import WebSocketConnection
+from mercury.websocket.factory import WebSocketFactory
 from tests.support.recording_clients import Where
 
 SMALL = 4096  # bytes

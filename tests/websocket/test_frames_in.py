@@ -16,7 +16,8 @@ from twisted.internet.testing import StringTransport
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Ws
 from mercury.websocket import connection as websocket
-from mercury.websocket.connection import WebSocketConnection, WebSocketFactory
+from mercury.websocket.connection import WebSocketConnection
+from mercury.websocket.factory import WebSocketFactory
 from mercury.websocket.fast import frames_in
 from tests.support.turn_clock import Turns
 
@@ -80,7 +81,7 @@ class Run:
         self.connection.dataReceived(chunk)
         while self.connection._turn is not None and not self.transport.disconnecting:
             self.clock.turn()
-            if self.connection._held and not self.transport.disconnecting:
+            if self.connection._paused and not self.transport.disconnecting:
                 self.connection.resume_reading()
 
 
@@ -141,20 +142,21 @@ def test_all_roads_lead_to_the_same(chunks: list[bytes], frames: int) -> None:
     """The short one, Autobahn's, and either of them with a few frames a turn."""
     short = run(chunks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(websocket, "FRAMES", frames)
+        patch.setattr(WebSocketConnection, "frames_per_turn", frames)
         assert short == run(chunks)
-        patch.setattr(websocket, "short_road", lambda *_: (0, False))
+        patch.setattr(websocket, "parse_small_frames", lambda *_: (0, False))
         assert short == run(chunks)
-        patch.setattr(websocket, "FRAMES", 256)
+        patch.undo()
+        patch.setattr(websocket, "parse_small_frames", lambda *_: (0, False))
         assert short == run(chunks)
 
 
-def test_the_short_road_is_taken() -> None:
+def test_the_parse_small_frames_is_taken() -> None:
     """Else the test above would compare Autobahn with itself."""
     seen: list[bytes] = []
     data = frame(0x81, b"one") + frame(0x81, "zwei ü".encode()) + frame(0x81, b"x" * 200) + frame(0x8A, b"p")
     rest = frame(0x01, b"part")
-    taken, are_many = frames_in.short_road(
+    taken, are_many = frames_in.parse_small_frames(
         data + rest, LIMIT, 5, lambda: True, lambda text, _: seen.append(text), seen.append
     )
     assert (taken, are_many) == (len(data), False)
@@ -165,7 +167,7 @@ def test_the_short_road_is_taken() -> None:
 @pytest.mark.parametrize("payload", [b"", b"x"])
 def test_a_flood_of_frames_is_taken_some_a_turn_and_meanwhile_nothing_is_read(first: int, payload: bytes) -> None:
     one = Run()
-    count = 5 * websocket.FRAMES
+    count = 5 * WebSocketConnection.frames_per_turn
     one.connection.dataReceived(frame(first, payload) * count)
     came_in = one.connection.bytes_in
 
@@ -175,7 +177,7 @@ def test_a_flood_of_frames_is_taken_some_a_turn_and_meanwhile_nothing_is_read(fi
 
     turns = 1
     while done() < count:
-        assert done() <= turns * 2 * websocket.FRAMES
+        assert done() <= turns * 2 * WebSocketConnection.frames_per_turn
         assert one.transport.producerState == "paused"
         one.clock.turn()
         turns += 1
@@ -185,7 +187,7 @@ def test_a_flood_of_frames_is_taken_some_a_turn_and_meanwhile_nothing_is_read(fi
 
 
 def test_a_turn_may_end_within_a_frame_of_which_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "FRAMES", 1)
+    monkeypatch.setattr(WebSocketConnection, "frames_per_turn", 1)
     one = Run()
     pings = frame(0x89, b"x") + frame(0x89, b"")
     one.connection.dataReceived(pings[:6])
@@ -216,7 +218,7 @@ def test_fragments_take_about_as_much_as_they_are_long(size: int, monkeypatch: p
 
 def test_who_is_held_is_not_read_nor_what_came_before_and_waits_its_turn() -> None:
     one = Run()
-    many = websocket.FRAMES
+    many = WebSocketConnection.frames_per_turn
     one.connection.dataReceived(frame(0x81, b"hold") + frame(0x81, b"x") * 2 * many)
     for _ in range(3):
         one.clock.turn()

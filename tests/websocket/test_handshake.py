@@ -14,9 +14,9 @@ from twisted.internet.testing import StringTransport
 from mercury.errors import MercuryError
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Ws
-from mercury.websocket.connection import WebSocketFactory
+from mercury.websocket.factory import WebSocketFactory
 from mercury.websocket.fast import handshake
-from mercury.websocket.fast.request import plain_request
+from mercury.websocket.fast.request import parse_plain_request
 from tests.support.turn_clock import Turns
 
 FIELDS = ("peer", "headers", "host", "path", "params", "version", "origin", "protocols", "extensions")
@@ -170,9 +170,9 @@ def alike(chunks: list[bytes], origins: str) -> None:
     """The short road, Autobahn's reading of the request, and that with its answer too come to the same."""
     short = run(chunks, origins)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handshake, "plain_request", lambda _: None)
+        patch.setattr(handshake, "parse_plain_request", lambda _: None)
         assert short == run(chunks, origins)
-        patch.setattr(handshake.Opening, "succeedHandshake", WebSocketServerProtocol.succeedHandshake)
+        patch.setattr(handshake.FastHandshake, "succeedHandshake", WebSocketServerProtocol.succeedHandshake)
         assert short == run(chunks, origins)
 
 
@@ -209,7 +209,7 @@ BROWSER = (
 
 @pytest.mark.parametrize("data", [request(), request("Sec-WebSocket-Protocol: mercury.v2.json"), request(*BROWSER)])
 def test_what_programs_and_browsers_send_goes_the_short_road(data: bytes) -> None:
-    assert plain_request(data) is not None
+    assert parse_plain_request(data) is not None
 
 
 def test_a_connection_has_all_that_autobahn_gives_one() -> None:

@@ -1,9 +1,10 @@
-"""How a WebSocket connection comes into being: Autobahn's server protocol without what nobody here asks of it.
+"""A fast opening handshake: Autobahn's server protocol without what is not needed here.
 
-Autobahn sets up each connection with forty attributes of its own, two Deferreds, statistics and lines of a log, and
-answers a request with as many lines again: 0.1 ms and 3 KB a connection. Here what is the same for all stands in the
-class, what few need is made when it is needed, and a plain request (request.py) is answered at once: 0.04 ms and 1 KB,
-which counts when everybody comes back at the same time. What is not plain goes Autobahn's own way from its first byte.
+Autobahn sets up each connection with forty attributes of its own, two Deferreds, statistics and log lines, and answers
+a request with as many lines again: 0.1 ms and 3 KB a connection. Here what is the same for all connections is kept in
+the class, what few need is made when it is needed, and a plain request (request.py) is answered at once: 0.04 ms and
+1 KB, which counts when all clients come back at the same time. Any other request goes the plain way, Autobahn's: each
+method here calls the one that it replaces.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mercury.websocket.fast.request import END, plain_request
+from mercury.websocket.fast.request import END, parse_plain_request
 
 MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
@@ -44,19 +45,19 @@ OWN: Final = (
 _log = Logger()
 
 
-class _Nobody:
-    """Who waits for a connection to open or to close, as Autobahn sees it."""
+class _NoDeferred:
+    """In place of the Deferreds that Autobahn fires when a connection opens or closes."""
 
     def callback(self, result: object) -> None:
         """The handler and the receiver are told instead."""
 
 
-class Opening(WebSocketServerProtocol):
-    """The protocol up to its opening. The factory's protocol class has what shared() makes, beside this."""
+class FastHandshake(WebSocketServerProtocol):
+    """Autobahn's protocol with a fast handshake. The factory adds class_defaults() to its subclass."""
 
-    is_open = is_closed = _Nobody()
-    send_queue: Any = ()  # for writes that Autobahn cuts into pieces, which is a thing for its tests
-    trafficStats = TrafficStats()  # noqa: N815 - Autobahn's name; one for all, since nobody looks
+    is_open = is_closed = _NoDeferred()
+    send_queue: Any = ()  # for writes in pieces, which only Autobahn's own tests do
+    trafficStats = TrafficStats()  # noqa: N815 - Autobahn's name; one for all: nobody reads it
     inside_message = False
     current_frame: Any = None
     openHandshakeTimeout: float  # noqa: N815 - Autobahn's name
@@ -70,11 +71,11 @@ class Opening(WebSocketServerProtocol):
     factory: Any
     write: Callable[[bytes], None]
 
-    def __init__(self) -> None:  # Autobahn's makes some of what stands above
+    def __init__(self) -> None:  # Autobahn's sets some of the attributes above
         pass
 
     @cached_property
-    def utf8validator(self) -> Utf8Validator:  # type: ignore[override]  # Autobahn never assigns it but in its set-up
+    def utf8validator(self) -> Utf8Validator:  # type: ignore[override]  # Autobahn sets it in its set-up only
         """For texts that come in parts."""
         return Utf8Validator()
 
@@ -89,7 +90,7 @@ class Opening(WebSocketServerProtocol):
 
     def processHandshake(self) -> None:
         end = self.data.find(END) + len(END)
-        request = plain_request(self.data[:end]) if end >= len(END) else None
+        request = parse_plain_request(self.data[:end]) if end >= len(END) else None
         if request is None:
             super().processHandshake()
             return
@@ -106,7 +107,7 @@ class Opening(WebSocketServerProtocol):
                 )
             )  # fmt: skip
         except ConnectionDeny as no:
-            self._turn_away(no)
+            self._refuse(no)
             return
         answer.addCallbacks(self.succeedHandshake, self._denied).addErrback(self._broken)
 
@@ -116,9 +117,9 @@ class Opening(WebSocketServerProtocol):
     def _denied(self, failure: Failure) -> None:
         if not isinstance(failure.value, ConnectionDeny):
             failure.raiseException()
-        self._turn_away(failure.value)
+        self._refuse(failure.value)
 
-    def _turn_away(self, no: ConnectionDeny) -> None:
+    def _refuse(self, no: ConnectionDeny) -> None:
         self.failHandshake(no.reason or "", no.code)
 
     def _broken(self, failure: Failure) -> None:
@@ -145,21 +146,21 @@ class Opening(WebSocketServerProtocol):
 
     def _onOpen(self) -> None:
         is_plain = self.http_headers is None and not self.websocket_extensions
-        for name in PLAIN if is_plain else HANDSHAKE:  # a kilobyte or two that nobody looks at again
+        for name in PLAIN if is_plain else HANDSHAKE:  # a kilobyte or two that are not needed again
             with suppress(AttributeError):
                 delattr(self, name)
         self.onOpen()
 
 
-P = TypeVar("P", bound=Opening)
+P = TypeVar("P", bound=FastHandshake)
 
 
-def prime(protocol: type[P]) -> type[P]:
-    """Let Python know the attributes that connections of this class will have, by one that has them all.
+def preset_attributes(protocol: type[P]) -> type[P]:
+    """Show Python the attributes that connections of this class will have, by an example that has them all.
 
-    Objects of a class share one table of their attributes' names, but only of those that the first thirty objects have
-    had; who gets another one later gets a table of its own, of 0.7 KB. In a storm these are all: hundreds of
-    connections are made before the first one is open.
+    Objects of a class share one table of their attributes' names, but only of those that the first thirty objects had;
+    an object that gets another one later gets a table of its own, of 0.7 KB. When all clients come back at once that
+    would be every connection, since hundreds are made before the first one is open.
     """
     example = protocol()
     for name in OWN:
@@ -167,8 +168,8 @@ def prime(protocol: type[P]) -> type[P]:
     return protocol
 
 
-def shared(factory: Any) -> dict[str, Any]:
-    """What Autobahn gives to each connection of a factory and is the same for all: to be attributes of the class."""
+def class_defaults(factory: Any) -> dict[str, Any]:
+    """What Autobahn sets on each connection of a factory, the same for all: to be attributes of the class."""
     sample: Any = WebSocketServerProtocol()
     sample.factory = factory
     sample.openHandshakeTimeout = 0  # no timer for this one

@@ -1,10 +1,9 @@
-"""A plain opening handshake (RFC 6455, 4.1), read at once: what programs and browsers send, and nothing else.
+"""A fast parser of plain opening handshakes (RFC 6455, 4.1): what programs and browsers send, and nothing else.
 
 Autobahn takes 0.04 ms to read one, most of it for lines of a log that is not kept; this takes a quarter of that. A
-request with anything out of the ordinary in it (a header that comes twice, another version, a fragment, a byte that
-is not printable ASCII, an error of any kind) is none that is read here, but left to Autobahn from its first byte on:
-so what is accepted, and how the rest is refused, stays Autobahn's. tests/websocket/test_handshake.py holds both to
-the same results.
+request with anything unusual in it (a header that comes twice, another version, a fragment, a byte that is not
+printable ASCII, an error of any kind) is left to Autobahn from its first byte on, so what is accepted and how the rest
+is refused stays Autobahn's. tests/websocket/test_handshake.py holds both ways to the same results.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ _HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,4})?")
 
 #: Two slashes would begin a host; a semicolon, parameters; and a number sign, a fragment.
-_STRANGE: Final = re.compile(r"//|[^?]*;|[^#]*#")
+_UNUSUAL: Final = re.compile(r"//|[^?]*;|[^#]*#")
 
 
-class Request(NamedTuple):
+class UpgradeRequest(NamedTuple):
     """A request as Autobahn would have read it. `key`: Sec-WebSocket-Key; `extensions`: what is offered, as it came."""
 
     path: str
@@ -37,10 +36,10 @@ class Request(NamedTuple):
     key: str
 
 
-def plain_request(head: bytes) -> Request | None:
-    """What a request says, up to and with the empty line after its headers; None if it is not a plain one."""
+def parse_plain_request(head: bytes) -> UpgradeRequest | None:
+    """Parse a request, up to and with the empty line after its headers; None if it is not a plain one."""
     parts = _HEAD.fullmatch(head.decode("latin-1"))
-    if parts is None or _STRANGE.match(parts[1]):
+    if parts is None or _UNUSUAL.match(parts[1]):
         return None
     headers = {}
     lines = parts[2].split("\r\n")[:-1]
@@ -67,11 +66,13 @@ def plain_request(head: bytes) -> Request | None:
     ):
         return None
     path, _, query = parts[1].partition("?")
-    return Request(path, _params(query), headers, host[1], origin, protocols, get("sec-websocket-extensions", ""), key)
+    return UpgradeRequest(
+        path, _params(query), headers, host[1], origin, protocols, get("sec-websocket-extensions", ""), key
+    )
 
 
 def _params(query: str) -> dict[str, list[str]]:
-    """urllib's parse_qs(), of which a query without anything escaped needs little."""
+    """urllib's parse_qs(). A query without anything escaped needs little of it."""
     if "%" in query or "+" in query:
         return parse_qs(query)
     params: dict[str, list[str]] = {}
