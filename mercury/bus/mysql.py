@@ -128,15 +128,15 @@ class MysqlBus(LocalBus):
             if node in self._others and self._others[node].expires != other.expires and node not in self._warned:
                 self._warned[node] = other
                 log.warn(
-                    "another Mercury, {node} on {host} (process {process}), uses this database, and there is no bus "
-                    "between us: its messages come late here, and presence, typing, read marks, kicks and "
-                    "revocations not at all. Set --redis.host on all nodes, or stop one",
+                    "another Mercury, {node} on {host} (process {process}), uses this database without a bus: "
+                    "its messages arrive late here, and presence, typing, read marks, kicks and "
+                    "revocations do not arrive at all. Set --redis.host on all nodes, or stop one",
                     node=node, host=other.host, process=other.process,
                 )  # fmt: skip
         for node in self._warned.keys() - others.keys():
             gone = self._warned.pop(node)
             log.info(
-                "the other Mercury, {node} on {host} (process {process}), is gone",
+                "the other Mercury, {node} on {host} (process {process}), has stopped",
                 node=node, host=gone.host, process=gone.process,
             )  # fmt: skip
         was_up, self.is_up = self.is_up, not others
@@ -174,7 +174,7 @@ def _pool(server: MysqlServer) -> Pool:
 
 
 def _broken(failure: Failure) -> None:
-    log.failure("a fault in the leases", failure)
+    log.failure("renewing the lease failed", failure)
 
 
 # What runs in a thread

@@ -244,7 +244,7 @@ class RedisBus:
             envelope = _decode(payload)
         except msgspec.DecodeError:
             log.error(
-                "what came on channel {channel} cannot be understood; is every node of one release?", channel=channel
+                "a message on channel {channel} cannot be decoded; do all nodes run the same release?", channel=channel
             )
             self._invalidate([channel.removeprefix(self._rooms)] if channel != self._nodes else None)
             return
@@ -281,7 +281,7 @@ class RedisBus:
         try:
             what(self._listener)
         except Exception:
-            log.failure("what the bus brought could not be taken")
+            log.failure("handling a message from the bus failed")
 
     # Beats
 
@@ -323,7 +323,7 @@ class RedisBus:
     def _down(self) -> None:
         if self.is_up:
             self.is_up = False
-            log.warn("the bus is down: other nodes' messages come late until it is back")
+            log.warn("the bus is down: messages from other nodes arrive late until it is back")
             for node in list(self._others):
                 self._gone(node)
         waiting, self._waiting = self._waiting, {}
@@ -368,4 +368,4 @@ def _logged(failure: Failure) -> None:
 
 
 def _broken(failure: Failure) -> None:
-    log.failure("a fault in the bus", failure)
+    log.failure("an internal error in the bus", failure)

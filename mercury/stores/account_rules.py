@@ -13,11 +13,13 @@ LAST: Final = 2**63 - 1  # the greatest number that a database keeps
 
 
 def taken(name: str) -> MercuryError:
-    return MercuryError("conflict", f"there is an account with the name {name}; take another name")
+    return MercuryError("conflict", f"the name {name} is taken; choose another one")
 
 
 def too_many_friends(id: int, most: int) -> MercuryError:
-    return MercuryError("too_large", f"account {id} has {most} friends, and no more are allowed", limit="friends")
+    return MercuryError(
+        "too_large", f"account {id} has {most} friends, the maximum (--gotalk.friends)", limit="friends"
+    )
 
 
 def possible(id: int) -> int:

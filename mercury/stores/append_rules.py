@@ -144,7 +144,7 @@ def repeated(draft: Draft, first: Entry) -> Outcome | MercuryError:
     """The answer to a draft whose cid was used before, by the message `first`."""
     if first.lost:
         reason = f"the cid {draft.cid} was used in room {draft.rid} before, by a message that cannot be read now"
-        return MercuryError("conflict", f"{reason}; take a new one")
+        return MercuryError("conflict", f"{reason}; use a new cid")
     if first.text != draft.text:
         return refused(draft, "conflict")
     return Outcome(first, duplicate=True)
@@ -152,15 +152,15 @@ def repeated(draft: Draft, first: Entry) -> Outcome | MercuryError:
 
 def occupied(rid: str) -> MercuryError:
     """Why a room cannot be deleted, in the words of every store."""
-    return MercuryError("conflict", f"there are members in room {rid}; it can be deleted when they have left")
+    return MercuryError("conflict", f"room {rid} still has members; remove them, then delete it")
 
 
 def refused(draft: Draft, code: Code, who: str = "", limit: int = 0) -> MercuryError:
     """Why a draft is refused, in the words of every store. `who` is in `limit` rooms already, if it is too_large."""
     reasons: dict[str, str] = {
-        "not_found": f"there is no room {draft.rid}; it comes into being when a member is put in",
-        "forbidden": f"member {draft.mid} is not in room {draft.rid}; only its members write there",
-        "conflict": f"the cid {draft.cid} was used in room {draft.rid} before with another text; take a new one",
-        "too_large": f"member {who} is in {limit} rooms, and no more are allowed",
+        "not_found": f"there is no room {draft.rid}; add a member to create it",
+        "forbidden": f"member {draft.mid} is not in room {draft.rid}; only members can write to it",
+        "conflict": f"the cid {draft.cid} was used in room {draft.rid} before with another text; use a new cid",
+        "too_large": f"member {who} is in {limit} rooms, the maximum (--limits.rooms-per-member)",
     }
     return MercuryError(code, reasons[code], limit="rooms-per-member" if code == "too_large" else None)

@@ -150,13 +150,13 @@ class Pool:
         if isinstance(error, MercuryError):
             return failure
         if not isinstance(error, self._engine_error):
-            _log.failure("a fault in a call of {name}", failure, name=self._name)
+            _log.failure("an internal error in a call to {name}", failure, name=self._name)
             return Failure(internal())
         reason = str(error)
         if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
             self._reasons.add(reason)
-            _log.error("{name} fails, and its calls with it: {error}", name=self._name, error=reason)
-        return Failure(unavailable(f"the store does not work now: {error}"))
+            _log.error("{name} is failing, and calls to it are unavailable: {error}", name=self._name, error=reason)
+        return Failure(unavailable(f"the store failed: {error}"))
 
     def _timed_out(self) -> MercuryError:
         return unavailable(f"the store did not answer within {self._timeout:g} s")

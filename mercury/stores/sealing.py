@@ -88,10 +88,10 @@ class Keys:
         if (id, why) not in self._told and len(self._told) < TOLD:
             self._told.add((id, why))
             log.error(
-                "the message {rid}/{seq} cannot be read: {reason}. No other one of this key is named here",
+                "the message {rid}/{seq} cannot be read: {reason}. Further messages with this key are not logged",
                 rid=rid, seq=seq,
-                reason=f"it is sealed with the key {id}, which is not in --crypto.keys" if why == "no_key"
-                else f"it is not what was sealed there with the key {id or '(none can be made out)'}",
+                reason=f"it is encrypted with the key {id}, which is not in --crypto.keys" if why == "no_key"
+                else f"it is not what was encrypted there with the key {id or '(unreadable)'}",
             )  # fmt: skip
         return why
 
@@ -197,15 +197,15 @@ def parse_keys(text: str, name: str) -> list[tuple[str, bytes]]:
         id, colon, encoded = line.partition(":")
         where = f"{name}, line {number}"
         if not colon or not ID.fullmatch(id):
-            raise KeyFileError(f"{where}: it is not id:base64, with an id of 1 to 32 letters, digits, dots, _ and -")
+            raise KeyFileError(f"{where}: write id:base64, with an id of 1 to 32 letters, digits, dots, _ and -")
         try:
             key = b64decode(encoded.strip(), validate=True)
         except ValueError:
-            raise KeyFileError(f"{where}: what follows the colon is not base64") from None
+            raise KeyFileError(f"{where}: the part after the colon is not base64") from None
         if len(key) != KEY_BYTES:
-            raise KeyFileError(f"{where}: the key has {len(key)} bytes; {KEY_BYTES} are needed")
+            raise KeyFileError(f"{where}: the key has {len(key)} bytes; it must have {KEY_BYTES}")
         if id in keys:
-            raise KeyFileError(f"{where}: this id stands in a line above, too; each key has its own")
+            raise KeyFileError(f"{where}: this id is used in a line above; each key needs its own")
         keys[id] = key
     return list(keys.items())
 
@@ -224,11 +224,11 @@ def read_keys(path: Path) -> Keys:
     """The keys in a file, of which there is at least one; else KeyFileError."""
     keys = parse_keys(read_text(path), str(path))
     if not keys:
-        raise KeyFileError(f"{path} holds no key; make one with: mercury-keys new {path}")
+        raise KeyFileError(f"{path} contains no key; make one with: mercury-keys new {path}")
     return Keys(keys)
 
 
 def warnings_of(path: Path) -> list[str]:
     """What the log should be told of a file of keys, which is there."""
     mode = stat.S_IMODE(path.stat().st_mode)
-    return [f"{path} holds keys, and everybody may use it (mode {mode:o}): chmod 600 {path}"] if mode & 0o007 else []
+    return [f"every user can access the key file {path} (mode {mode:o}): chmod 600 {path}"] if mode & 0o007 else []

@@ -79,7 +79,7 @@ class EngineTls:
         return CertificateCheck(self, host, setting, context)
 
     def _unusable(self, flag: str, files: str, error: Exception) -> MercuryError:
-        why: str | None = "what is in it is not PEM, or is not what it should be, unencrypted"
+        why: str | None = "it is not unencrypted PEM of the right kind"
         if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
             why = error.strerror
         return MercuryError("unavailable", f"--{self.section}.{flag}: {files} cannot be read: {why}", RETRY_AFTER)
@@ -98,18 +98,20 @@ class EngineTls:
             by = f"the authorities in {self.ca}" if self.ca else "an authority that this system trusts"
             return f"its certificate is not signed by {by}: set --{self.section}.tls-ca to a file with its authority"
         if code in OTHER_NAME:
-            return f"its certificate is not for {host}, where --{setting} leads: give it that name, or use one it has"
+            return (
+                f"its certificate is not valid for {host} (--{setting}): use a name that it has, or add this one to it"
+            )
         wrong = {
-            EXPIRED: "has expired: the server needs a new one",
-            NOT_YET: "is not valid yet: see that its clock and ours are right",
+            EXPIRED: "has expired: renew it",
+            NOT_YET: "is not valid yet: check the clocks of both machines",
         }.get(code, f"is refused: error {code} of OpenSSL's verify")
         return f"its certificate, which --{self.section}.tls has checked, {wrong}"
 
     def fault(self, why: str) -> str:
         """TLS fails, for another reason than the server's certificate."""
         if "certificate required" in why.lower().replace("_", " "):
-            return f"it asks for a certificate of ours: set --{self.section}.tls-cert and --{self.section}.tls-key"
-        return f"no TLS with it, which --{self.section}.tls asks for ({why}): does it speak TLS 1.2 or 1.3 there?"
+            return f"it requires a client certificate: set --{self.section}.tls-cert and --{self.section}.tls-key"
+        return f"no TLS connection, but --{self.section}.tls requires one ({why}): does this port speak TLS 1.2 or 1.3?"
 
 
 @implementer(IOpenSSLClientConnectionCreator)

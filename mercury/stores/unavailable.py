@@ -19,12 +19,12 @@ def unavailable(reason: str) -> MercuryError:
 
 def overloaded(waiting: int) -> MercuryError:
     """The error of a call that is not begun, because so many wait already."""
-    return MercuryError("unavailable", f"{waiting} calls wait for the store already", RETRY_AFTER, limit="store-calls")
+    return MercuryError("unavailable", f"{waiting} calls already wait for the store", RETRY_AFTER, limit="store-calls")
 
 
 def internal() -> MercuryError:
     """The error of a call that failed because of a fault in Mercury."""
-    return MercuryError("internal", "a fault in the store; it is in the log")
+    return MercuryError("internal", "an internal error in the store; the log has the details")
 
 
 def not_open() -> Deferred[Any]:

@@ -337,7 +337,7 @@ async def test_messages_cross_between_two_nodes_and_both_logs_say_what_is_wrong(
         assert line["level"] == "warn"
         assert f"(process {first.pid})" in line["message"]
         await second.stop()
-        await until(lambda: b"is gone" in first.written(), "word of its going")
+        await until(lambda: b"has stopped" in first.written(), "word of its going")
     finally:
         for client in clients:
             client.abort()

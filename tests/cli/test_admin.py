@@ -86,7 +86,7 @@ async def test_a_backup_is_its_owners_only_one_file_and_replaces_none(tmp_path: 
         before = target.read_bytes()
         code, out, err = called("backup", str(target), *flags)
         assert (code, out) == (1, "")
-        assert f"{target} is there already" in err
+        assert f"{target} already exists" in err
         assert target.read_bytes() == before
     assert list(target.parent.iterdir()) == [target]
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
@@ -103,10 +103,10 @@ def test_what_cannot_be_backed_up_is_named_and_leaves_nothing(tmp_path: Path, ca
         database.execute("UPDATE sqlite_master SET rootpage = 2 WHERE name = 'i'")
         database.commit()
     for words, why in (
-        ((str(target), f"--sqlite.path={tmp_path}/missing"), "missing is not there"),
+        ((str(target), f"--sqlite.path={tmp_path}/missing"), "missing does not exist"),
         ((str(target), f"--sqlite.path={tmp_path}/text"), "cannot be copied"),
         ((str(target), f"--sqlite.path={tmp_path}/damaged"), "damaged"),
-        ((str(tmp_path / "no" / "backup"), f"--sqlite.path={tmp_path}/text"), "cannot be made: No such file"),
+        ((str(tmp_path / "no" / "backup"), f"--sqlite.path={tmp_path}/text"), "cannot be created: No such file"),
         ((str(target), "--mysql.host=127.0.0.1"), "the store is mysql, not sqlite"),
     ):
         code, out, err = called("backup", *words)

@@ -103,7 +103,7 @@ def test_a_wrong_call_says_how_it_is_called(words: tuple[str, ...], tmp_path: Pa
         ((), "set --crypto.keys"),
         (("--crypto.keys=missing",), "missing cannot be read: No such file"),
         (("--crypto.keys=keys", "--storage.type=memory"), "memory store"),
-        (("--crypto.keys=keys", "--sqlite.path=missing.sqlite"), "missing.sqlite is not there"),
+        (("--crypto.keys=keys", "--sqlite.path=missing.sqlite"), "missing.sqlite does not exist"),
         (("--crypto.keys=keys", "--sqlite.path=keys"), "the database keys cannot be used"),
     ],
 )
@@ -136,7 +136,7 @@ async def test_it_tells_what_could_not_be_read_and_rewrites_the_rest(tmp_path: P
     done = rewrite(NEW)
     assert done.returncode == 1
     assert "rooms: 2 of 2; messages: 3, encrypted: 2, unreadable: 1" in done.stderr
-    assert "sealed with the key old" in done.stderr
+    assert "encrypted with the key old" in done.stderr
     done = rewrite(NEW, OLD)
     assert done.returncode == 0
     assert "messages: 3, encrypted: 1, unreadable: 0" in done.stderr

@@ -154,7 +154,7 @@ class ReadContract(OpenStore):
         await put(store, joined("r", "a", "b"), message("r", "a"), left("r", "a"))
         await store.move_cursors([Cursor("r", "b", "phone", 2)])
         log = await log_of(store, "r")
-        with pytest.raises(MercuryError, match=r"conflict: .*room r; .*left"):
+        with pytest.raises(MercuryError, match=r"conflict: room r still has members; remove them"):
             await store.delete_room("r")
         assert await log_of(store, "r") == log
         assert await membership_of(store, "b", "r") == Membership("r", head=3, joined=1, read=1, unread=1, delivered=2)

@@ -188,7 +188,7 @@ async def test_a_command_that_had_to_wait_is_still_its_sessions(tmp_path: Path) 
         client.write(masked(send) + masked(ask))
         await until(lambda: b"internal" in client.data)
         failed = [line for line in node.log if "traceback" in line]
-        assert failed[0]["message"].startswith("a fault in a call of the database ")
+        assert failed[0]["message"].startswith("an internal error in a call to the database ")
         (session,) = node.chat.hub.everybody()
         assert [line["session"] for line in failed] == [session.connection.number] * 2
 
@@ -222,7 +222,7 @@ async def test_a_fault_in_a_databases_thread_is_its_requests(tmp_path: Path) -> 
         store.room = lambda rid: store._read(broken)  # type: ignore[method-assign]
         await node.http("server.api", "GET", "/api/rooms/r", b"", "X-Request-Id: deep")
         assert about(node, "request", "deep") == [
-            f"a fault in a call of the database {tmp_path}/m.sqlite (reading)",
+            f"an internal error in a call to the database {tmp_path}/m.sqlite (reading)",
             "GET /api/rooms/{room}: 500",
         ]
 
@@ -241,7 +241,7 @@ async def test_a_fault_in_a_login_and_in_what_follows_it_is_the_sessions(call: s
         await until(lambda: any("traceback" in line for line in node.log))
         came = next(line for line in node.log if line.get("member") == "ann")
         failed = next(line for line in node.log if "traceback" in line)
-        assert failed["message"].startswith("a fault in a call of the database ")
+        assert failed["message"].startswith("an internal error in a call to the database ")
         assert failed["session"] == came["session"]
 
 

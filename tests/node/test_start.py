@@ -87,7 +87,7 @@ def test_a_file_of_keys_that_cannot_be_used_is_named_and_shows_nothing(tmp_path:
     assert "--crypto.keys: missing cannot be read" in refused(tmp_path, "--crypto.keys=missing")
     (tmp_path / "keys").write_text("k1:c2VjcmV0\n")
     line = refused(tmp_path, "--crypto.keys=keys")
-    assert "keys, line 1: the key has 6 bytes; 32 are needed" in line
+    assert "keys, line 1: the key has 6 bytes; it must have 32" in line
     assert "c2VjcmV0" not in line
     assert not (tmp_path / "var").exists()
 

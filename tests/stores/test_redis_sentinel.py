@@ -107,7 +107,7 @@ async def test_what_the_sentinels_do_not_know_is_said(
     pair: tuple[RedisEngine, RedisEngine], sentinel: tuple[str, int]
 ) -> None:
     for server, words in (
-        (RedisServer(sentinels=(sentinel,), service="no"), "knows no service no"),
+        (RedisServer(sentinels=(sentinel,), service="no"), "does not know the service no"),
         (RedisServer(sentinels=(("127.0.0.1", free_port()),), service=SERVICE), "does not answer"),
     ):
         with pytest.raises(MercuryError, match=words) as caught:
@@ -130,7 +130,7 @@ async def test_a_replica_is_not_taken_for_the_master(pair: tuple[RedisEngine, Re
     factory.named = pair[1].port
     listening = cast(Any, reactor).listenTCP(0, factory, interface="127.0.0.1")
     server = RedisServer(sentinels=(("127.0.0.1", listening.getHost().port),), service=SERVICE)
-    with pytest.raises(MercuryError, match="is not the master yet") as caught:
+    with pytest.raises(MercuryError, match="is not a master yet") as caught:
         await RedisStore(reactor, server).open()
     assert caught.value.code == "unavailable"
     await listening.stopListening()

@@ -182,7 +182,7 @@ def test_the_log_names_each_key_that_fails_once_and_no_text() -> None:
             keys.open("r", seq, Keys([("k4", b"4" * 32)]).seal("r", 1, ""))
     lines = [str(event["log_format"]).format(**event) for event in events]
     assert len(lines) == 2
-    assert "not what was sealed there with the key k1" in lines[0]
+    assert "not what was encrypted there with the key k1" in lines[0]
     assert "key k4, which is not in --crypto.keys" in lines[1]
 
 
@@ -223,7 +223,7 @@ SECRET = b64encode(b"secret bytes secret bytes secret").decode()
         (f"k1:{SECRET} {SECRET}", "not base64"),
         (line("k1", b"secret bytes secret bytes secre"), "31 bytes"),
         (line("k1", b"secret bytes secret bytes secrets"), "33 bytes"),
-        (f"k0:{SECRET}", "stands in a line above"),
+        (f"k0:{SECRET}", "used in a line above"),
     ],
 )
 def test_a_wrong_line_is_named_and_no_key_is_shown(bad: str, why: str) -> None:
@@ -240,7 +240,7 @@ def test_a_wrong_line_is_named_and_no_key_is_shown(bad: str, why: str) -> None:
     [
         (lambda path: None, "cannot be read: No such file"),
         (lambda path: path.mkdir(), "cannot be read: Is a directory"),
-        (lambda path: path.write_text("# none\n"), "holds no key; make one with: mercury-keys new"),
+        (lambda path: path.write_text("# none\n"), "contains no key; make one with: mercury-keys new"),
         (lambda path: path.write_bytes(b"\xff"), "is not ASCII"),
     ],
 )

@@ -274,7 +274,7 @@ async def test_calls_that_wait_have_a_bound(path: str, monkeypatch: pytest.Monke
     monkeypatch.setattr("mercury.stores.pool.MAX_WAITING", 3)
     async with opened(lambda _: SqliteStore(path)) as store:
         running = [store.ping() for _ in range(3)]
-        with pytest.raises(MercuryError, match="unavailable: 3 calls wait"):
+        with pytest.raises(MercuryError, match="unavailable: 3 calls already wait"):
             await store.ping()
         await gatherResults(running)
         await store.ping()

@@ -196,7 +196,7 @@ async def test_sentinels_are_asked_by_tls_and_have_to_prove_themselves_too(
         await put(store, joined("r", "a"))
         tls.become("for another name")  # the server; the sentinel has read its own already
         tls.hang_up()
-        with pytest.raises(MercuryError, match=rf"is not for {host}, where --redis.sentinels leads"):
+        with pytest.raises(MercuryError, match=rf"is not valid for {host} \(--redis.sentinels\)"):
             await until_refused(store)
         tls.become("right")
         await comes_back(store)
@@ -222,7 +222,7 @@ async def test_a_server_that_asks_for_a_certificate_is_shown_ours(tls: Any, tmp_
     cert, key = map(str, tls.certificates.ours.issue(tmp_path / "client", HERE))
     if tls.name == "redis":
         tls.engine.ask("CONFIG", "SET", "tls-auth-clients", "yes")
-        asked, words = tls.store, "it asks for a certificate of ours: set --redis.tls-cert and --redis.tls-key"
+        asked, words = tls.store, "it requires a client certificate: set --redis.tls-cert and --redis.tls-key"
     else:
         tls.engine.query("CREATE USER shown REQUIRE X509")
         tls.engine.query("GRANT ALL ON mercury.* TO shown")
@@ -242,9 +242,12 @@ async def test_a_file_that_cannot_be_used_is_named_with_its_setting(tls: Any, tm
     cert, key = str(certificates.cert), str(certificates.key)
     for changes, words in {
         (("ca", missing),): rf"--{tls.name}.tls-ca: {missing} cannot be read: No such file",
-        (("ca", str(empty)),): rf"--{tls.name}.tls-ca: {empty} cannot be read: what is in it",
+        (("ca", str(empty)),): rf"--{tls.name}.tls-ca: {empty} cannot be read: it is not unencrypted PEM",
         (("cert", missing), ("key", key)): rf"--{tls.name}.tls-cert: {missing} with {key} cannot be read: No such file",
-        (("cert", cert), ("key", cert)): rf"--{tls.name}.tls-cert: {cert} with {cert} cannot be read: what is in it",
+        (
+            ("cert", cert),
+            ("key", cert),
+        ): rf"--{tls.name}.tls-cert: {cert} with {cert} cannot be read: it is not unencrypted PEM",
     }.items():
         with pytest.raises(MercuryError, match=words):
             await tls.store(tls=replace(tls.server.tls, **dict(changes))).open()

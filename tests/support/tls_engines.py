@@ -25,8 +25,8 @@ WRONG = {
     "not yet valid": r"its certificate, which --{0}\.tls has checked, is not valid yet",
     "by another authority": r"its certificate is not signed by the authorities in \S+ours\.pem: set --{0}\.tls-ca",
     "by itself": r"its certificate is not signed by the authorities in \S+ours\.pem: set --{0}\.tls-ca",
-    "for another name": r"its certificate is not for 127\.0\.0\.1, where --{0}\.host leads",
-    "with a common name only": r"its certificate is not for 127\.0\.0\.1, where --{0}\.host leads",
+    "for another name": r"its certificate is not valid for 127\.0\.0\.1 \(--{0}\.host\)",
+    "with a common name only": r"its certificate is not valid for 127\.0\.0\.1 \(--{0}\.host\)",
 }
 
 

@@ -127,7 +127,7 @@ def _too_long(draft: Draft, packet: int) -> MercuryError | None:
     most = packet - 2 * OVERHEAD
     if 8 * len(draft.text) < most - sql.ROW_BYTES or sql.escaped_bytes(draft.text) < most:
         return None
-    return MercuryError("too_large", "the text is longer than the database takes; its max_allowed_packet is the limit")
+    return MercuryError("too_large", "the text is longer than the database accepts (max_allowed_packet)")
 
 
 def _load(

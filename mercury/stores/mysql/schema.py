@@ -137,7 +137,9 @@ def prepare(server: MysqlServer) -> tuple[str, int]:
         lock = f"mercury.{server.database}"[:64]
         cursor.execute("SELECT GET_LOCK(%s, %s)", (lock, LOCK_SECONDS))
         if cursor.fetchone() != (1,):
-            raise MercuryError("unavailable", f"another node migrates it for more than {LOCK_SECONDS:.0f} s", 10.0)
+            raise MercuryError(
+                "unavailable", f"another node has been migrating it for more than {LOCK_SECONDS:.0f} s", 10.0
+            )
         try:
             return _migrate(cursor), packet
         finally:
@@ -184,7 +186,7 @@ def _check(cursor: Any) -> int:
         raise MercuryError("unavailable", f"{kind} {version} is too old; {oldest} or later is needed")
     if flush != 1:
         log.warn(
-            "innodb_flush_log_at_trx_commit is {flush}: acknowledged messages can be lost in a crash of {kind}; set 1",
+            "innodb_flush_log_at_trx_commit is {flush}: a crash of {kind} can lose acknowledged messages; set it to 1",
             flush=flush, kind=kind,
         )  # fmt: skip
     return int(packet)
@@ -199,7 +201,7 @@ def _migrate(cursor: Any) -> str:
         raise MercuryError(
             "unavailable",
             f"it was written by a newer Mercury (schema {version}; this one knows {len(MIGRATIONS)}): "
-            "run that one, or restore an older copy",
+            "run that version, or restore an older copy",
         )
     for done, statements in enumerate(MIGRATIONS[version:], version + 1):
         for statement in statements:

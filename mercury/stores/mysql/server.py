@@ -97,7 +97,7 @@ class MysqlServer:
                 raise
             why = self.tls.explained(getattr(error, "original_exception", error), self.host)
             if error.args[0] == CR.CR_SSL_CONNECTION_ERROR:
-                why = self.tls.fault("the server has none")
+                why = self.tls.fault("the server does not support it")
             if why is None:
                 raise
             raise pymysql.err.OperationalError(error.args[0], why) from None

@@ -90,7 +90,7 @@ class SealingAppender:
             if reply.stored:
                 return reply
             if self._clock.seconds() > end:
-                raise unavailable("the other nodes write so much into these rooms that this one does not get its turn")
+                raise unavailable("other nodes write so much to these rooms that this one did not get a turn")
             seqs = [answer.seq or seq for answer, seq in zip(reply.answers, seqs, strict=True)]
 
     def _expected(self, drafts: Sequence[Draft]) -> list[int]:

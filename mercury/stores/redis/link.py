@@ -294,7 +294,7 @@ class RedisLink:
         if server.sentinels:
             role = await protocol.execute_command("ROLE")
             if role[0] != b"master":
-                raise unavailable("what the sentinels named is not the master yet")
+                raise unavailable("the server that the sentinels named is not a master yet")
         if self._on_connect is not None:
             await self._on_connect(protocol)
 
@@ -317,7 +317,7 @@ class RedisLink:
                     sentinel.transport.loseConnection()
             if found:
                 return found[0].decode(), int(found[1])
-            why = f"the sentinel at {host}:{port} knows no service {self._server.service}"
+            why = f"the sentinel at {host}:{port} does not know the service {self._server.service}"
         raise unavailable(why)
 
     def _with_timeout(self, seconds: float, waits: Deferred[Any]) -> Deferred[Any]:
@@ -365,7 +365,7 @@ class RedisLink:
             self.load.unavailable += 1
             if self._closed:
                 return fail(unavailable(f"the connection to {self._server} is closed"))
-            reason = f"{MAX_WAITING} commands wait for Redis already"
+            reason = f"{MAX_WAITING} commands already wait for Redis"
             return fail(MercuryError("unavailable", reason, RETRY_AFTER, limit="store-calls"))
         self.load.running += 1
         answer: Deferred[Any] = Deferred()  # another one than the command's, so that cancelling it stops nothing
@@ -390,9 +390,9 @@ class RedisLink:
         if not isinstance(error, CONNECTION_ERRORS) or (
             isinstance(error, ResponseError) and not message.encode().startswith(TEMPORARY_REPLIES)
         ):
-            _log.failure("a fault in a call of {server}", failure, server=str(self._server))
+            _log.failure("an internal error in a call to {server}", failure, server=str(self._server))
             return Failure(internal())
-        return Failure(unavailable(f"{self._server} does not answer now: {message}"))
+        return Failure(unavailable(f"{self._server} does not answer: {message}"))
 
 
 def _message_of(error: BaseException | None) -> str:

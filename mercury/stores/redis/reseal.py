@@ -68,5 +68,5 @@ class LogCopy:
 
 def _went_well(last: int) -> int:
     if last < 0:
-        raise MercuryError("unavailable", "the copy of the log was not gone on with for so long that it expired", 1.0)
+        raise MercuryError("unavailable", "the copy of the log expired before the rewrite continued; run it again", 1.0)
     return last

@@ -130,7 +130,7 @@ class RedisStore(RedisAccounts):
         found = await protocol.execute_command("GET", EPOCH)
         if self.epoch and found != self.epoch.encode():
             raise unavailable(
-                f"{self._server} came back without its data; bring them back, or restart Mercury to do without"
+                f"{self._server} came back without its data; restore it, or restart Mercury to continue without it"
             )
         self.epoch = found.decode()
 
@@ -291,12 +291,10 @@ def _as_dict(info: bytes) -> dict[str, str]:
 def _warn(server: RedisServer, info: dict[str, str]) -> None:
     """Log which of the server's settings can lose messages. docs/stores.md lists them all."""
     if info.get("aof_enabled") == "0":
-        _log.warn(
-            "{server} has appendonly off: when it dies, it forgets what Mercury has acknowledged", server=str(server)
-        )
+        _log.warn("{server} has appendonly off: if it crashes, acknowledged messages are lost", server=str(server))
     if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy") != "noeviction":
         _log.warn(
-            "{server} has maxmemory-policy {policy}: it will throw messages away; set noeviction",
+            "{server} has maxmemory-policy {policy}: it deletes messages when memory is full; set noeviction",
             server=str(server),
             policy=info.get("maxmemory_policy"),
         )

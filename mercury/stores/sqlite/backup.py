@@ -18,20 +18,22 @@ def back_up(path: str, target: Path) -> int:
     Copied in one step: in steps, SQLite begins from the start whenever a node has written.
     """
     if target.exists():
-        raise MercuryError("unavailable", f"{target} is there already, and is left alone")
+        raise MercuryError("unavailable", f"{target} already exists and was not changed")
     if not os.path.exists(path):
-        raise MercuryError("unavailable", f"the database {path} is not there")
+        raise MercuryError("unavailable", f"the database {path} does not exist")
     try:
         handle, name = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)  # of mode 600
         os.close(handle)
     except OSError as error:
-        raise MercuryError("unavailable", f"{target} cannot be made: {error.strerror}") from None
+        raise MercuryError("unavailable", f"{target} cannot be created: {error.strerror}") from None
     try:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(name)) as copy:
             source.backup(copy, pages=-1)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file; the node that opens it makes it WAL again
             if copy.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
-                raise MercuryError("unavailable", f"the database {path} is damaged: its copy does not pass a check")
+                raise MercuryError(
+                    "unavailable", f"the database {path} is damaged: its copy fails SQLite's integrity check"
+                )
         _sync(name)
         os.link(name, target)  # unlike a renaming it never replaces what came meanwhile
         _sync(target.parent)
@@ -39,7 +41,7 @@ def back_up(path: str, target: Path) -> int:
     except sqlite3.Error as error:
         raise MercuryError("unavailable", f"the database {path} cannot be copied to {target}: {error}") from None
     except OSError as error:
-        raise MercuryError("unavailable", f"{target} cannot be made: {error.strerror}") from None
+        raise MercuryError("unavailable", f"{target} cannot be created: {error.strerror}") from None
     finally:
         os.unlink(name)
 

@@ -163,8 +163,8 @@ def claim(path: str) -> int:
             raise
         raise MercuryError(
             "unavailable",
-            "another Mercury uses it; stop that one, or give this one another file. "
-            "For several nodes take MySQL or Redis as the store",
+            "another Mercury uses it; stop that one, or use another file. "
+            "For several nodes, use MySQL or Redis as the store",
         ) from None
     return lock
 
@@ -178,7 +178,7 @@ def connections(path: str, threads: int, *, read_only: bool, beside_node: bool =
     def set_up(connection: sqlite3.Connection) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise sqlite3.OperationalError(f"its journal mode is {mode}, and WAL is needed; is it a local disk?")
+            raise sqlite3.OperationalError(f"its journal mode is {mode}, but WAL is required; is it on a local disk?")
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL would say "committed" before it is on the disk
         connection.execute("PRAGMA secure_delete = ON")  # zeros where something stood that was deleted, or in clear
         connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB; fewer would write hot pages more often
@@ -194,7 +194,7 @@ def connections(path: str, threads: int, *, read_only: bool, beside_node: bool =
 def check_version(cursor: Any) -> None:
     """MercuryError if the schema is not the newest one."""
     if _version(cursor) < len(MIGRATIONS):
-        raise MercuryError("unavailable", "an older Mercury has written it: start the node of this version first")
+        raise MercuryError("unavailable", "it was written by an older Mercury: start a node of this version first")
 
 
 def migrate(cursor: Any) -> bool:
@@ -215,6 +215,6 @@ def _version(cursor: Any) -> int:
         raise MercuryError(
             "unavailable",
             f"it was written by a newer Mercury (schema {version}; this one knows {len(MIGRATIONS)}): "
-            "run that one, or restore an older file",
+            "run that version, or restore an older file",
         )
     return version

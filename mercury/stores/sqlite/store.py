@@ -111,7 +111,7 @@ class SqliteStore(SqlAccounts):
     def _take_file(self, name: str) -> None:
         if self._beside_node:
             if not os.path.exists(self._path):
-                raise unavailable(f"{name} is not there")
+                raise unavailable(f"{name} does not exist")
             return
         make_file(self._path)
         try:
