@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from mercury.domain.counters import Counters
 from mercury.net import address_filter
 
 EVERYONE = "0.0.0.0/0,::/0"
