@@ -170,7 +170,7 @@ class Client:
         Fails with the MercuryError of the server, or `unavailable` when there is no connection or it is lost.
         """
         if self._link is None or not self.connected:
-            return fail(MercuryError("unavailable", "there is no connection now"))
+            return fail(MercuryError("unavailable", "not connected"))
         self._ref += 1
         answered: Deferred[T] = Deferred()
         self._requests[self._ref] = (answer, answered)
@@ -282,7 +282,7 @@ class Client:
         try:
             answer.callback(msgspec.json.decode(frame, type=kind))
         except msgspec.DecodeError:
-            answer.errback(MercuryError("internal", "the server's answer cannot be understood"))
+            answer.errback(MercuryError("internal", "the server's answer cannot be decoded"))
 
     # Texts
 

@@ -113,17 +113,17 @@ class ClientLink(WebSocketClientProtocol):
         try:
             event = _decoder.decode(payload)
         except msgspec.ValidationError as error:  # a kind of event that a later server has
-            _log.debug("left out a frame that is unknown here: {error}", error=error)
+            _log.debug("ignored an unknown frame: {error}", error=error)
             return
         except msgspec.DecodeError:
-            self.drop("the server sent what is not JSON")
+            self.drop("the server sent something that is not JSON")
             return
         if isinstance(event, Hello):
             self._logged_in = True
             self._timeout = SILENCE * event.heartbeat
-            self._set_deadline(self._timeout, f"nothing was heard for {self._timeout:.0f} s")
+            self._set_deadline(self._timeout, f"nothing was received for {self._timeout:.0f} s")
         elif isinstance(event, Bye):
-            self._why = MercuryError("unavailable", "the server said goodbye", min(event.retry_after, BYE_SECONDS))
+            self._why = MercuryError("unavailable", "the server is restarting", min(event.retry_after, BYE_SECONDS))
         elif isinstance(event, Error) and not self._logged_in:
             self._why = MercuryError(event.code, event.reason, event.retry_after)
         self._received(event, payload)

@@ -134,7 +134,7 @@ async def _run(reactor: Any, options: argparse.Namespace) -> None:
         except MercuryError as error:
             view.end(error.reason)
         except Exception:
-            view.end("a fault of the client's own")
+            view.end("an internal error in the client")
             raise
 
     def interrupted() -> Deferred[None]:

@@ -100,7 +100,7 @@ class Pipe:
             self._lines.append(self._rest)
             self._end_of_input()
         elif len(self._rest) > LINE_BYTES:
-            self._fail(f"a line is longer than {LINE_BYTES} bytes; nothing from there on is read")
+            self._fail(f"a line is longer than {LINE_BYTES} bytes; the rest of the input is not read")
             self._end_of_input()
         self._send_on()
 

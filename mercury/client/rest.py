@@ -114,7 +114,7 @@ class RestClient:
         try:
             reply = msgspec.json.decode(answer, type=_Reply)
         except msgspec.DecodeError:
-            self._fail(f"what answers at {self._base} (with status {status}) is not Mercury")
+            self._fail(f"the server at {self._base} is not Mercury (status {status})")
         if status < 400 and reply.status == "ok":
             return reply
         code = reply.code if reply.code in get_args(Code) else _code_of(status)
@@ -147,7 +147,9 @@ class _Collector(Protocol):
         if self._size <= REPLY_BYTES and reason.check(ResponseDone):
             self.whole.callback(b"".join(self._pieces))
         else:
-            self.whole.errback(MercuryError("unavailable", f"a REST answer was cut short, or over {REPLY_BYTES} bytes"))
+            self.whole.errback(
+                MercuryError("unavailable", f"a REST answer was cut off, or is over {REPLY_BYTES} bytes")
+            )
 
     def _stop(self) -> None:
         cast(IPushProducer, self.transport).stopProducing()
@@ -156,7 +158,7 @@ class _Collector(Protocol):
 def plainly(error: Exception) -> str:
     """Why connecting failed, in the system's own words: "Connection refused"."""
     if isinstance(error, network.DNSLookupError):
-        return "there is no such host"
+        return "unknown host"
     if isinstance(error, network.TimeoutError | TookTooLong):
         return "no answer in time"
     if isinstance(error, network.ConnectError) and isinstance(error.osError, int):

@@ -81,7 +81,9 @@ class Writer:
             case Reconnecting():
                 return self.note(f"{event.reason}; reconnecting in {event.seconds:.1f} s")
             case Reset():
-                return self.note(f"room {event.rid} starts afresh; the server no longer has what was before")
+                return self.note(
+                    f"room {event.rid} starts again from the beginning; the server no longer has the earlier messages"
+                )
             case Error():
                 return self.note(f"{event.code}: {event.reason}")
         return None

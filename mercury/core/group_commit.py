@@ -37,7 +37,7 @@ def as_error(failure: Failure) -> MercuryError:
     """The MercuryError in a failure; `internal` for anything else, which is a fault of ours."""
     if isinstance(failure.value, MercuryError):
         return failure.value
-    return MercuryError("internal", "Mercury failed to do this; its log says why", 1.0)
+    return MercuryError("internal", "an internal error in Mercury; the log has the details", 1.0)
 
 
 def as_deferred(add: Callable[[Done[R]], None]) -> Deferred[R]:
@@ -193,6 +193,6 @@ class GroupCommit(Generic[T, R]):
                     try:
                         done(answer)
                     except Exception:  # one listener that fails must not starve the rest
-                        in_context(log_context, _log.failure, "an answer could not be handed over")
+                        in_context(log_context, _log.failure, "delivering an answer failed")
             finally:
                 self._settled([item for item, *_ in batch], answers)

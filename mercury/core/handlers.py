@@ -56,7 +56,7 @@ async def _read(chat: Chat, session: Listener, command: commands.Read) -> Sequen
 async def _ack(chat: Chat, session: Listener, command: commands.Ack) -> Sequence[events.Event]:
     room = chat.hub.room_of(session, command.rid)
     if command.seq >= room.next_seq(session):
-        raise MercuryError("bad_request", f"seq {command.seq} was not sent on this connection yet")
+        raise MercuryError("bad_request", f"seq {command.seq} has not been sent on this connection yet")
     session.delivered(room, command.seq)
     return [events.Ok(command.ref)]
 

@@ -77,7 +77,7 @@ class Journal:
     def check_open(self) -> None:
         """Raises unavailable after close()."""
         if not self.is_open:
-            raise MercuryError("unavailable", "the server is going away", 1.0)
+            raise MercuryError("unavailable", "the server is stopping", 1.0)
 
     def submit(self, draft: Draft, done: Done[Outcome]) -> None:
         """Append a draft; `done` gets its Outcome after the commit, or the error that refused it.

@@ -23,7 +23,7 @@ from mercury.interfaces import IStore
 from mercury.settings.limits import Limits
 
 TYPING_RATE: Final = 10.0  # typing notices a second of one member; each goes to the whole room
-TOO_FAST: Final = "more than {rate:g} a second of one member"
+TOO_FAST: Final = "more than {rate:g} per second for one member"
 DELETE_TRIES: Final = 20  # of deleting a room, while others put members in
 MEMBERS_PAGE: Final = 1000  # members in one entry, and in one page of a listing
 
@@ -94,7 +94,7 @@ class Rooms:
 
     async def _change(self, kind: str, rid: str, members: Sequence[str]) -> list[str]:
         if not members:
-            raise MercuryError("bad_request", "no member is named")
+            raise MercuryError("bad_request", "name at least one member")
         for mid in members:
             check_name("member", mid)
         changed: list[str] = []

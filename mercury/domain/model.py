@@ -188,5 +188,5 @@ def check_text_of(what: str, value: str, limit: int) -> str:
     if size > limit:
         raise MercuryError("bad_request", f"the {what}'s name is {size} bytes long; at most {limit} are allowed")
     if not value.isprintable() and any(unicodedata.category(c) == "Cc" for c in value):
-        raise MercuryError("bad_request", f"the {what}'s name holds a control character")
+        raise MercuryError("bad_request", f"the {what}'s name contains a control character")
     return value

@@ -75,7 +75,7 @@ class Accounts:
             most = self._settings.registrations_per_minute
             self._registrations.take(address, most / 60, most)
         if self._settings.registration == "invite" and not _same(invite, self._settings.invite.value):
-            raise MercuryError("forbidden", "registration needs the field invite, with what you were invited by")
+            raise MercuryError("forbidden", "registration needs the field invite, with your invitation code")
         key = comparison_key(kept)
         if await self._store.account(key) is not None:
             raise MercuryError("conflict", "this username is taken; choose another one")
@@ -121,7 +121,7 @@ class Accounts:
         token = await self._tokens.find(secret)
         id = id_of(token.mid)
         if id is None or not await self.exists(id):
-            raise MercuryError("unauthorized", "the token is not one of an account; log in")
+            raise MercuryError("unauthorized", "this token does not belong to an account; log in")
         return GotalkSession(id, token, checked)
 
     # Other people
@@ -167,7 +167,7 @@ class Accounts:
     async def befriend(self, id: int, friend: int) -> int:
         """Make two accounts friends; returns the friendship's number."""
         if id == friend:
-            raise MercuryError("bad_request", "nobody is their own friend; give another friendid")
+            raise MercuryError("bad_request", "you cannot be your own friend; give another friendid")
         await self.check(friend)
         return await self._store.add_friend(id, friend, self._settings.friends)
 

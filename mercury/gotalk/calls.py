@@ -157,7 +157,7 @@ class GotalkHandlers:
     async def _session(self, call: Incoming) -> GotalkSession:
         """The session of the token in the form or, for goTalk's pages, in the cookie. Raises unauthorized."""
         id = call.form.number_or("id", -1)
-        last = MercuryError("unauthorized", "log in, and give the token that /login answers as SessionID")
+        last = MercuryError("unauthorized", "log in, and send the token that /login returns as SessionID")
         for token in (call.form.text_or("token", ""), call.cookie):
             if token:
                 try:

@@ -50,7 +50,7 @@ class Form:
         for name, value in fields:
             folded = OTHER_NAMES.get(name.lower(), name.lower())
             if folded in self._fields:
-                raise MercuryError("bad_request", f"the field {name[:40]!a} stands there twice")
+                raise MercuryError("bad_request", f"the field {name[:40]!a} is given twice")
             self._fields[folded] = value
 
     def has(self, name: str) -> bool:

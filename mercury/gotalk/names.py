@@ -28,7 +28,7 @@ _INVISIBLE = re.compile(
 def display_name(name: str) -> str:
     """The name as it is kept and shown; bad_request if it is not allowed."""
     if any(category(c) in REFUSED and c not in JOINERS for c in name):
-        raise MercuryError("bad_request", "the username holds a control character, or another that nobody sees")
+        raise MercuryError("bad_request", "the username contains a control character or an invisible character")
     kept = normalize("NFC", " ".join(name.split()))
     if not comparison_key(kept):
         raise MercuryError("bad_request", "the username is empty")

@@ -94,7 +94,7 @@ class ReceiptChannel(Channel):
         received, self.unconfirmed = self.unconfirmed, []
         for log_context, on_received in received:
             storing = start_in_context(log_context, on_received())
-            storing.addErrback(partial(in_context, log_context, _log.failure, "noting what has arrived failed"))
+            storing.addErrback(partial(in_context, log_context, _log.failure, "recording a delivery failed"))
             self._storing.append(storing)
 
     async def confirmed(self) -> None:

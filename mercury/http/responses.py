@@ -53,7 +53,7 @@ def refuse_strange_pages(request: Request) -> None:
     """A browser on a machine that may call sends what any web page tells it to, and says by Origin whose page it is."""
     origin = request.getHeader(b"origin")
     if origin is not None and _host_of(origin) != (request.getHeader(b"host") or b"").lower():
-        raise MercuryError("forbidden", "web pages of other origins may not call this")
+        raise MercuryError("forbidden", "web pages of another origin may not call this")
 
 
 def _host_of(origin: bytes) -> bytes | None:
@@ -79,9 +79,7 @@ def _failed(failure: Failure, request: Request) -> Any:
     if failure.check(CancelledError):
         return failure  # the client is gone; Klein knows
     if failure.check(TookTooLong):
-        return request.respond_error(
-            MercuryError("unavailable", "this takes too long; whether it will be done is not known", 1.0)
-        )
+        return request.respond_error(MercuryError("unavailable", "this takes too long; it may still be done", 1.0))
     return request.respond_error(as_error(failure))
 
 
@@ -93,5 +91,5 @@ def no_route(request: Request, refusal: Any, hint: str) -> bytes:
     allowed = {"Allow": ", ".join(sorted({*methods, "OPTIONS"}))}
     if request.method == b"OPTIONS":
         return request.respond(200, b'{"status":"ok"}', allowed)
-    words = f"{request.method.decode('ascii', 'replace')} is not possible here; possible: {allowed['Allow']}"
+    words = f"{request.method.decode('ascii', 'replace')} is not allowed here; allowed: {allowed['Allow']}"
     return request.respond_error(MercuryError("bad_request", words), 405, allowed)

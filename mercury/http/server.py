@@ -166,7 +166,7 @@ class Channel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         limit = self.totalHeadersSize
-        self.refuse(MercuryError("bad_request", f"this is not HTTP/1.1, or its head is longer than {limit} bytes"))
+        self.refuse(MercuryError("bad_request", f"this is not HTTP/1.1, or its headers are longer than {limit} bytes"))
 
     def refuse_body(self) -> None:
         """Refuse the request that is coming in for its body's length."""
@@ -220,7 +220,7 @@ class Request(server.Request):
         in_context(("request", self.number), super().process)
 
     def connectionLost(self, reason: Failure) -> None:
-        self.note("its client has hung up")
+        self.note("the client closed the connection")
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     def note(self, outcome: str) -> None:

@@ -111,7 +111,7 @@ class AddressFilter:
         elif self._full(rules):
             self.refuse("connections", "too many connections", addr)
         elif 0 < rules.per_address <= self._counts[key_of(addr)]:
-            self.refuse("connections-per-address", "too many connections of one address", addr)
+            self.refuse("connections-per-address", "too many connections from one address", addr)
         elif (protocol := self._factory.buildProtocol(addr)) is not None:
             return CountedProtocol(self, protocol, key_of(addr))
         return None

@@ -110,7 +110,7 @@ class IoUring:
             left -= max(taken, 0)
             if not left and (words[self._cq_tail] - words[self._cq_head]) & UINT32 >= count:
                 return
-        raise OSError(errno.EIO, "io_uring does not complete what it was asked for")
+        raise OSError(errno.EIO, "io_uring does not complete its sends")
 
     def _incomplete(self, block: bytearray, count: int, size: int) -> list[tuple[int, int]]:
         """Read the completions: each is user_data (8 bytes), the result and flags; an error is a negative result."""
@@ -161,7 +161,7 @@ class UringBroadcaster(SendLoop):
         try:
             incomplete += [(sessions[index], sent) for index, sent in self._ring.send(sqes, data)]
         except Exception:
-            _log.failure("io_uring does not work any more; sends go one by one")
+            _log.failure("io_uring stopped working; each send is a system call of its own now")
             self._ring = None
             for session in sessions:
                 session.connection.abort()
@@ -177,8 +177,8 @@ def make_broadcaster() -> Broadcaster:
             if not ring.send([send_sqe(near.fileno())], b"hello"):
                 return UringBroadcaster(ring)
     except OSError as error:
-        _log.info("there is no io_uring, so sends go one by one: {error}", error=error)
+        _log.info("io_uring is not available, so each send is a system call of its own: {error}", error=error)
         return SendLoop()
     ring.close()
-    _log.info("this io_uring cannot send, so sends go one by one")
+    _log.info("this kernel's io_uring cannot send, so each send is a system call of its own")
     return SendLoop()

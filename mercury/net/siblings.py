@@ -78,7 +78,7 @@ class Siblings(Protocol):
         def done(body: bytes | Failure | None) -> bytes | Failure | None:
             self._waiting.pop(key, None)
             if isinstance(body, Failure) and body.check(TookTooLong):
-                _log.warn("worker {peer} does not say within {seconds} s what it was asked: {what}",
+                _log.warn("worker {peer} did not answer within {seconds} s: {what}",
                               peer=peer, seconds=SECONDS, what=what)  # fmt: skip
                 return None
             return body

@@ -61,7 +61,7 @@ class Certificate:
         except OSError as error:
             raise MercuryError("unavailable", f"{self.name}: {error.filename}: {error.strerror}") from None
         except (ValueError, TypeError, SSL.Error, crypto.Error):
-            reason = f"{self.name}: {self._chain} and {self._key} are no certificate (PEM) with its key, unencrypted"
+            reason = f"{self.name}: {self._chain} and {self._key} are not a PEM certificate and its unencrypted key"
             raise MercuryError("unavailable", reason) from None
         return context
 

@@ -159,7 +159,7 @@ def engine_tls(section: str, engine: Mysql | Redis) -> EngineTls | None:
     if not engine.tls:
         for name in ("tls-ca", "tls-cert", "tls-key"):
             if getattr(engine, name.replace("-", "_")):
-                raise ConfigError(f"{section}.{name} is set, but {section}.tls is not: set both, or neither")
+                raise ConfigError(f"{section}.{name} is set, but {section}.tls is not: set both or neither")
         return None
     if bool(engine.tls_cert) != bool(engine.tls_key):
         raise ConfigError(f"{section}.tls-cert and {section}.tls-key belong together: set both or neither")
@@ -351,7 +351,7 @@ def warnings_of_files(config: Config, most: int) -> list[str]:
         return []
     return [
         f"only {most} files may be open at a time, but --limits.connections is {limits.connections}: allow {wanted} "
-        "(LimitNOFILE= of the unit, ulimit -n), or lower it"
+        "(LimitNOFILE= in the unit, or ulimit -n), or lower the limit"
     ]
 
 

@@ -39,7 +39,7 @@ def warnings_of_sockets(passed: Mapping[int, str], endpoints: set[str]) -> list[
     if any("systemd:" in endpoint for endpoint in endpoints - set(passed.values())):
         return []  # some are taken by name or number
     left = [port for port, endpoint in passed.items() if endpoint not in endpoints]
-    return [f"nothing listens on port {port}, for which systemd passes a socket (ListenStream=)" for port in left]
+    return [f"systemd passes a socket for port {port} (ListenStream=), but no setting uses that port" for port in left]
 
 
 def cannot_be(section: str, endpoint: str, why: Exception) -> str:

@@ -224,7 +224,7 @@ class MercuryService(Service):
         await chat.cluster.close()
         await chat.store.close()
         ended_well(self._reactor)
-        _log.info("stopped; {count} sessions were told to come back", count=count)
+        _log.info("stopped; {count} sessions were told to reconnect", count=count)
 
     async def _close_sessions(self) -> None:
         """A few at a time."""

@@ -41,10 +41,12 @@ def sockets(environ: Mapping[str, str], first: int = FIRST) -> dict[int, str]:
             with socket.socket(fileno=os.dup(first + index)) as passed:
                 family, address = passed.family.name.removeprefix("AF_"), passed.getsockname()
         except OSError as error:
-            raise ConfigError(f"what systemd passes from {name} is no socket: {error.strerror}") from None
+            raise ConfigError(f"{name} passes something that is not a socket: {error.strerror}") from None
         if isinstance(address, tuple):
             if address[1] in found:
-                raise ConfigError(f"{name} passes two sockets for port {address[1]}; one for IPv6 takes IPv4 as well")
+                raise ConfigError(
+                    f"{name} passes two sockets for port {address[1]}; keep the IPv6 one, which also accepts IPv4"
+                )
             found[address[1]] = f"systemd:domain={family}:index={index}"
     return found
 
@@ -114,7 +116,7 @@ class Systemd:
         """Mercury stops, which may take this many seconds."""
         self._serving = False
         self._stop(self._opening)
-        self._notify("STOPPING=1", "STATUS=telling clients to come back")
+        self._notify("STOPPING=1", "STATUS=telling clients to reconnect")
         self._ask_for_time(seconds)
 
     def _ask_for_time(self, seconds: float) -> None:
@@ -126,7 +128,7 @@ class Systemd:
         if well:
             self._notify("WATCHDOG=1")
         elif self._well:
-            _log.critical("the store has neither done nor refused what it was given: systemd will restart Mercury")
+            _log.critical("a write to the store has neither succeeded nor failed: systemd will restart Mercury")
         self._well = well
 
     def _stop(self, call: LoopingCall) -> None:
@@ -147,4 +149,4 @@ class Systemd:
                 sender.settimeout(SEND_SECONDS)
                 sender.sendto("\n".join(lines).encode(), address)
         except OSError as error:
-            _log.warn("systemd cannot be told {what}: {why}", what=lines[0], why=error.strerror or str(error))
+            _log.warn("cannot notify systemd of {what}: {why}", what=lines[0], why=error.strerror or str(error))

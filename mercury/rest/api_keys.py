@@ -44,5 +44,5 @@ class ApiKeys:
         shown = digest(key.strip())
         fits = [hmac.compare_digest(shown, kept) for kept in hashes.values()]
         if scheme.lower() != SCHEME or not any(fits):
-            reason = "show one of the API's keys as Authorization: Bearer KEY (--server.api.keys)"
+            reason = "send an API key as Authorization: Bearer KEY (--server.api.keys)"
             raise MercuryError("unauthorized", reason)

@@ -138,14 +138,14 @@ def read_query(query: bytes) -> dict[str, str]:
     pairs = parse_qsl(query.decode(), keep_blank_values=True, errors="strict")
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise MercuryError("bad_request", "a parameter stands twice in the query")
+        raise MercuryError("bad_request", "a parameter is given twice in the query")
     return found
 
 
 def one(name: str, values: list[bytes]) -> str:
     """A header's only value."""
     if len(values) > 1:
-        raise MercuryError("bad_request", f"the header {name} stands there twice")
+        raise MercuryError("bad_request", f"the header {name} is given twice")
     return values[0].decode("latin-1")
 
 

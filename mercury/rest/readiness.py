@@ -37,7 +37,7 @@ class Readiness:
 
     async def check(self) -> tuple[Parts, str]:
         """The parts, and why the node cannot serve; empty if it can. Asking the store takes STORE_SECONDS at most."""
-        trouble: str = "it is being opened"
+        trouble: str = "it is starting"
         if self._state != "starting":  # a store that is not open would take the question for a fault
             trouble = await self._asking.run(self._check_store)
         state = self._state
@@ -69,7 +69,7 @@ class Readiness:
             except MercuryError as error:
                 self._trouble = error.reason
             except TookTooLong:
-                self._trouble = f"the store does not answer within {STORE_SECONDS:g} s"
+                self._trouble = f"the store did not answer within {STORE_SECONDS:g} s"
             self._asked = clock.seconds()
         return self._trouble
 

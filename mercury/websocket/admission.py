@@ -49,7 +49,7 @@ class Subprotocols:
             if name in self.names:
                 return name
         spoken = ", ".join(self.names)
-        raise MercuryError("bad_request", f"no subprotocol offered is spoken here; offer none, or one of: {spoken}")
+        raise MercuryError("bad_request", f"unknown subprotocol; offer none, or one of: {spoken}")
 
     def session(
         self,

@@ -75,7 +75,7 @@ class WebSocketConnection(ReadingInTurns):
         try:
             self._received(data)
         except Exception:
-            _log.failure("what {peer} sent could not be handled", peer=self.peer)
+            _log.failure("handling what {peer} sent failed", peer=self.peer)
             self.abort()
         finally:
             LOG_CONTEXT.reset(token)
@@ -181,7 +181,7 @@ class WebSocketConnection(ReadingInTurns):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         if is_of_tls(reason):  # Autobahn would log an error of ours
-            _log.debug("{peer} does not speak TLS as it should", peer=self.peer, session=self.number)
+            _log.debug("{peer} violated TLS", peer=self.peer, session=self.number)
             reason = Failure(ConnectionLost())
         super().connectionLost(reason)
         self._lost()

@@ -36,7 +36,7 @@ class Handshake(FastHandshake):
 
     def onConnect(self, request: ConnectionRequest) -> Any:
         if not self.factory.welcomes(request.origin):
-            raise ConnectionDeny(403, "scripts of that origin may not connect (--server.ws.origins)")
+            raise ConnectionDeny(403, "pages of this origin may not connect (--server.ws.origins)")
         self._admitting = True
         self.handler = handler = self.factory.make_handler(self)
         return start_in_context(self._log_context, handler.admit(request)).addErrback(self._deny)
@@ -45,7 +45,7 @@ class Handshake(FastHandshake):
         error = failure.value
         if not isinstance(error, MercuryError):
             _log.failure("admitting {peer} failed", failure, peer=self.peer, session=self.number)
-            error = MercuryError("internal", "Mercury failed to handle this handshake; its log says why")
+            error = MercuryError("internal", "an internal error in Mercury; the log has the details")
         self.factory.counts.error(error)
         raise ConnectionDeny(CODES[error.code][0], error.reason)
 

@@ -55,7 +55,7 @@ class ListeningSockets:
         try:
             kind = endpoint.removeprefix("haproxy:").partition(":")[0]
             if kind not in ("tcp", "tcp6", "systemd"):
-                raise ValueError("workers listen by tcp: or systemd:, also with haproxy: before it, and no other way")
+                raise ValueError("with workers, use a tcp: or systemd: endpoint, optionally with haproxy: before it")
             listening: Deferred[Any] = serverFromString(self, endpoint).listen(Factory())
         except (ValueError, TypeError, LookupError) as error:
             raise ConfigError(cannot_be(section, endpoint, error)) from None
@@ -110,7 +110,7 @@ class ListeningSockets:
     def adoptStreamPort(self, descriptor: int, family: int, factory: object) -> None:
         """A socket that systemd has passed. The endpoint closes its own descriptor of it."""
         if family == socket.AF_UNIX:
-            raise ValueError("workers take no UNIX sockets")
+            raise ValueError("workers cannot use UNIX sockets")
         self._made.append(socket.socket(fileno=os.dup(descriptor)))
 
 

@@ -94,7 +94,7 @@ class Supervisor(Service):
         super().startService()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._systemd.reload, self._reload))
         self._systemd.opening()
-        self._checking.start(CHECK_EVERY).addErrback(lambda why: _log.failure("looking after workers failed", why))
+        self._checking.start(CHECK_EVERY).addErrback(lambda why: _log.failure("supervising workers failed", why))
         self._start_worker(1)
 
     def _start_worker(self, number: int) -> None:
@@ -213,7 +213,7 @@ class Supervisor(Service):
                 worker.heard_at = now
             elif worker.state != "hung" and now - worker.heard_at > self._timeout(worker):
                 worker.state = "hung"
-                _log.critical("worker {worker} hangs, and is ended", worker=worker.number)
+                _log.critical("worker {worker} hangs and is killed", worker=worker.number)
                 worker.signal(signal.SIGABRT)
                 self._reactor.callLater(ABORTING, worker.signal, signal.SIGKILL)
 

@@ -135,7 +135,7 @@ async def test_a_script_is_told_once_that_nobody_is_there(
     [
         ([], "the following arguments are required: --member"),
         (["--member="], "argument --member: the member's name is empty"),
-        (["--member=1", "--room=a\tb"], "argument --room: the room's name holds a control character"),
+        (["--member=1", "--room=a\tb"], "argument --room: the room's name contains a control character"),
         (["--member=1", "--ws.port=70000"], "argument --ws.port: '70000' is not a port; a port is a number from 1 to"),
     ],
 )

@@ -212,7 +212,7 @@ def test_a_renewed_certificate_is_served_after_sighup_and_a_broken_one_never(nod
     node.process.send_signal(signal.SIGHUP)
     node.until("the reload failed and nothing has changed")
     assert node.serial("server.api") == renewed
-    assert re.search(r"server\.api\.tls: \S+own\.pem and \S+own\.key are no certificate", node.out.read_text())
+    assert re.search(r"server\.api\.tls: \S+own\.pem and \S+own\.key are not a PEM certificate", node.out.read_text())
     node.issue()
 
 

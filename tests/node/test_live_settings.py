@@ -415,8 +415,8 @@ async def _(node: Whole) -> bool:
     """Whether what is deep is refused for that, in all protocols, and where a connection was open before."""
     decode = [codec.decode for codec in codecs(node)]
     deep = b'{"type":"nothing","x":[[[[[[]]]]]]}'
-    refused = {one(deep, False).error.reason.count("nests deeper") for one in decode}
-    refused.add(int(b"nests deeper" in await node.say(deep)))
+    refused = {one(deep, False).error.reason.count("is nested deeper") for one in decode}
+    refused.add(int(b"is nested deeper" in await node.say(deep)))
     assert len(refused) == 1
     return bool(refused.pop())
 

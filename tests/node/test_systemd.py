@@ -145,7 +145,7 @@ def test_a_reload_that_is_overtaken_by_a_stop_does_not_say_ready(ear: Ear) -> No
     ear.heard()
     systemd.stopping(2.5)
     work.callback(None)
-    assert ear.heard() == ["STOPPING=1\nSTATUS=telling clients to come back", "EXTEND_TIMEOUT_USEC=2500000"]
+    assert ear.heard() == ["STOPPING=1\nSTATUS=telling clients to reconnect", "EXTEND_TIMEOUT_USEC=2500000"]
 
 
 def test_a_start_that_fails_says_why_in_one_line(ear: Ear) -> None:
@@ -182,13 +182,13 @@ def test_a_listener_takes_the_socket_for_its_port_and_one_that_nobody_takes_is_w
     assert endpoint_of(server.api, passed).startswith("tcp:6009:")
     assert endpoint_of(Ws(endpoint="tcp:1"), passed) == "tcp:1"
     (line,) = warnings_of_sockets(passed, {taken})
-    assert "nothing listens on port 7009" in line
+    assert "systemd passes a socket for port 7009" in line
     assert warnings_of_sockets(passed, {taken, "haproxy:systemd:domain=INET:name=api"}) == []
 
 
 def test_sockets_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert sockets({}) == {}
-    with (tmp_path / "file").open("w") as file, pytest.raises(ConfigError, match=r"passes from m\.socket is no socket"):
+    with (tmp_path / "file").open("w") as file, pytest.raises(ConfigError, match=r"m\.socket passes something that is not a socket"):
         sockets({"LISTEN_FDNAMES": "m.socket"}, first=file.fileno())
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as tcp, socket.socket(socket.AF_UNIX) as unix:
         port = tcp.getsockname()[1]
@@ -239,7 +239,7 @@ async def test_who_comes_while_mercury_is_away_waits_and_is_answered(tmp_path: P
         serving = f"STATUS=REST at [::1]:{unit.where.api}, WebSocket at [::1]:{unit.where.ws}"
         assert status[0] == "STATUS=opening the store"
         assert serving in status
-        assert status[-3:-1] == ["STOPPING=1", "STATUS=telling clients to come back"]
+        assert status[-3:-1] == ["STOPPING=1", "STATUS=telling clients to reconnect"]
         assert status[-1].startswith("EXTEND_TIMEOUT_USEC=")
         assert unit.processes[-1].ended.result == 0
         with socket.create_connection((host, unit.where.api), timeout=20) as early:  # nobody is there

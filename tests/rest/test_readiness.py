@@ -74,7 +74,7 @@ def test_a_store_that_hangs_makes_the_node_not_ready_in_time() -> None:
     probe.node.clock.advance(STORE_SECONDS - 0.1)
     assert probe.told == []
     probe.node.clock.advance(0.1)
-    assert probe.told == [("serving", "down", "up", "the store does not answer within 2 s")] * 2
+    assert probe.told == [("serving", "down", "up", "the store did not answer within 2 s")] * 2
 
 
 @ensureDeferred

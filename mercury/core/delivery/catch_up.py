@@ -114,10 +114,10 @@ class CatchUp:
                 for room in behind:
                     await self._read_on(session, room, cause)
         except MercuryError as error:
-            self.log.warn("catching up waits for the store: {reason}", reason=error.reason)
+            self.log.warn("catch-up waits for the store: {reason}", reason=error.reason)
             self._clock.callLater(RETRY, self.start, session, cause)
         except Exception:
-            self.log.failure("catching up failed")
+            self.log.failure("catch-up failed")
             self._clock.callLater(FAULT, self.start, session, cause)
         finally:
             self._running.discard(session)

@@ -68,7 +68,7 @@ class Cluster:
             self._hub.warm(tuple(self._hub.rooms))
 
     def _broken(self, failure: Failure) -> None:
-        self.log.failure("looking at rooms while the bus is down failed", failure)
+        self.log.failure("checking rooms while the bus is down failed", failure)
 
     # What happens here
 

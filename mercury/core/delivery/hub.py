@@ -81,7 +81,7 @@ class Hub:
                 raise MercuryError("unauthorized", "the token was revoked")
         here = self.sessions.setdefault(mid, [])
         if 0 < self._limits.connections_per_member <= len(here):
-            reason = f"{len(here)} connections of one member (--limits.connections-per-member)"
+            reason = f"{len(here)} connections for one member, the maximum (--limits.connections-per-member)"
             raise MercuryError("busy", reason, 5.0, limit="connections-per-member")
         here.append(session)
         if mid in self._leaving:  # back before anybody was told
@@ -268,7 +268,7 @@ class Hub:
         if head > room.head:
             after, room.head, room.told_after = room.head, head, head
             Deferred.fromCoroutine(self.memberships.skipped(room, after)).addErrback(
-                lambda failure: self.log.failure("looking for those who have left failed", failure)
+                lambda failure: self.log.failure("checking for members who have left failed", failure)
             )
 
     def _change(self, entry: Entry) -> None:
@@ -323,7 +323,7 @@ class Hub:
             try:
                 data = encoder.entries(entries)
             except Exception:  # who hears by another wire hears once, and at once
-                self.log.failure("what was said in {room} cannot be told by {encoder}", room=rid, encoder=encoder.name)
+                self.log.failure("entries of {room} cannot be encoded for {encoder}", room=rid, encoder=encoder.name)
                 failed += sessions
                 continue
             if data:

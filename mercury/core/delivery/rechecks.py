@@ -55,7 +55,7 @@ class Looks:
                 await self._look(names)
             except Exception as error:
                 if not isinstance(error, MercuryError):
-                    self.log.failure("looking at the store failed")
+                    self.log.failure("checking the store failed")
                 self._waiting.update(names)
                 self._start(RETRY)
                 return

@@ -123,7 +123,7 @@ class FastHandshake(WebSocketServerProtocol):
         self.failHandshake(no.reason or "", no.code)
 
     def _broken(self, failure: Failure) -> None:
-        _log.failure("the handshake of {peer} could not be answered", failure, peer=self.peer)
+        _log.failure("answering the handshake of {peer} failed", failure, peer=self.peer)
         self.dropConnection(abort=True)
 
     def succeedHandshake(self, res: str | None) -> None:

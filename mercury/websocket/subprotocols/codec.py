@@ -51,7 +51,7 @@ _find_ref = msgspec.json.Decoder(_Ref).decode
 
 def refused_binary() -> commands.Bad:
     """The answer to a binary frame: these subprotocols have none."""
-    return commands.Bad(error=MercuryError("bad_request", "only text frames are spoken here, this one was binary"))
+    return commands.Bad(error=MercuryError("bad_request", "send text frames; this one is binary"))
 
 
 def bad(payload: bytes, reason: str) -> commands.Bad:
@@ -72,7 +72,7 @@ def refused_depth(payload: bytes, limit: int) -> commands.Bad | None:
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", payload)):
         depth += 1 if bracket in b"[{" else -1
         if depth > limit:
-            return bad(payload, f"the frame nests deeper than {limit} (--limits.json-depth)")
+            return bad(payload, f"the frame is nested deeper than {limit} (--limits.json-depth)")
     return None
 
 

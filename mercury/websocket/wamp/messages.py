@@ -144,9 +144,9 @@ class Packer:
             raw = as_in_json(raw)
         kind: Any = Serializer.MESSAGE_TYPE_MAP.get(raw[0]) if type(raw[0]) is int else None
         if kind not in FROM_CLIENT:
-            raise ViolationError("the message is of no type that a client sends")
+            raise ViolationError("clients do not send messages of this type")
         if kind in REQUESTS and len(raw) > 1 and raw[1] == 0:  # which Autobahn lets pass
-            raise ViolationError("ids begin with 1")
+            raise ViolationError("ids start at 1")
         try:
             return kind.parse(raw), raw
         except InvalidUriError as error:
@@ -171,10 +171,10 @@ def command_of(message: wamp.Message, raw: list[Any]) -> commands.Command | None
     if isinstance(message, wamp.Unsubscribe):
         return Unsubscribe(ref=ref_of(message.request, wamp.Unsubscribe), subscription=message.subscription)
     if isinstance(message, wamp.Register):
-        reason = "clients register no procedures here"
+        reason = "clients cannot register procedures"
         return Refused(ref=ref_of(message.request, wamp.Register), uri="wamp.error.not_authorized", reason=reason)
     if isinstance(message, wamp.Unregister):
-        reason = "there is no such registration"
+        reason = "this registration does not exist"
         return Refused(
             ref=ref_of(message.request, wamp.Unregister), uri="wamp.error.no_such_registration", reason=reason
         )
@@ -182,14 +182,14 @@ def command_of(message: wamp.Message, raw: list[Any]) -> commands.Command | None
         return Goodbye()
     if isinstance(message, wamp.Cancel):  # calls are short, and what has begun is done
         return None
-    raise ViolationError(f"{type(message).__name__.upper()} is not sent in an open session")
+    raise ViolationError(f"{type(message).__name__.upper()} is not allowed in an open session")
 
 
 def _wrong_uri(kind: type[wamp.Message], raw: list[Any]) -> Refused:
     """The answer to a message with a URI that is none; the checks of its id and options have come before."""
     hushed = kind is wamp.Publish and not raw[2].get("acknowledge")
     answered = kind in (wamp.Call, wamp.Publish, wamp.Subscribe, wamp.Register) and not hushed
-    reason = "the topic or procedure is no URI by WAMP's rules"
+    reason = "the topic or procedure is not a valid WAMP URI"
     return Refused(ref=ref_of(raw[1], kind) if answered else UNHEARD, uri="wamp.error.invalid_uri", reason=reason)
 
 
@@ -206,11 +206,11 @@ def _published(publish: wamp.Publish) -> commands.Command:
     ref = ref_of(publish.request, wamp.Publish) if publish.acknowledge else UNHEARD
     topic = topic_of(publish.topic)
     if topic is None or topic.kind != LOG:
-        reason = f"only to a room's topic can be published, not to {publish.topic}"
+        reason = f"publish to a room's topic, not to {publish.topic}"
         return Refused(ref=ref, uri="wamp.error.not_authorized", reason=reason)
     kwargs = publish.kwargs
     if isinstance(kwargs, dict) and "rid" in kwargs:
-        return Refused(ref=ref, uri="wamp.error.invalid_argument", reason="the topic says which room")
+        return Refused(ref=ref, uri="wamp.error.invalid_argument", reason="leave out rid: the topic names the room")
     return _command(
         ref, commands.Send, ("text", "cid"), publish.payload or publish.args, {**(kwargs or {}), "rid": topic.rid}
     )
@@ -219,16 +219,16 @@ def _published(publish: wamp.Publish) -> commands.Command:
 def _subscribed(subscribe: wamp.Subscribe, options: Mapping[str, Any]) -> commands.Command:
     ref = ref_of(subscribe.request, wamp.Subscribe)
     if subscribe.match == wamp.Subscribe.MATCH_WILDCARD:
-        return Refused(ref=ref, uri="wamp.error.option_not_allowed", reason="wildcards are not matched here")
+        return Refused(ref=ref, uri="wamp.error.option_not_allowed", reason="wildcard subscriptions are not supported")
     if subscribe.match == wamp.Subscribe.MATCH_EXACT and "" in subscribe.topic.split("."):  # Autobahn lets it pass
         return Refused(ref=ref, uri="wamp.error.invalid_uri", reason="a part of the topic is empty")
     topic = topic_of(subscribe.topic, subscribe.match == wamp.Subscribe.MATCH_PREFIX)
     if topic is None:
-        reason = f"there is nothing to hear at {subscribe.topic}"
+        reason = f"there is no topic {subscribe.topic}"
         return Refused(ref=ref, uri="wamp.error.not_authorized", reason=reason)
     after = options.get("after")
     if after is not None and (type(after) is not int or not 0 <= after < 2**53 or topic.kind != LOG):
-        reason = "after is a seq, and goes with one room's topic"
+        reason = "after must be a seq, and only works with a room's topic"
         return Refused(ref=ref, uri="wamp.error.invalid_argument", reason=reason)
     return Subscribe(ref=ref, topic=topic, after=after)
 
@@ -238,13 +238,13 @@ def _command(ref: int, kind: type[commands.Command], names: Sequence[str], args:
     args, kwargs = args or [], kwargs or {}
     try:
         if not isinstance(args, list) or not isinstance(kwargs, dict):
-            raise ValueError("the payload is encrypted, which is not understood here")
+            raise ValueError("encrypted payloads are not supported")
         if len(args) > len(names):
             raise ValueError(f"at most {len(names)} positional arguments: {', '.join(names) or 'none'}")
         placed = dict(zip(names, args, strict=False))
         allowed = set(kind.__struct_fields__) - {"ref"}
         if unknown := kwargs.keys() - allowed | kwargs.keys() & placed.keys():
-            raise ValueError(f"unknown, or given twice: {', '.join(sorted(unknown))}")
+            raise ValueError(f"unknown or given twice: {', '.join(sorted(unknown))}")
         values = {name: _as_text(value) for name, value in (placed | kwargs).items()}
         command = msgspec.convert(values, kind)
     except ValueError as error:

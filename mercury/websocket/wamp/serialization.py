@@ -37,12 +37,12 @@ def _msgpack(payload: bytes, depth: int) -> Any:
 
 def _extension(code: int, data: memoryview) -> Any:
     if (code, bytes(data)) != (0, b"\0"):
-        raise ValueError("extension types are not read here")
+        raise ValueError("extension types are not supported")
     return undefined  # as msgpackr has it, with which wampy.js writes
 
 
 def _no_tag(*_: object) -> NoReturn:
-    raise ValueError("tags are not read here")
+    raise ValueError("tags are not supported")
 
 
 class _AllTags(dict[int, Callable[..., NoReturn]]):

@@ -171,7 +171,7 @@ class WampSession(Session):
 
     def _on_authenticate(self, message: wamp.Message, raw: list[Any]) -> None:
         if not isinstance(message, wamp.Authenticate):
-            raise ViolationError("a CHALLENGE is answered by AUTHENTICATE")
+            raise ViolationError("answer a CHALLENGE with AUTHENTICATE")
         self._begin_login(self._authenticate(message.signature))
 
     def _begin_login(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
@@ -197,7 +197,7 @@ class WampSession(Session):
         try:
             resume = self._extra.get("resume")
             if not isinstance(self._extra.get("device", ""), str):
-                raise ValueError("authextra.device is a text")
+                raise ValueError("authextra.device must be a text")
             return None if resume is None else msgspec.convert(resume, commands.Resume)
         except ValueError as error:
             raise MercuryError("bad_request", f"authextra: {error}") from None
@@ -270,7 +270,7 @@ class WampSession(Session):
     def _unsubscribe(self, command: Unsubscribe) -> None:
         topic = self._subscriptions.pop(command.subscription, None)
         if topic is None:
-            self._say_refused(refusal(command, "wamp.error.no_such_subscription", "there is no such subscription"))
+            self._say_refused(refusal(command, "wamp.error.no_such_subscription", "this subscription does not exist"))
             return
         rooms = [room for room in self.rooms if topic.kind == ALL or room.rid == topic.rid]
         self._tune(rooms, lambda: self._turn(topic, False))
@@ -374,7 +374,7 @@ class WampSession(Session):
         if self._welcomed:
             return wamp.Goodbye(KILLED, why.reason)
         if why == close_codes.BAD_CONNECT:
-            return wamp.Abort(VIOLATION, "HELLO or AUTHENTICATE did not come")
+            return wamp.Abort(VIOLATION, "HELLO or AUTHENTICATE did not arrive in time")
         return wamp.Abort(DENIED, why.reason)
 
 
