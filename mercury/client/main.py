@@ -16,11 +16,12 @@ from mercury.domain.model import check_name
 from mercury.errors import MercuryError
 
 DESCRIPTION = """\
-Chat in a room of a Mercury server. Gets a token for the member, puts the member into the room and stays connected:
-after a lost connection it comes back by itself, misses nothing and sends what was typed meanwhile. Ctrl-D ends it.
+Chat in a room of a Mercury server. The client gets a token for the member, adds the member to the room and stays
+connected: after a lost connection it reconnects by itself, misses nothing, and sends what you typed meanwhile. Ctrl-D
+ends it.
 
-Without a terminal it sends each line of its standard input, prints the room's messages, and ends when the input has
-ended and all is acknowledged:  echo "Good morning" | mercury-client --member=1
+Without a terminal, it sends each line of its standard input and prints the room's messages. It ends when the input has
+ended and all messages are acknowledged:  echo "Good morning" | mercury-client --member=1
 """
 
 
@@ -38,16 +39,16 @@ def parser() -> argparse.ArgumentParser:
         default="2333",
         type=partial(_name, "room"),
         metavar="NAME",
-        help="where to chat; default: %(default)s",
+        help="the room to chat in; default: %(default)s",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="where the server is; default: %(default)s")
+    parser.add_argument("--host", default="127.0.0.1", help="the server's address; default: %(default)s")
     parser.add_argument(
         "--api.port",
         dest="api_port",
         default=6009,
         type=_port,
         metavar="PORT",
-        help="of its REST interface; default: %(default)s",
+        help="the server's REST port; default: %(default)s",
     )
     parser.add_argument(
         "--ws.port",
@@ -55,14 +56,14 @@ def parser() -> argparse.ArgumentParser:
         default=6010,
         type=_port,
         metavar="PORT",
-        help="of its WebSockets; default: %(default)s",
+        help="the server's WebSocket port; default: %(default)s",
     )
     parser.add_argument(
         "--api.key",
         dest="api_key",
         default=os.environ.get("MERCURY_API_KEY", ""),
         metavar="KEY",
-        help="if its REST interface asks for one; better in the environment, as MERCURY_API_KEY, where nobody sees it",
+        help="the API key, if the server requires one; MERCURY_API_KEY sets it without showing it to others",
     )
     return parser
 

@@ -25,19 +25,19 @@ def banner(config: Config, addresses: Sequence[str]) -> str:
         client = f"mercury-client --member={{}}{flags}"
     else:  # a checkout, by `make run`
         client = "make client MEMBER={}" + (f' ARGS="{flags.strip()}"' if flags else "")
-    pages = f"  goTalk      {urls['gotalk']}/   for {config.gotalk.address}\n" if "gotalk" in urls else ""
+    pages = f"  goTalk      {urls['gotalk']}/   open to {config.gotalk.address}\n" if "gotalk" in urls else ""
     workers = f"  Workers     {config.workers}\n" if config.workers > 1 else ""
     return (
-        f"\nMercury {__version__} is ready. Ctrl-C stops it.\n\n"
-        f"  REST        {api}   for {config.server.api.address}\n"
-        f"  WebSocket   {ws}{WS_PATH}   for {config.server.ws.address}\n"
+        f"\nMercury {__version__} is ready. Press Ctrl-C to stop it.\n\n"
+        f"  REST        {api}   open to {config.server.api.address}\n"
+        f"  WebSocket   {ws}{WS_PATH}   open to {config.server.ws.address}\n"
         f"{pages}"
         f"  Store       {where}\n"
         f"{workers}\n"
-        f"Now chat, in two other terminals:\n\n"
+        f"Chat in two other terminals:\n\n"
         f"  {client.format(1)}\n"
         f"  {client.format(2)}\n\n"
-        f"or ask for a token:  curl {api}/api/token/1\n"
+        f"or get a token:  curl {api}/api/token/1\n"
     )
 
 

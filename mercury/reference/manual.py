@@ -24,45 +24,47 @@ from mercury.settings.sources import SETTINGS, as_text
 HEAD: Final = '.\\" Made by python -m mercury.reference.manual.\n'
 
 SERVER: Final = """\
-Mercury is a chat service that an application runs beside itself. The application's backend speaks REST to it, the
-clients of its users speak WebSocket. It keeps the rooms, the messages and everyone's place in them.
+Mercury is a chat service that you run next to your application. The application's backend calls its REST API. Users'
+clients connect by WebSocket. Mercury stores the rooms and the messages, and remembers what each device has received.
 
-`mercury` runs one node in the foreground, and logs to its standard output. It is the same as
-`twistd --nodaemon --pidfile= mercury`, which takes flags of twistd's own as well. With `--workers` it supervises so
-many processes, each of them a node, which serve on the same ports as one.
+`mercury` runs one node in the foreground and logs to standard output. It is the same as
+`twistd --nodaemon --pidfile= mercury`, which also takes twistd's own flags. With `--workers=N` it supervises N
+processes. Each of them is a node, and together they serve the same ports as one service.
 """
 
 SIGNALS: Final = {
-    "SIGTERM, SIGINT": "Stop. Clients are told when to come back, what is on its way into the store gets there, and "
-    "the connections are closed a few at a time, for as long as `drain.seconds` says.",
-    "SIGHUP": "Read the settings and the certificates anew. Those settings change of which mercury.toml(5) says that "
-    "they can; others wait for a restart, and are logged. What is wrong is logged, too, and then all stays as it was.\n"
-    "Either goes to the process that was started; it tells its workers.",
+    "SIGTERM, SIGINT": "Stop. Clients are told when to reconnect, writes in progress are finished, and connections "
+    "are closed a few at a time, over `drain.seconds`.",
+    "SIGHUP": "Read the settings and the certificates again. mercury.toml(5) says which settings can change at a "
+    "reload; the others wait for a restart, and the log names them. If anything is wrong, the log says so and nothing "
+    "changes.\n"
+    "Send either signal to the process that you started; it passes the signal on to its workers.",
 }
 
 STATUS: Final = {
-    "0": "It was told to stop, and nothing was lost.",
-    "1": "A setting is wrong, a port is taken, or the store cannot be used. One line on standard error says which.",
+    "0": "Mercury was asked to stop, and nothing was lost.",
+    "1": "A setting is wrong, a port is in use, or the store cannot be used. One line on standard error says which.",
 }
 
 FILES: Final = {
-    "/etc/mercury/mercury.toml": "The settings of the service that the package installs; see mercury.toml(5).",
-    "/var/lib/mercury/": "The SQLite store of that service.",
-    "./mc.cnf.toml": "The settings that are read when no file is named.",
-    "/usr/share/doc/mercury/": "The protocols, the REST API, stores, encryption, several nodes.",
+    "/etc/mercury/mercury.toml": "The settings of the packaged service; see mercury.toml(5).",
+    "/var/lib/mercury/": "The SQLite store of the packaged service.",
+    "./mc.cnf.toml": "The settings file that is read if no other is named.",
+    "/usr/share/doc/mercury/": "Documentation: protocols, REST API, stores, encryption, scaling.",
 }
 
 FILE: Final = f"""\
-The file holds settings of mercury(8) in sections, as TOML: text in quotes, numbers and `true` or `false` without. What
-it does not set has its default. A name or a value that cannot be is an error, and Mercury does not start.
+The file contains the settings of mercury(8) in sections, as TOML: text in quotes, numbers and `true` or `false`
+without. Settings that are not in the file have their defaults. An unknown name or a value that is not allowed is an
+error, and Mercury does not start.
 
-A setting can also be given as a flag, by section and name, such as `--server.ws.port=7010`, and as a variable of the
-environment, such as `MERCURY_SERVER_WS_PORT=7010`. Flags override variables, and variables the file.
+A setting can also be given as a flag, by section and name, such as `--server.ws.port=7010`, or as an environment
+variable, such as `MERCURY_SERVER_WS_PORT=7010`. Flags override variables, and variables override the file.
 
-A secret can stand in a file of its own: `password-file` in place of `password`, and so on.
+A secret can be in a file of its own: use `password-file` instead of `password`, and so on.
 
-Files in YAML or JSON, of the same sections and names, are read as well: the ending of the name tells which it is. The
-file is named by `--config`, or by `{options.FILE_VARIABLE}`.
+YAML and JSON files with the same sections and names work as well; the file's extension says which format it has. Name
+the file with `--config` or with `{options.FILE_VARIABLE}`.
 """
 
 
@@ -176,7 +178,7 @@ def pages() -> dict[str, str]:
         "mercury.toml.5": file_page(),
         "mercury-client.1": client_page(),
         "mercury-keys.1": commands_page(
-            "mercury-keys", "make and change the keys of a Mercury server", keys.COMMANDS, keys.MORE
+            "mercury-keys", "make keys for a Mercury server, and re-encrypt its store", keys.COMMANDS, keys.MORE
         ),
         "mercury-admin.1": commands_page(
             "mercury-admin", "back up and restore the store of a Mercury server", admin.COMMANDS, admin.MORE

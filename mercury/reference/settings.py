@@ -14,14 +14,14 @@ from itertools import groupby
 from mercury.settings.sources import SETTINGS, Setting, as_text
 
 EXAMPLE_HEAD = """\
-# Mercury's settings, each with its default: delete what you do not change. docs/configuration.md says more.
-# Use it by `mercury --config FILE`, or as ./mc.cnf.toml, which is read if it is there.
+# All of Mercury's settings with their defaults. Delete what you do not change. See docs/configuration.md.
+# Use this file with `mercury --config FILE`, or as ./mc.cnf.toml, which is read if it exists.
 # Made from mercury/settings/schema.py by `python -m mercury.reference`.
 """
 
 PACKAGED_HEAD = """\
-# The settings of the service mercury. Those with a # before them have their default: to change one, take it away.
-# mercury.toml(5) says more. After a change: systemctl reload mercury, or restart where mercury.toml(5) names no reload.
+# The settings of the service mercury. A line that starts with # shows a default: remove the # to change it.
+# See mercury.toml(5). After a change: systemctl reload mercury, or restart it where mercury.toml(5) names no reload.
 """
 
 #: What is not the default where Mercury is a service of the system.
