@@ -1,15 +1,15 @@
 """The bus on Redis pub/sub: a channel for each room, and one for all nodes.
 
-A subscriber's connection can look healthy and hear nothing. So each node publishes a beat every two seconds on the
-channel of all nodes, and hears its own again, or the bus is down and is connected to anew. That channel is subscribed
-to last, so the first beat that comes back also proves that all rooms are subscribed. The other nodes' beats show that
-they are alive.
+A subscriber's connection can look healthy and receive nothing. So each node publishes a beat every two seconds on the
+channel of all nodes. If it does not receive its own beat, its bus is down, and it connects again. That channel is
+subscribed to last, so the first beat that comes back also proves that all rooms are subscribed. The beats of other
+nodes show that they are alive.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
@@ -32,34 +32,35 @@ from mercury.interfaces import IBus, IBusListener
 from mercury.stores.redis.link import RedisLink, RedisServer
 from mercury.stores.sealing import NO_KEYS, Keys
 
-log = Logger()
+_log = Logger()
 
-BEAT: Final = 2.0  # seconds between beats
-SILENCE: Final = 5.0  # seconds without one's own beat: the bus is down; without another's: that node is gone
-SUBSCRIBING: Final = 2.0  # seconds that subscribe() waits for a confirmation
-PAYLOAD: Final = 256 * 1024  # bytes in one message, about
-UNSENT: Final = 16 << 20  # bytes that may wait for Redis; more are not sent, but made up for
-OWED: Final = 1000  # rooms that are remembered by name for that
+BEAT_INTERVAL: Final = 2.0  # seconds between beats
+SILENCE_TIMEOUT: Final = 5.0  # seconds without our own beat until the bus is down, or without a node's until it is lost
+SUBSCRIBE_TIMEOUT: Final = 2.0  # seconds that subscribe() waits for a confirmation
+MAX_PAYLOAD: Final = 256 * 1024  # bytes in one message, about
+MAX_UNSENT: Final = 16 << 20  # bytes that may wait for Redis; what is more is not published
+MAX_UNPUBLISHED: Final = 1000  # rooms remembered by name in which something was not published
 
 #: ARGV: channels and what is published on them, in turn. One command for a batch over many rooms.
 PUBLISH_ALL: Final = "for at = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[at], ARGV[at + 1]) end"
 
 
 class Invalidate(Struct, tag="invalidate"):
-    """Some entries of these rooms were not published; None: of any."""
+    """Some entries of these rooms were not published; None: of any rooms."""
 
     rids: list[str] | None
 
 
 class Beat(Struct, tag="beat"):
-    """The node is there, or leaves. `at`: when it said so, by its own clock."""
+    """The node is alive, or `leaving`. `at`: when it was sent, in seconds by the node's own clock."""
 
-    leaves: bool = False
+    leaving: bool = False
     at: float = 0.0
 
 
 class Envelope(Struct, array_like=True):
-    """What is published, by a node or, as lua/append.lua says, by the script with which it stores."""
+    """One message: entries of one room, or a signal. Nodes publish them, and so does the script that stores entries
+    for a node (lua/append.lua)."""
 
     node: str
     entries: list[Entry] = []
@@ -71,14 +72,17 @@ _decode = msgspec.msgpack.Decoder(Envelope).decode
 
 
 def room_channels(server: RedisServer) -> str:
-    """What the names of all rooms' channels begin with. A RedisStore is given it to publish there by itself."""
+    """The prefix of all rooms' channels. A RedisStore that is given it publishes there by itself."""
     return server.channel("room:")
 
 
 @implementer(IBus)
 class RedisBus:
-    """`store_publishes`: entries are told by the store's script already, so that publish() has nothing to do. `node`:
-    what the node is called, drawn if it is not given. `keys`: what texts are sealed with. Both here as in the store.
+    """IBus on Redis, with one connection that publishes and one that receives.
+
+    `store_publishes`: the store's script publishes the entries that it stores, so publish() does nothing.
+    `node`: the node's name, the same as the store's; drawn at random if it is not given.
+    `keys`: what texts are sealed with, the same as the store's.
     """
 
     is_up = False
@@ -99,44 +103,42 @@ class RedisBus:
         self._keys = keys
         self._rooms = room_channels(server)
         self._nodes = _nodes_channel(server)
-        self._listener: IBusListener | None = None
         self._publisher = RedisLink(reactor, server)
-        self._subscriber = Subscriber(
-            reactor, server, self._nodes, heard=self._heard, confirmed=self._confirmed, lost=self._down
-        )
-        self._waiting: dict[str, Deferred[None]] = {}  # channel -> subscribe() in progress
-        self._late: set[str] = set()  # channels whose subscribe() fired before their confirmation
-        self._proved = 0.0  # when a beat of our own came back
-        self._arrivals = Arrivals(reactor, lambda entries: self._hand_over(lambda ear: ear.entries_received(entries)))
+        self._subscriber = Subscriber(reactor, server, self._nodes, self)
+        self._subscribing: dict[str, Deferred[None]] = {}  # channel -> subscribe() in progress
+        self._late_channels: set[str] = set()  # channels whose subscribe() fired before their confirmation
+        self._last_own_beat = 0.0  # when a beat of our own came back
+        self._arrivals = Arrivals(reactor)
         name = msgspec.msgpack.encode(self.node)
-        self._own = (b"\x92" + name, b"\x93" + name)  # what our own messages begin with, the script's and the others
-        self._others: dict[str, float] = {}  # node -> when it was heard of
-        self._unsent = 0
-        self._together: list[str | bytes] = []  # channels and what to publish there, at the turn's end
-        self._at_stake: set[str] = set()
-        self._owed: set[str] | None = set()  # rooms that the others have to invalidate; None: all
-        self._beating = LoopingCall(self._beat)
-        self._beating.clock = reactor
+        self._own_prefixes = (b"\x92" + name, b"\x93" + name)  # of messages by our script, and by the node itself
+        self._last_heard: dict[str, float] = {}  # node -> when something of it came
+        self._unsent_bytes = 0
+        self._outgoing: list[str | bytes] = []  # channels and what to publish there, at the end of this turn
+        self._outgoing_rooms: set[str] = set()  # that have to be invalidated if that fails
+        self._unpublished: set[str] | None = set()  # rooms that the others have to invalidate; None: all
+        self._beat_loop = LoopingCall(self._check_and_beat)
+        self._beat_loop.clock = reactor
 
     def open(self, listener: IBusListener) -> Deferred[None]:
-        self._listener = listener
-        self._proved = self._reactor.seconds()
-        tried = gatherResults([self._publisher.open().addErrback(_logged), self._subscriber.open().addErrback(_logged)])
-        self._beating.start(BEAT, now=False).addErrback(_broken)
+        self._arrivals.open(listener)
+        self._last_own_beat = self._reactor.seconds()
+        connections = [self._publisher.open(), self._subscriber.open()]
+        tried = gatherResults([opening.addErrback(_ignore_logged) for opening in connections])
+        self._beat_loop.start(BEAT_INTERVAL, now=False).addErrback(_log_fault)
         return tried.addCallback(lambda _: None)
 
     def close(self) -> Deferred[None]:
-        if self._beating.running:
-            self._beating.stop()
-        if self._publisher.is_up:  # else it would be waited for
-            self._send([(self._nodes, Envelope(self.node, signal=Beat(leaves=True)))])
+        if self._beat_loop.running:
+            self._beat_loop.stop()
+        if self._publisher.is_up:  # else close() would wait for a connection
+            self._send([(self._nodes, Envelope(self.node, signal=Beat(leaving=True)))])
         self._flush()
-        self._listener = None
+        self._arrivals.close()
         self.is_up = False
-        self._down()
+        self.connection_lost()
         return gatherResults([self._subscriber.close(), self._publisher.close()]).addCallback(lambda _: None)
 
-    # Telling
+    # Publishing
 
     def publish(self, entries: Sequence[Entry]) -> None:
         if self._store_publishes:
@@ -144,192 +146,186 @@ class RedisBus:
         by_room = attrgetter("rid")
         messages = [
             (self._rooms + rid, Envelope(self.node, part))
-            for rid, of_room in groupby(sorted(entries, key=by_room), key=by_room)  # sorted() keeps a room's order
-            for part in _parts([self._keys.closed(entry) for entry in of_room])
+            for rid, of_room in groupby(sorted(entries, key=by_room), key=by_room)  # keeps the order of each room
+            for part in _split([self._keys.closed(entry) for entry in of_room])
         ]
         self._send(messages, {entry.rid for entry in entries})
 
     def publish_signal(self, rid: str | None, signal: Signal) -> None:
         channel = self._nodes if rid is None else self._rooms + rid
-        owed = [signal.rid] if isinstance(signal, Came) else []
-        self._send([(channel, Envelope(self.node, signal=signal))], owed)
+        rids = [signal.rid] if isinstance(signal, Came) else []
+        self._send([(channel, Envelope(self.node, signal=signal))], rids)
 
     def _send(self, messages: Sequence[tuple[str, Envelope]], rids: Iterable[str] = ()) -> None:
-        """Publish; if that fails, it is made up for in the rooms `rids`. All of one turn of the reactor goes together:
-        whoever logs in asks about each of their rooms."""
+        """Publish at the end of this turn of the reactor, all together: a login asks about each room of the member.
+        If it fails, the rooms `rids` will be invalidated at the other nodes."""
         args = [part for channel, envelope in messages for part in (channel, _encode(envelope))]
         size = sum(map(len, args))
-        if self._unsent + size > UNSENT:
-            self._owe(rids)
+        if self._unsent_bytes + size > MAX_UNSENT:
+            self._remember_unpublished(rids)
             return
-        self._unsent += size
-        if not self._together:
+        self._unsent_bytes += size
+        if not self._outgoing:
             self._reactor.callLater(0, self._flush)
-        self._together += args
-        self._at_stake.update(rids)
+        self._outgoing += args
+        self._outgoing_rooms.update(rids)
 
     def _flush(self) -> None:
-        args, self._together = self._together, []
-        rids, self._at_stake = self._at_stake, set()
+        args, self._outgoing = self._outgoing, []
+        rids, self._outgoing_rooms = self._outgoing_rooms, set()
         if not args:
             return
 
         def sent(result: Any) -> None:
-            self._unsent -= sum(map(len, args))
+            self._unsent_bytes -= sum(map(len, args))
             if isinstance(result, Failure):
-                self._owe(rids)
+                self._remember_unpublished(rids)
 
-        self._publisher.call("EVAL", PUBLISH_ALL, 0, *args).addBoth(sent).addErrback(_broken)
+        self._publisher.call("EVAL", PUBLISH_ALL, 0, *args).addBoth(sent).addErrback(_log_fault)
 
-    def _owe(self, rids: Iterable[str] | None) -> None:
-        """The others have to invalidate these rooms; None: all."""
-        self._owed = None if rids is None or self._owed is None else self._owed.union(rids)
-        if self._owed is not None and len(self._owed) > OWED:
-            self._owed = None
+    def _remember_unpublished(self, rids: Iterable[str] | None) -> None:
+        """Remember that something was not published in these rooms; None: in any."""
+        self._unpublished = None if rids is None or self._unpublished is None else self._unpublished.union(rids)
+        if self._unpublished is not None and len(self._unpublished) > MAX_UNPUBLISHED:
+            self._unpublished = None
 
-    def _pay(self) -> None:
-        """Tell the others which rooms to invalidate, until that has worked."""
-        if self._owed == set() or not self._publisher.is_up:
+    def _publish_unpublished(self) -> None:
+        """Have the others invalidate the rooms where something was not published. Called again until that works."""
+        if self._unpublished == set() or not self._publisher.is_up:
             return
-        owed, self._owed = self._owed, set()
-        payload = _encode(Envelope(self.node, signal=Invalidate(None if owed is None else sorted(owed))))
-        telling = self._publisher.call("PUBLISH", self._nodes, payload)
-        telling.addCallbacks(lambda reply: None, lambda failure: self._owe(owed)).addErrback(_broken)
+        rids, self._unpublished = self._unpublished, set()
+        payload = _encode(Envelope(self.node, signal=Invalidate(None if rids is None else sorted(rids))))
+
+        def failed(failure: Failure) -> None:
+            self._remember_unpublished(rids)
+
+        self._publisher.call("PUBLISH", self._nodes, payload).addErrback(failed).addErrback(_log_fault)
 
     # Subscribing
 
     def subscribe(self, rid: str) -> Deferred[None]:
         channel = self._rooms + rid
-        self._subscriber.want(channel)
+        self._subscriber.subscribe(channel)
         if not self.is_up:
-            self._late.add(channel)
+            self._late_channels.add(channel)
             return succeed(None)
         fired: Deferred[None] = Deferred()
-        before = self._waiting.get(channel)
-        if before is not None:  # whoever asked first is waiting for the same
+        before = self._subscribing.get(channel)
+        if before is not None:  # somebody waits for the same already
             before.addCallback(lambda _: fired.callback(None))
             return fired
-        waiting = self._waiting[channel] = Deferred()
-        waiting.addTimeout(SUBSCRIBING, self._reactor, onTimeoutCancel=lambda result, seconds: self._is_late(channel))
+        waiting = self._subscribing[channel] = Deferred()
+        waiting.addTimeout(SUBSCRIBE_TIMEOUT, self._reactor, lambda *_: self._subscribe_timed_out(channel))
         waiting.addCallback(lambda _: fired.callback(None))
         return fired
 
     def unsubscribe(self, rid: str) -> None:
         channel = self._rooms + rid
-        self._subscriber.forget(channel)
-        self._late.discard(channel)
-        if (waiting := self._waiting.pop(channel, None)) is not None:
+        self._subscriber.unsubscribe(channel)
+        self._late_channels.discard(channel)
+        if (waiting := self._subscribing.pop(channel, None)) is not None:
             waiting.callback(None)
 
-    def _is_late(self, channel: str) -> None:
-        self._waiting.pop(channel, None)
-        self._late.add(channel)
+    def _subscribe_timed_out(self, channel: str) -> None:
+        self._subscribing.pop(channel, None)
+        self._late_channels.add(channel)
 
-    def _confirmed(self, channel: str) -> None:
+    # What the subscriber calls
+
+    def subscribed(self, channel: str) -> None:
         if channel == self._nodes:
-            self._proved = self._reactor.seconds()  # this connection has its time from now on
-            self._beat()
-        elif (waiting := self._waiting.pop(channel, None)) is not None:
+            self._last_own_beat = self._reactor.seconds()  # a new connection: SILENCE_TIMEOUT counts from now on
+            self._check_and_beat()
+        elif (waiting := self._subscribing.pop(channel, None)) is not None:
             waiting.callback(None)
-        elif channel in self._late:
-            self._late.discard(channel)
+        elif channel in self._late_channels:
+            self._late_channels.discard(channel)
             self._invalidate([channel.removeprefix(self._rooms)])
 
-    # Hearing
-
-    def _heard(self, channel: str, payload: bytes) -> None:
-        if payload.startswith(self._own) and channel != self._nodes:
-            return  # which nobody has to unpack
+    def message_received(self, channel: str, payload: bytes) -> None:
+        if payload.startswith(self._own_prefixes) and channel != self._nodes:
+            return  # not worth decoding
         try:
             envelope = _decode(payload)
         except msgspec.DecodeError:
-            log.error(
+            _log.error(
                 "a message on channel {channel} cannot be decoded; do all nodes run the same release?", channel=channel
             )
             self._invalidate([channel.removeprefix(self._rooms)] if channel != self._nodes else None)
             return
         node, signal = envelope.node, envelope.signal
-        if isinstance(signal, Beat) and signal.leaves:
-            self._gone(node)
+        if isinstance(signal, Beat) and signal.leaving:
+            self._node_lost(node)
             return
         if node not in ("", self.node):
-            self._is_there(node)
+            self._heard_from(node)
         if isinstance(signal, Beat):
-            self._own_beat(node, signal)
+            self._beat_received(node, signal)
         elif node == self.node:
             return
         elif envelope.entries:
             entries = [self._keys.opened(entry) for entry in envelope.entries]
-            self._arrivals.add(entries, len(payload))
+            self._arrivals.entries_received(entries, len(payload))
         elif isinstance(signal, Invalidate):
             self._invalidate(signal.rids)
         elif signal is not None:
-            self._tell(lambda listener: listener.signal_received(node, signal))
+            self._arrivals.signal_received(node, signal)
 
-    def _invalidate(self, rids: list[str] | None) -> None:
-        """Also when no room of these is listened to here: somebody may have been put into one of them."""
-        here = rids and [rid for rid in rids if self._rooms + rid in self._subscriber.wanted]
-        self._tell(lambda listener: listener.invalidate(here))
-
-    def _tell(self, what: Callable[[IBusListener], None]) -> None:
-        self._arrivals.flush()
-        self._hand_over(what)
-
-    def _hand_over(self, what: Callable[[IBusListener], None]) -> None:
-        if self._listener is None:
-            return
-        try:
-            what(self._listener)
-        except Exception:
-            log.failure("handling a message from the bus failed")
-
-    # Beats
-
-    def _is_there(self, node: str) -> None:
-        """Whatever comes from a node shows that it is alive: it may die before its first beat is heard here."""
-        is_new = node not in self._others
-        self._others[node] = self._reactor.seconds()
-        if is_new:
-            self._tell(lambda listener: listener.node_up(node))
-
-    def _own_beat(self, node: str, beat: Beat) -> None:
-        if node == self.node:
-            self._proved = self._reactor.seconds()
-            self.lags.observe(self._proved - beat.at)
-            if not self.is_up:
-                self.is_up = True
-                log.info("the bus is up")
-                self._invalidate(None)
-
-    def _beat(self) -> None:
-        now = self._reactor.seconds()
-        if now - self._proved > SILENCE:
-            self._proved = now  # the next connection has its time, too
-            self._down()
-            self._subscriber.drop()
-        if silent := [node for node, heard in self._others.items() if now - heard > SILENCE]:
-            for node in silent:
-                self._gone(node)
-            self._invalidate(None)  # it may have stored what it did not live to tell
-        if self._publisher.is_up:  # whose bus was down is met anew: who came and went meanwhile was not told
-            beats = [Beat(at=now)] if self.is_up else [Beat(leaves=True), Beat(at=now)]
-            self._send([(self._nodes, Envelope(self.node, signal=beat)) for beat in beats])
-        self._pay()
-
-    def _gone(self, node: str) -> None:
-        if self._others.pop(node, None) is not None:
-            self._tell(lambda listener: listener.node_down(node))
-
-    def _down(self) -> None:
+    def connection_lost(self) -> None:
+        """Also called when our own beat did not come back, and by close()."""
         if self.is_up:
             self.is_up = False
-            log.warn("the bus is down: messages from other nodes arrive late until it is back")
-            for node in list(self._others):
-                self._gone(node)
-        waiting, self._waiting = self._waiting, {}
-        self._late.clear()  # all rooms are invalidated when it is back
-        for fired in waiting.values():
-            fired.callback(None)
+            _log.warn("the bus is down: messages from other nodes arrive late until it is back")
+            for node in list(self._last_heard):
+                self._node_lost(node)
+        waiting, self._subscribing = self._subscribing, {}
+        self._late_channels.clear()  # all rooms are invalidated when the bus is back
+        for subscribing in waiting.values():
+            subscribing.callback(None)
+
+    def _invalidate(self, rids: list[str] | None) -> None:
+        """Even if none of these rooms is subscribed to here: a member connected here may have been put into one."""
+        here = rids and [rid for rid in rids if self._rooms + rid in self._subscriber.wanted]
+        self._arrivals.invalidate(here)
+
+    # Beats and nodes
+
+    def _heard_from(self, node: str) -> None:
+        """Any message of a node shows that it is alive: it may die before its first beat gets here."""
+        is_new = node not in self._last_heard
+        self._last_heard[node] = self._reactor.seconds()
+        if is_new:
+            self._arrivals.node_up(node)
+
+    def _beat_received(self, node: str, beat: Beat) -> None:
+        if node == self.node:
+            self._last_own_beat = self._reactor.seconds()
+            self.lags.observe(self._last_own_beat - beat.at)
+            if not self.is_up:
+                self.is_up = True
+                _log.info("the bus is up")
+                self._invalidate(None)
+
+    def _check_and_beat(self) -> None:
+        now = self._reactor.seconds()
+        if now - self._last_own_beat > SILENCE_TIMEOUT:
+            self._last_own_beat = now  # the next connection has SILENCE_TIMEOUT, too
+            self.connection_lost()
+            self._subscriber.reconnect()
+        if silent := [node for node, heard in self._last_heard.items() if now - heard > SILENCE_TIMEOUT]:
+            for node in silent:
+                self._node_lost(node)
+            self._invalidate(None)  # it may have stored something and died before it was published
+        if (
+            self._publisher.is_up
+        ):  # while our bus is down, the others drop us and meet us again: we missed their signals
+            beats = [Beat(at=now)] if self.is_up else [Beat(leaving=True), Beat(at=now)]
+            self._send([(self._nodes, Envelope(self.node, signal=beat)) for beat in beats])
+        self._publish_unpublished()
+
+    def _node_lost(self, node: str) -> None:
+        if self._last_heard.pop(node, None) is not None:
+            self._arrivals.node_down(node)
 
 
 async def users(reactor: Any, server: RedisServer) -> int:
@@ -348,13 +344,13 @@ def _nodes_channel(server: RedisServer) -> str:
     return server.channel("nodes")
 
 
-def _parts(entries: list[Entry]) -> list[list[Entry]]:
-    """Runs of entries that fit into one message; an entry too large for it is a run of its own."""
+def _split(entries: list[Entry]) -> list[list[Entry]]:
+    """Cut entries into parts that fit into one message; an entry that is larger is a part of its own."""
     parts: list[list[Entry]] = []
-    size = PAYLOAD
+    size = MAX_PAYLOAD
     for entry in entries:
         more = len(entry.text) * 4 + sum(map(len, entry.members)) * 4 + 1000
-        if size + more > PAYLOAD:
+        if size + more > MAX_PAYLOAD:
             parts.append([])
             size = 0
         parts[-1].append(entry)
@@ -362,10 +358,10 @@ def _parts(entries: list[Entry]) -> list[list[Entry]]:
     return parts
 
 
-def _logged(failure: Failure) -> None:
+def _ignore_logged(failure: Failure) -> None:
     """The first attempt to connect failed, which the RedisLink has logged; it goes on trying."""
     failure.trap(MercuryError)
 
 
-def _broken(failure: Failure) -> None:
-    log.failure("an internal error in the bus", failure)
+def _log_fault(failure: Failure) -> None:
+    _log.failure("an internal error in the bus", failure)

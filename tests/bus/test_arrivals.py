@@ -24,23 +24,26 @@ from tests.support.redis_servers import RedisEngine
 
 
 def arrivals() -> tuple[Clock, Arrivals, list[list[Entry]]]:
-    """Some on a Clock, and what they have told."""
+    """Arrivals on a Clock, and what they have handed over."""
     clock, told = Clock(), list[list[Entry]]()
 
-    def tell(entries: Sequence[Entry]) -> None:
-        told.append(list(entries))
+    class Listening(RecordingListener):
+        def entries_received(self, entries: Sequence[Entry]) -> None:
+            told.append(list(entries))
 
-    return clock, Arrivals(clock, tell), told
+    some = Arrivals(clock)
+    some.open(Listening())
+    return clock, some, told
 
 
 def test_what_comes_in_one_turn_is_told_together_at_its_end() -> None:
     clock, some, told = arrivals()
-    some.add([said("r", 1), said("r", 2)], 10)
-    some.add([said("s", 7)], 10)
+    some.entries_received([said("r", 1), said("r", 2)], 10)
+    some.entries_received([said("s", 7)], 10)
     assert not told
     clock.advance(0)
     assert [(e.rid, e.seq) for e in told.pop()] == [("r", 1), ("r", 2), ("s", 7)]
-    some.add([said("r", 3)], 10)
+    some.entries_received([said("r", 3)], 10)
     some.flush()
     assert [[e.seq for e in batch] for batch in told] == [[3]]
     some.flush()
@@ -52,7 +55,7 @@ def test_what_crossed_or_came_twice_is_in_order_once() -> None:
     """The hub takes a batch whose first and last seq fit its length for one without holes."""
     clock, some, told = arrivals()
     for seqs in ([5, 7], [6, 6], [8], [7]):
-        some.add([said("r", seq) for seq in seqs], 10)
+        some.entries_received([said("r", seq) for seq in seqs], 10)
     clock.advance(0)
     assert [e.seq for e in told[0]] == [5, 6, 7, 8]
 
@@ -60,7 +63,7 @@ def test_what_crossed_or_came_twice_is_in_order_once() -> None:
 def test_a_batch_has_a_bound() -> None:
     clock, some, told = arrivals()
     for seq in range(1, 6):
-        some.add([said("r", seq)], bus_arrivals.MOST // 2)
+        some.entries_received([said("r", seq)], bus_arrivals.MAX_BYTES // 2)
     clock.advance(0)
     assert [[e.seq for e in batch] for batch in told] == [[1, 2], [3, 4], [5]]
 
@@ -78,7 +81,7 @@ async def test_a_signal_does_not_overtake_entries(engine: RedisEngine) -> None:
             order.append(type(signal).__name__)
 
     async with bus_node(engine.port) as (a, _), bus_node(engine.port) as (b, _):
-        b._listener = Listening()
+        b._arrivals.open(Listening())
         await b.subscribe("r")
         a.publish([said("r", 1)])
         a.publish([said("r", 2)])
@@ -110,4 +113,4 @@ async def test_a_node_is_not_told_what_its_own_script_has_stored(engine: RedisEn
 
 
 def test_no_batch_is_larger_than_what_a_node_publishes_at_once() -> None:
-    assert bus_arrivals.MOST == redis.PAYLOAD
+    assert bus_arrivals.MAX_BYTES == redis.MAX_PAYLOAD

@@ -30,15 +30,15 @@ from tests.support.redis_servers import RedisEngine
 
 pytestmark = pytest.mark.slow
 
-BEAT, SILENCE = redis.BEAT, redis.SILENCE  # as they are; the tests themselves are quicker
+BEAT, SILENCE = redis.BEAT_INTERVAL, redis.SILENCE_TIMEOUT  # as they are; the tests themselves are quicker
 NEVER = 30.0  # seconds: longer than what should take a moment
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same clockwork, ten times as fast."""
-    monkeypatch.setattr(redis, "BEAT", 0.2)
-    monkeypatch.setattr(redis, "SILENCE", 0.8)
+    monkeypatch.setattr(redis, "BEAT_INTERVAL", 0.2)
+    monkeypatch.setattr(redis, "SILENCE_TIMEOUT", 0.8)
 
 
 @pytest.mark.parametrize("bus", [LocalBus(), RedisBus(reactor, RedisServer())])
@@ -84,7 +84,7 @@ async def test_a_large_batch_comes_in_pieces(engine: RedisEngine) -> None:
         a.publish(entries)
         await until(lambda: len(listener.entries) == 100)
         assert listener.entries == entries
-        assert max(listener.pieces) * 16_000 <= redis.PAYLOAD
+        assert max(listener.pieces) * 16_000 <= redis.MAX_PAYLOAD
 
 
 @pytest_twisted.ensureDeferred
@@ -132,7 +132,7 @@ async def test_who_comes_back_within_a_turn_waits_for_nothing(
     engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is not asked then, and so does not confirm it."""
-    monkeypatch.setattr(redis, "SUBSCRIBING", 10 * NEVER)
+    monkeypatch.setattr(redis, "SUBSCRIBE_TIMEOUT", 10 * NEVER)
     async with bus_node(engine.port) as (bus, _):
         await bus.subscribe("r")
         bus.unsubscribe("r")
@@ -273,8 +273,8 @@ async def test_a_bus_that_is_dead_behind_a_healthy_socket_is_noticed(engine: Red
 async def test_a_confirmation_that_comes_late_invalidates_the_room(
     engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis, "SUBSCRIBING", 0.1)
-    monkeypatch.setattr(redis, "SILENCE", NEVER)
+    monkeypatch.setattr(redis, "SUBSCRIBE_TIMEOUT", 0.1)
+    monkeypatch.setattr(redis, "SILENCE_TIMEOUT", NEVER)
     async with bus_node(engine.port) as (b, listener):
         engine.pause()
         try:
@@ -322,8 +322,8 @@ async def test_a_bus_opens_without_its_server_and_comes_up_with_it(tmp_path: Pat
 async def test_what_waits_for_the_server_is_bounded_and_made_up_for(
     engine: RedisEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis, "UNSENT", 100_000)
-    monkeypatch.setattr(redis, "OWED", 3)
+    monkeypatch.setattr(redis, "MAX_UNSENT", 100_000)
+    monkeypatch.setattr(redis, "MAX_UNPUBLISHED", 3)
     async with bus_node(engine.port) as (a, _), bus_node(engine.port) as (b, listener):
         await b.subscribe("r0")
         engine.pause()
@@ -345,7 +345,7 @@ async def test_nodes_see_each_other_come_leave_and_die(engine: RedisEngine) -> N
             listener.invalidated.clear()
             proxy.black_hole = True
             c._publisher.reconnect()
-            c._subscriber.drop()
+            c._subscriber.reconnect()
             await until(lambda: ("gone", c.node) in listener.nodes)
             assert listener.invalidated == [None], "who says nothing may have stored what it could not tell"
             proxy.black_hole = False
@@ -357,9 +357,9 @@ async def test_a_node_that_dies_before_its_first_beat_is_heard_is_gone_all_the_s
     """It may have said who is connected to it."""
     async with bus_node(engine.port) as (a, listener), bus_node(engine.port) as (b, _):
         await a.subscribe("r")
-        a._others.clear()
+        a._last_heard.clear()
         listener.nodes.clear()
-        b._beating.stop()
+        b._beat_loop.stop()
         b.publish_signal("r", Presence("r", "ann", True))
         await until(lambda: listener.nodes == [("came", b.node), ("gone", b.node)])
 

@@ -411,7 +411,7 @@ async def test_calls_of_redis_wait_while_there_is_no_connection(tmp_path: Path) 
 @moves("mercury_bus_lag_seconds", "mercury_up")
 async def test_the_bus_probes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis, "BEAT", 0.05)
-    monkeypatch.setattr(redis, "SILENCE", 0.4)
+    monkeypatch.setattr(redis, "SILENCE_TIMEOUT", 0.4)
     engine = RedisEngine(tmp_path / "redis", free_port())
     chat = make_chat(reactor, MemoryStore(), Config(), RedisBus(reactor, RedisServer(port=engine.port)))
     await chat.store.open()
@@ -424,7 +424,7 @@ async def test_the_bus_probes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
         now = await watch.look()
         assert now("mercury_up", part="bus") == 1
         mean = now("mercury_bus_lag_seconds_sum") / now("mercury_bus_lag_seconds_count")
-        assert 0 < mean < redis.SILENCE
+        assert 0 < mean < redis.SILENCE_TIMEOUT
         engine.kill()
         await until(lambda: not chat.cluster.are_heard, "the bus going down")
         assert (await watch.look())("mercury_up", part="bus") == 0
