@@ -16,7 +16,7 @@ assert VERSION, "mercury/__init__.py names no __version__"
 setup(
     name="mercury-chat",
     version=VERSION[1],
-    description="A chat service that an application runs beside itself",
+    description="A chat service to run next to your application",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     author="The Mercury authors",
