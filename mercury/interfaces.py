@@ -35,20 +35,21 @@ from mercury.errors import MercuryError
 
 
 class IStore(Interface):
-    """Where rooms, logs, members' places and tokens are kept: the truth.
+    """Where rooms, logs, memberships and tokens are kept. What it says is the truth.
 
     Every Deferred fails with MercuryError only: `unavailable` (with retry_after) when the engine cannot be reached or
-    cannot write; after such a failure of a write, whether it was done is unknown. No call waits without a bound, but
-    for a write to this machine's own disk: that a node does not wait for that for ever is seen to by its watchdog
-    (MercuryService.is_well).
-    What a call has returned as stored is durable (G1) and is seen by every later call, from any node.
+    cannot write. After a write failed like that, it is unknown whether it was done. Every call has a timeout, except
+    for writes to this machine's own disk; the watchdog ends a node whose disk never answers (MercuryService.is_well).
+    What a call has returned as stored is durable (G1), and every later call, from any node, sees it.
 
-    With keys, the text of messages is stored encrypted. One that cannot be read comes as an Entry with `lost`, and no
-    call fails for it; but a cid that it was sent with gives conflict, since what was sent cannot be compared.
+    With keys, the text of messages is stored encrypted. A message that cannot be read comes as an Entry with `lost`,
+    and no call fails because of it; but its cid, sent again, gives conflict, since the texts cannot be compared.
     """
 
-    epoch: str = Attribute("Drawn when the store was created, known after open(); another epoch is another truth.")
-    load: Sequence[Load] = Attribute("How busy it is: one for each pool of its connections, none before open().")
+    epoch: str = Attribute(
+        "Drawn when the store was created, known after open(). Another epoch means that the data are others."
+    )
+    load: Sequence[Load] = Attribute("How busy it is: one Load for each pool of connections, none before open().")
 
     rooms_per_member: int = Attribute("How many rooms a member may be in, 0 for any number. It may be set at any time.")
 
@@ -56,17 +57,17 @@ class IStore(Interface):
         """Connect, create or migrate the schema. Fails with MercuryError when the engine cannot be used."""
 
     def close() -> Deferred[None]:
-        """Finish what runs and let go of the engine. Calls after that fail with unavailable."""
+        """Finish the calls in progress and disconnect. Calls after that fail with unavailable."""
 
     def ping() -> Deferred[None]:
         """Fire if the store can be read now. For readiness."""
 
     def begin_anew() -> Deferred[int]:
-        """After a backup was put back, and while no node uses the store: draw another epoch, which is `epoch` then.
+        """After a backup was restored, while no node uses the store: draw another epoch, which `epoch` is from then on.
 
-        And give out no id again, of an entry, an account or a link of friends, that may have been given out since the
-        backup was made: ids go on from the number returned. That is the time in microseconds since 1970, which no
-        store can have come to by counting, or the last id and one if that should be more.
+        And skip all ids (of entries, accounts and friendships) that may have been given out since the backup was made:
+        ids go on from the number returned. That is the time in microseconds since 1970, which no store can reach by
+        counting, or the last id plus one if that is more.
         """
 
     # The log
@@ -74,17 +75,17 @@ class IStore(Interface):
     def append(drafts: Sequence[Draft], ctime: int) -> Deferred[list[Outcome | MercuryError]]:
         """Store a batch in one transaction: all that is not refused is durable when this fires, or nothing is.
 
-        One answer a draft, in the order given; a refused draft (an answer that is a MercuryError) takes nothing from
-        the others. Entries of one room get consecutive `seq`s in the order of the batch; every entry gets a new `id`,
-        above all ids of its room. `ctime` becomes the entries' time. No entry can be read before all with a lower seq
-        of its room can.
+        One answer for each draft, in the order given. A draft that is refused (its answer is a MercuryError) does not
+        affect the others. Entries of one room get consecutive `seq`s in the order of the batch; every entry gets a new
+        `id`, above all ids of its room. `ctime` becomes the entries' time. No entry can be read before all entries of
+        its room with a lower seq can.
 
         message: refused with forbidden unless `mid` is SYSTEM or in the room at that place of the log (a join or leave
         earlier in the batch counts), with not_found if there is no such room (asked before membership). A cid that the
         same mid used in the same room before, or earlier in this batch, gives the first one's outcome with
         duplicate=True if the text is the same, else conflict; cids are forgotten with their message, not before.
 
-        joined: the room and the members come into being if need be. The entry names those who were not in yet, in the
+        joined: the room and the members are created if necessary. The entry names those who were not in yet, in the
         order given, each once; if there are none, no entry is made. A new member's read mark is at the entry; their
         unread count is 0. Refused with too_large, as a whole, if a member would be in more rooms than allowed.
 
@@ -103,19 +104,19 @@ class IStore(Interface):
         """
 
     def locate(id: int, rid: str | None) -> Deferred[tuple[str, int] | None]:
-        """Where a message id stands: the room, and the seq below which its older entries are.
+        """Where a message id is: the room, and the seq below which the room's older entries are.
 
         With a room: the lowest seq of that room whose id is `id` or greater, or head + 1 if there is none. Without:
         the room and seq of the message that has this very id; None if no message has it.
         """
 
     def reseal(rid: str, step: Callable[[Resealed], Deferred[None]]) -> Deferred[None]:
-        """Encrypt what a room's messages say with the store's first key, where that is not so; also what is in clear.
+        """Encrypt the texts of a room's messages with the store's first key, unless they are; also those in clear.
 
-        In short steps: no other call waits for the whole of it. After each step `step` is told what was done, and what
-        it returns is waited for. A message that goes meanwhile stays gone, and what comes meanwhile may be left out.
-        Any number of nodes and of these calls may be at it at once; one that is broken off is made again. Nothing
-        happens without such a room, or without keys.
+        It works in short steps, so no other call waits for all of it. After each step it calls `step` with what was
+        done, and waits for what that returns. A message that is deleted meanwhile stays deleted; one that is stored
+        meanwhile may be left out. Any number of nodes and calls may do this at once; repeat a call that was
+        interrupted. Nothing happens if there is no such room, or without keys.
         """
 
     # Rooms and members
@@ -130,29 +131,29 @@ class IStore(Interface):
         """Rooms whose name is greater than `after`, in the order of their names' UTF-8 bytes."""
 
     def delete_room(rid: str) -> Deferred[bool]:
-        """Remove a room that nobody is in with its log, in one transaction. False if there was none.
+        """Remove a room that has no members, and its log, in one transaction. False if there is no such room.
 
-        Fails with conflict while somebody is in: they leave first, by the log, so that whoever follows it sees them go.
+        Fails with conflict while it has members. They have to leave first, so that those who follow the log see it.
 
-        A room that comes into being again under the name goes on from the old head: its floor is there, so that nobody
-        who remembers the old log mistakes the new one for it.
+        If a room is created again under this name, its seqs go on from the old head, which is its floor: so nobody who
+        remembers the old log takes the new one for it.
         """
 
     def members(rid: str, after: str, limit: int) -> Deferred[list[str]]:
         """Members of a room with a name greater than `after`, in the order of the names' UTF-8 bytes."""
 
     def is_member(mid: str) -> Deferred[bool]:
-        """Whether this member has come into being, by a token or by a room."""
+        """Whether this member exists: they once got a token or were put into a room."""
 
     def memberships(mid: str, device: str) -> Deferred[list[Membership]]:
-        """All rooms of a member, ordered by name, with `delivered` of this device. Flat in the length of the logs."""
+        """All rooms of a member, ordered by name, with this device's cursors. Its cost does not grow with the logs."""
 
     # Marks
 
     def move_cursors(cursors: Sequence[Cursor]) -> Deferred[None]:
         """Store delivery cursors, in one transaction. Those of non-members are dropped.
 
-        One never moves backwards, nor past the room's head: nothing can have been delivered from there.
+        A cursor never moves backwards, nor past the room's head, above which nothing can have been delivered.
         """
 
     def move_reads(marks: Sequence[ReadMark]) -> Deferred[list[int | None]]:
@@ -165,7 +166,7 @@ class IStore(Interface):
     # Tokens
 
     def put_token(token: Token, keep: int) -> Deferred[None]:
-        """Store a token; its member comes into being. `keep` of one member's tokens remain, which is 1 at least: this
+        """Store a token, and create its member if necessary. `keep` (at least 1) of the member's tokens remain: this
         one, and of the others those that expire last."""
 
     def token(digest: bytes) -> Deferred[Token | None]:
@@ -181,23 +182,24 @@ class IStore(Interface):
         """Remove all tokens of a member; how many there were."""
 
     def sweep(now: int, idle: int, devices: int) -> Deferred[None]:
-        """Keep the tables bounded: drop expired tokens, cursors of devices that did not move for `idle` microseconds,
-        and of each member's devices all but the `devices` that moved last. A dropped cursor is as if never there.
+        """Keep the tables bounded: drop expired tokens, the cursors of devices that did not move for `idle`
+        microseconds, and of each member's devices all but the `devices` that moved last. A dropped cursor is as if it
+        had never been there.
 
-        What deleted rooms have left is removed, too. All that in short steps: no other call waits for the whole of it.
+        What remains of deleted rooms is removed, too. It works in short steps, so no other call waits for all of it.
         """
 
 
 class IAccounts(Interface):
-    """Where the accounts of those who log in with a password are kept. Every IStore is one, too, under the same rules.
+    """Where the accounts of people who log in with a password are kept. Every IStore is one, too; its rules hold here.
 
     tests/contracts/accounts.py holds every store to it.
     """
 
     def add_account(name: str, key: str, secret: str) -> Deferred[Account]:
-        """Make an account. `key` is what its name is compared by: conflict if another account has it.
+        """Make an account. `key` is what names are compared by: fails with conflict if another account has it.
 
-        `name` and `key` are of at most 760 bytes of UTF-8, and `secret` of at most 1,024: the caller sees to it.
+        The caller makes sure that `name` and `key` have at most 760 bytes in UTF-8, and `secret` at most 1,024.
         """
 
     def account(key: str) -> Deferred[Account | None]:
@@ -210,30 +212,32 @@ class IAccounts(Interface):
         """Replace an account's hash. Nothing happens if there is no such account."""
 
     def add_friend(id: int, friend: int, most: int) -> Deferred[int]:
-        """Link two accounts, which exist and are not the same; the link's number, again the same whoever of them asks.
+        """Make friends of two accounts, which exist and differ. The friendship's number; the same if they are friends
+        already, whichever of them asks.
 
         too_large if that would give either of them more than `most` friends.
         """
 
     def friends(id: int) -> Deferred[list[int]]:
-        """Those whom an account is linked with, the oldest link first."""
+        """The ids of an account's friends, the oldest friendship first."""
 
     def put_handed(mid: str, device: str, handed: Sequence[Handed]) -> Deferred[None]:
-        """Remember what was handed over to a device and is not proved to have arrived, in place of what was remembered
-        before; nothing is remembered of it by an empty list.
+        """Remember what was handed over to a device without proof that it arrived. It replaces what was remembered
+        before; an empty list removes it.
 
-        For sweep() the device has moved by that, whether it has a cursor or not, and is dropped with both.
+        For sweep() this counts as a move of the device, even if it has no cursor; it is dropped with the cursors.
         """
 
     def handed(mid: str, device: str) -> Deferred[list[Handed]]:
-        """What put_handed() has last remembered, in its order."""
+        """What the last put_handed() has stored, in its order."""
 
 
 class IBus(Interface):
-    """How the nodes that share a store wake each other. At most once, in any order: the store is the truth.
+    """How nodes that share a store tell each other what happens. Delivery is at most once, in any order: the store is
+    the truth.
 
-    Whatever the bus loses costs time only, since an entry's seq shows that something is missing, and the listener is
-    told to invalidate() its rooms when something may be. No method raises; nothing waits for the bus but subscribe().
+    What the bus loses costs only time: an entry's seq shows that something is missing, and the listener's invalidate()
+    is called when something may be. No method raises. Nothing waits for the bus, except in subscribe().
     """
 
     node: str = Attribute("This node's name among the nodes: drawn anew at each start.")
@@ -247,59 +251,61 @@ class IBus(Interface):
     lags: Histogram = Attribute("Seconds that what this node published took to come back to it, where it looks.")
 
     def open(listener: IBusListener) -> Deferred[None]:
-        """Begin; tell the listener from now on. Fires when a first connection was tried, whatever came of it."""
+        """Begin to call the listener. Fires after the first attempt to connect, even if that failed."""
 
     def close() -> Deferred[None]:
-        """Say goodbye to the other nodes, and tell the listener nothing any more."""
+        """Say goodbye to the other nodes, and stop calling the listener."""
 
     def publish(entries: Sequence[Entry]) -> None:
-        """Tell the other nodes of entries that this one has committed: of each room in the order of seq.
+        """Tell the other nodes of entries that this one has committed, those of each room in the order of seq.
 
-        Call it in commit order. What cannot be sent now is made up for by telling the others to invalidate those rooms,
-        as soon as that can be sent.
+        Call it in the order of commits. If something cannot be sent now, the other nodes are told to invalidate those
+        rooms as soon as they can be reached.
         """
 
     def publish_signal(rid: str | None, signal: Signal) -> None:
-        """Tell the nodes that have subscribed to a room, or all nodes, something that is not stored. It may be lost.
+        """Send a signal to the nodes that have subscribed to a room, or to all nodes (None). It may be lost.
 
         Came is made up for as entries are.
         """
 
     def subscribe(rid: str) -> Deferred[None]:
-        """Hear of a room. When this fires, whatever is published from then on comes here: read the log's head after it.
+        """Receive what is published to a room. When this fires, all that is published from then on gets here: read the
+        log's head after it.
 
-        It fires in any case within two seconds. If the bus is down by then, or that slow, the room is subscribed to
-        when it is back, and the listener told to invalidate it then. Never fails.
+        It never fails, and fires within two seconds in any case. If the bus is down then, or too slow, the room is
+        subscribed to later, and the listener's invalidate() is called for it at that time.
         """
 
     def unsubscribe(rid: str) -> None:
-        """Hear no more of a room; what is on its way still may come."""
+        """Receive no more of a room. What is on its way may still come."""
 
 
 class IBusListener(Interface):
-    """What a bus tells a node. What a method raises is logged and harms nothing else.
+    """What a bus calls at its node. Exceptions are logged, and do no other harm.
 
-    What this node published does not come back to it, except for entries of a store that publishes by itself.
+    What this node has published does not come back to it, except entries of a store that publishes by itself.
     """
 
     def entries_received(entries: Sequence[Entry]) -> None:
-        """Committed entries of one room, in the order of seq. They may be known here; some before may be missing."""
+        """Committed entries, those of each room in the order of seq. Some may be known already; earlier ones may be
+        missing."""
 
     def signal_received(node: str, signal: Signal) -> None:
-        """A signal of another node."""
+        """A signal from another node."""
 
     def invalidate(rids: Sequence[str] | None) -> None:
-        """In these rooms, or in all that are subscribed to, something may have been stored that was not told here.
+        """In these rooms (None: in all that are subscribed to) entries may have been stored that were not received.
 
-        With any rooms, or none: somebody who is connected here may have been put into others.
+        Whatever the list, even if it is empty: members connected here may have been put into rooms besides these.
         """
 
     def node_up(node: str) -> None:
-        """Another node is there: it knows nothing yet of who is connected here, nor this one of who is there."""
+        """Another node is there. Neither node knows yet who is connected to the other."""
 
     def node_down(node: str) -> None:
-        """A node stopped, or was not heard of for five seconds, or the bus is down: whoever was connected there is not
-        known to be. It is there again when node_up() says so."""
+        """A node stopped, or nothing came from it for five seconds, or the bus is down. It is unknown who is connected
+        to it, until node_up() is called for it again."""
 
 
 class IFrameEncoder(Interface):

@@ -1,1 +1,1 @@
-"""How the nodes that share a store hear of each other: through Redis, through MySQL's lease, or not at all."""
+"""How nodes that share a store reach each other: by Redis, only by leases in MySQL, or not at all (a lone node)."""

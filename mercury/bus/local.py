@@ -1,4 +1,4 @@
-"""The bus of a node that is alone: there is nobody to tell."""
+"""The bus of a node that is alone: it publishes to nobody and receives nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mercury.interfaces import IBus, IBusListener
 
 @implementer(IBus)
 class LocalBus:
-    """Always up, and silent."""
+    """Always up; does nothing."""
 
     node = "here"
     is_up = True
-    lags = Histogram(SECONDS)  # of nothing: nobody is told anything
+    lags = Histogram(SECONDS)  # stays empty
 
     def open(self, listener: IBusListener) -> Deferred[None]:
         return succeed(None)

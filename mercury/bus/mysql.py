@@ -1,12 +1,12 @@
-"""The bus of a node on MySQL without Redis: it carries nothing, but sees whether there is a second node.
+"""The bus of a node on MySQL without Redis: it carries nothing, but notices whether there is a second node.
 
 Each such node keeps a lease in the database: a row that says who it is, where it runs, and until when the row holds, by
 the database's clock. It is renewed every few seconds. While another node's row holds, this bus is down, as
 interfaces.py has it: the rooms' heads are looked at once a second, so messages come late but all of them, and signals
 do not come.
 
-A row that is renewed between two looks is a living node's, and a warning is logged. One that stays as it is was left
-by a node that was killed, most often this one before a restart; it is over soon, and not worth a word.
+If another row was renewed between two looks, its node is alive, and a warning is logged. A row that was not renewed was
+left by a node that was killed, most often this one before a restart; it expires soon, and nothing is logged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mercury.stores.mysql.server import MysqlServer, should_retry
 from mercury.stores.mysql.sql import rows
 from mercury.stores.pool import Pool
 
-log = Logger()
+_log = Logger()
 
 RENEW: Final = 3.0  # seconds between renewals, each of which is a look for others too
 LOOK: Final = RENEW + 1.5  # seconds between two looks, of which the second shows whose lease was renewed
@@ -60,10 +60,10 @@ class Holder(NamedTuple):
 
 @implementer(IBus)
 class MysqlBus(LocalBus):
-    """Tells nobody anything, as LocalBus does, but is up only while this node is alone on its database.
+    """Publishes nothing, like LocalBus, but is up only while this node is alone on its database.
 
-    The store has to be open before it: that makes the table. A database that is away changes nothing, until the lease
-    would be over: then who knows, and the bus is down. One connection, used in a thread of its own.
+    Open the store first: it makes the table. While the database cannot be reached nothing changes, until our lease
+    would have expired; then nothing is known, and the bus is down. It has one connection, with its own thread.
     """
 
     is_up = False
@@ -76,9 +76,9 @@ class MysqlBus(LocalBus):
         self._server = server
         self._lease = server.seconds + SPARE
         self._listener: IBusListener | None = None
-        self._renewed = 0.0  # when we last knew
+        self._renewed = 0.0  # when our lease was last renewed
         self._others: dict[str, Holder] = {}
-        self._warned: dict[str, Holder] = {}  # those of whom the log speaks
+        self._warned: dict[str, Holder] = {}  # those that a warning was logged about
         self._renewing = LoopingCall(self._renew)
         self._renewing.clock = clock
 
@@ -105,7 +105,7 @@ class MysqlBus(LocalBus):
         return done.addCallback(lambda _: None)
 
     def _renew(self) -> Deferred[None]:
-        """Renew our lease and look at the others'. Never fails, and takes as long as one call may."""
+        """Renew our lease and look at the others. Never fails; takes at most as long as one call."""
         renewed = self._pool.run(_renew, self.node, self._lease)
         return renewed.addCallbacks(self._found, self._missed).addErrback(_broken)
 
@@ -115,19 +115,19 @@ class MysqlBus(LocalBus):
             self.is_up = False
 
     def _is_over(self) -> bool:
-        """Whether our own lease was not renewed in time."""
+        """Whether our own lease may have expired."""
         return bool(self._clock.seconds() - self._renewed > self._lease)
 
     def _found(self, others: dict[str, Holder]) -> None:
-        """These hold a lease."""
+        """The other nodes that hold a lease now."""
         if self._listener is None:
             return
-        if self._is_over():  # so is everybody's, perhaps, and not all have come to renew it yet: ask again
+        if self._is_over():  # others may have expired, too, and not be renewed yet: keep them until the next look
             others = self._others | others
         for node, other in others.items():
             if node in self._others and self._others[node].expires != other.expires and node not in self._warned:
                 self._warned[node] = other
-                log.warn(
+                _log.warn(
                     "another Mercury, {node} on {host} (process {process}), uses this database without a bus: "
                     "its messages arrive late here, and presence, typing, read marks, kicks and "
                     "revocations do not arrive at all. Set --redis.host on all nodes, or stop one",
@@ -135,14 +135,14 @@ class MysqlBus(LocalBus):
                 )  # fmt: skip
         for node in self._warned.keys() - others.keys():
             gone = self._warned.pop(node)
-            log.info(
+            _log.info(
                 "the other Mercury, {node} on {host} (process {process}), has stopped",
                 node=node, host=gone.host, process=gone.process,
             )  # fmt: skip
         was_up, self.is_up = self.is_up, not others
         self._others, self._renewed = others, self._clock.seconds()
         if others:
-            self._listener.invalidate([])  # nobody says who was put into a room there
+            self._listener.invalidate([])  # members may have been put into rooms by the other node
         elif not was_up:
             self._listener.invalidate(None)
 
@@ -174,7 +174,7 @@ def _pool(server: MysqlServer) -> Pool:
 
 
 def _broken(failure: Failure) -> None:
-    log.failure("renewing the lease failed", failure)
+    _log.failure("renewing the lease failed", failure)
 
 
 # What runs in a thread

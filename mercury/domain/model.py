@@ -1,15 +1,15 @@
-"""The values that Mercury is about: what a room's log holds, and a member's place in it.
+"""The values that Mercury is about: what a room's log holds, and how far a member is in it.
 
 A room is an append-only log. Each Entry has a `seq`: 1, 2, 3 … without holes within its room, given out in the
 transaction that stores it. Messages are entries, and so are joins and leaves. An `id` is unique across rooms and
-grows with `seq` within a room; it exists because the first Mercury's clients page by it. Times are integers:
-microseconds since 1970 in UTC. These Structs are values: nobody changes one after it was made.
+grows with `seq` within a room; it exists because clients of the first Mercury page by it. Times are integers:
+microseconds since 1970 in UTC. These Structs are values: they are never changed after they were made.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -22,18 +22,18 @@ Kind = Literal["message", "joined", "left"]
 Lost = Literal["", "no_key", "damaged"]
 
 #: The author of messages that the application sends in its own name. No member can have this name.
-SYSTEM = ""
+SYSTEM: Final = ""
 
-NAME_BYTES = 190  # MySQL indexes two names and a number within 767 bytes
-CID_BYTES = 128
+NAME_BYTES: Final = 190  # MySQL indexes two names and a number within 767 bytes
+CID_BYTES: Final = 128
 
 
 class Entry(Struct, frozen=True, gc=False, omit_defaults=True):
     """One line of a room's log.
 
     A message has `mid` (its author, SYSTEM for the application), `text` and perhaps the `cid` that its sender chose.
-    "joined" and "left" have `members`: those who came or went by this entry; `mid` and `text` are empty.
-    A message with `lost` is there, but its text is not: `text` is empty.
+    "joined" and "left" have `members`: those who joined or left by this entry; `mid` and `text` are empty.
+    A message with `lost` exists, but its text cannot be shown: `text` is empty.
     """
 
     rid: str
@@ -71,10 +71,10 @@ class Outcome(Struct, frozen=True, gc=False):
 
 
 class Slice(Struct, frozen=True):
-    """A piece of a room's log, in order, without holes.
+    """A part of a room's log, in order, without holes.
 
-    `head` is the log's last seq at the moment of reading and `floor` the last seq that is no longer kept: whoever asks
-    for entries from below the floor gets those above it, and has to be told.
+    `head` is the log's last seq at the moment of reading, and `floor` the last seq that is no longer kept. A reader who
+    asks for entries below the floor gets those above it, and has to be told about the gap.
     """
 
     entries: list[Entry]
@@ -83,7 +83,7 @@ class Slice(Struct, frozen=True):
 
 
 class Room(Struct, frozen=True):
-    """A room as an operator sees it. `messages` counts the messages ever stored in it, `members` those in it now."""
+    """A room as an operator sees it. `messages`: how many were ever stored in it; `members`: how many are in it now."""
 
     rid: str
     head: int
@@ -94,11 +94,12 @@ class Room(Struct, frozen=True):
 
 
 class Membership(Struct, frozen=True):
-    """A member's place in one room.
+    """That a member is in a room, and how far they are in its log.
 
-    `joined`: the seq of the entry that brought them in (the last one, if several). `read`: up to where they say that
-    they have read. `unread`: how many messages the room holds above `read`, their own included; joins and leaves do not
-    count. `delivered`: up to where delivery to the device asked about is proved; None when nothing ever was.
+    `head`: the room's last seq. `joined`: the seq of the entry by which they joined (the last one, if several).
+    `read`: their read mark, up to which they say they have read. `unread`: how many messages, their own included, the
+    room has above `read`. `delivered`: the cursor of the device that was asked about, up to which delivery is proved;
+    None if nothing ever was.
     """
 
     rid: str
@@ -110,7 +111,7 @@ class Membership(Struct, frozen=True):
 
 
 class Cursor(Struct, frozen=True, gc=False):
-    """Delivery of all up to `seq` of a room to one device of a member is proved."""
+    """It is proved that all entries of a room up to `seq` have reached one device of a member."""
 
     rid: str
     mid: str
@@ -127,7 +128,8 @@ class ReadMark(Struct, frozen=True, gc=False):
 
 
 class Token(Struct, frozen=True):
-    """A token as it is kept: `digest` is derived from the secret, which is never stored. `expires`: microseconds."""
+    """A token as it is stored. `digest` is derived from the secret, which is never stored. `expires`: when, in
+    microseconds."""
 
     digest: bytes
     mid: str
@@ -138,8 +140,8 @@ class Token(Struct, frozen=True):
 
 
 class Resealed(Struct, frozen=True):
-    """A step of encrypting messages anew: how many were looked at, how many of them encrypted with the first key, and
-    how many could not be read and are left as they are."""
+    """What one step of resealing has done: how many messages it looked at, how many of these it encrypted with the
+    first key, and how many it left alone because they cannot be read."""
 
     looked: int = 0
     sealed: int = 0
@@ -147,9 +149,9 @@ class Resealed(Struct, frozen=True):
 
 
 class Account(Struct, frozen=True):
-    """A person who logs in with a name and a password, at goTalk's door.
+    """A person who logs in to goTalk with a name and a password.
 
-    `id`: growing from 1 on, with gaps, never given twice. `name`: as they wrote it. `secret`: the password's hash.
+    `id`: from 1 on, with gaps; never given out twice. `name`: as they wrote it. `secret`: the password's hash.
     """
 
     id: int
@@ -157,11 +159,11 @@ class Account(Struct, frozen=True):
     secret: str
 
     def __repr__(self) -> str:
-        return f"Account({self.id})"  # wherever it is printed or logged, its hash is not
+        return f"Account({self.id})"  # the hash must not be printed or logged
 
 
 class Handed(Struct, frozen=True, array_like=True):
-    """Messages of one room, handed over together: those with first <= seq <= last. `id` is the last one's."""
+    """Messages of one room that were handed over together: those with first <= seq <= last. `id`: that of the last."""
 
     rid: str
     first: int

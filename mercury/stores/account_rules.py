@@ -1,6 +1,6 @@
-"""What the stores' accounts have in common: why a call is refused, in the words of every store, and what can be an id.
+"""The rules for accounts that every store shares: why a call is refused, and which ids are possible.
 
-A friendship of two accounts is kept once, as a pair with the smaller id first; so it is the same for both.
+A friendship of two accounts is stored once, as a pair with the smaller id first, so that both have the same.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Final
 
 from mercury.errors import MercuryError
 
-LAST: Final = 2**63 - 1  # the greatest number that a database keeps
+MAX_ID: Final = 2**63 - 1  # the greatest integer that a database stores
 
 
 def taken(name: str) -> MercuryError:
@@ -23,8 +23,8 @@ def too_many_friends(id: int, most: int) -> MercuryError:
 
 
 def possible(id: int) -> int:
-    """The id, or 0, which is nobody's, in place of one that a database could not take for a number."""
-    return id if 0 < id <= LAST else 0
+    """The id; or 0, which no account has, in place of one that no account can have and no database could store."""
+    return id if 0 < id <= MAX_ID else 0
 
 
 def pair_of(id: int, friend: int) -> tuple[int, int]:

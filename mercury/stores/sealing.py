@@ -29,7 +29,7 @@ from twisted.logger import Logger
 
 from mercury.domain.model import Entry, Lost, Resealed
 
-log = Logger()
+_log = Logger()
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
@@ -87,7 +87,7 @@ class Keys:
         id = _id_of(header)
         if (id, why) not in self._told and len(self._told) < TOLD:
             self._told.add((id, why))
-            log.error(
+            _log.error(
                 "the message {rid}/{seq} cannot be read: {reason}. Further messages with this key are not logged",
                 rid=rid, seq=seq,
                 reason=f"it is encrypted with the key {id}, which is not in --crypto.keys" if why == "no_key"

@@ -1,4 +1,4 @@
-"""IAccounts in memory, but for what was handed over to devices: that is kept with their cursors, in store.py."""
+"""IAccounts in memory, except for `handed`, which is kept with the devices' cursors in store.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MemoryAccounts:
         self._friends: dict[int, list[int]] = {}
 
     def skip_account_ids(self, last: int) -> None:
-        """Give out none up to this one, neither to accounts nor to links."""
+        """Give no id up to this one to an account or a link."""
         self._last_account = max(self._last_account, last)
         self._last_link = max(self._last_link, last)
 

@@ -1,4 +1,4 @@
-"""How the calls of the memory store are made: at once, and only while it is open."""
+"""A decorator for the calls of the memory store: they are answered at once, and only while the store is open."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def when_open(work: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Deferred[T]]:
-    """The call as the interface declares it: with a Deferred for an answer, and unavailable while the store is
+    """The call as the interface declares it: it answers with a Deferred, and fails with unavailable while the store is
     closed."""
 
     @wraps(work)

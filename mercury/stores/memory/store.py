@@ -1,6 +1,7 @@
-"""A store in this process's memory: for tests, for trying things out, and as the measure of what the others cost.
+"""A store in this process's memory: for tests, for trying things out, and to measure what the others cost.
 
-Durable only as long as the process. Each call is done at once, so every Deferred has fired when it is returned.
+It lives as long as the process. There are no threads and no transactions: each call is done at once, in the reactor's
+thread, so every Deferred has fired when it is returned.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class RoomLog(Struct):
 
 
 class DeviceState(Struct):
-    """How far each room was delivered to a device, what was handed over to it beyond that, and when one of these last
-    changed (microseconds)."""
+    """A device: its cursor in each room, what was handed over to it without proof, and when one of these last changed
+    (microseconds)."""
 
     cursors: dict[str, int] = {}
     handed: list[Handed] = []
@@ -60,8 +61,8 @@ class DeviceState(Struct):
 
 @implementer(IStore, IAccounts)
 class MemoryStore(MemoryAccounts):
-    """The truth in dicts. `rooms_per_member`: how many rooms a member may be in; 0 for any number. `keys`: what texts
-    are sealed with, so that no dump of the process' memory is full of them."""
+    """IStore in dicts. `rooms_per_member`: how many rooms a member may be in; 0 for any number. `keys`: what texts are
+    sealed with, so that a dump of the process's memory does not show them."""
 
     def __init__(self, rooms_per_member: int = 0, keys: Keys = NO_KEYS) -> None:
         super().__init__()
@@ -71,10 +72,10 @@ class MemoryStore(MemoryAccounts):
         self.is_open = False
         self.rooms_per_member = rooms_per_member
         self._last_id = 0
-        self._rooms: dict[str, StoredRoom] = {}  # deleted ones too: their heads must not be used again
-        self._logs: dict[str, RoomLog] = {}  # only of rooms that are there
+        self._rooms: dict[str, StoredRoom] = {}  # deleted ones, too: their seqs must not be used again
+        self._logs: dict[str, RoomLog] = {}  # only of rooms that exist
         self._messages: dict[int, Entry] = {}
-        self._members: dict[str, set[str]] = {}  # all that ever came into being, and the rooms they are in
+        self._members: dict[str, set[str]] = {}  # every member there ever was -> the rooms they are in
         self._devices: dict[str, dict[str, DeviceState]] = {}
         self._tokens: dict[bytes, Token] = {}
         self._tokens_of: dict[str, dict[bytes, Token]] = {}

@@ -1,7 +1,7 @@
 """Delivery cursors and read marks on MySQL.
 
-A member's place is locked while a mark of theirs is moved, so a leave, on any node, comes wholly before or after it:
-no cursor of somebody who is out stays behind. The places are locked in the order of their key.
+A member's row in `membership` is locked while one of their marks is moved. So a leave, on any node, happens wholly
+before or after it, and no cursor stays behind of somebody who has left. Rows are locked in the order of their key.
 """
 
 from __future__ import annotations

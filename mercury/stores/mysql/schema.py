@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from mercury.errors import MercuryError
 from mercury.stores.mysql.server import MysqlServer
 
-log = Logger()
+_log = Logger()
 
 OLDEST: Final = {"MySQL": (8, 0, 4), "MariaDB": (10, 6)}  # the first with JSON_TABLE
 LOCK_SECONDS: Final = 60.0  # how long a node waits for another one that migrates
@@ -185,7 +185,7 @@ def _check(cursor: Any) -> int:
         oldest = ".".join(map(str, OLDEST[kind]))
         raise MercuryError("unavailable", f"{kind} {version} is too old; {oldest} or later is needed")
     if flush != 1:
-        log.warn(
+        _log.warn(
             "innodb_flush_log_at_trx_commit is {flush}: a crash of {kind} can lose acknowledged messages; set it to 1",
             flush=flush, kind=kind,
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""How Mercury talks to a MySQL or MariaDB server: its address, its connections, and what is done when one is lost.
+"""How Mercury talks to a MySQL or MariaDB server: its address, its connections, and what happens when one is lost.
 
-All connections work in READ COMMITTED. Those that read commit each statement by itself, and so does the one that
-appends, outside of the transactions that it begins; on others, the first statement after a COMMIT begins one.
+All connections use READ COMMITTED. On those that read, and on the one that appends, each statement commits by itself,
+except in the transactions that appending begins; on the others the first statement after a COMMIT begins one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.enterprise.adbapi import Connection, ConnectionPool
 
 from mercury.stores.tls import EngineTls
 
-#: What an engine that fails raises; anything else of pymysql's is a fault of ours.
+#: Raised when the server fails; any other exception of pymysql is a fault in Mercury.
 ENGINE_ERRORS: Final = (pymysql.err.OperationalError, pymysql.err.InterfaceError, pymysql.err.InternalError)
 
 LOCK_WAIT_SECONDS: Final = 2  # for a row that another node, or a person, has locked
@@ -34,7 +34,7 @@ TRIES: Final = 3
 PAUSE: Final = 0.02  # seconds, times a random number, before a transaction that met another one is tried again
 
 CONFLICTS: Final = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT}
-#: The connection is of no use any more. The last two: it leads to a server that has become a replica.
+#: Errors after which the connection is useless. The last two: the server has become a replica.
 LOST: Final = {
     0, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_SERVER_LOST_EXTENDED, ER.SERVER_SHUTDOWN, 1927,
     ER.OPTION_PREVENTS_STATEMENT, 1836,
@@ -60,7 +60,7 @@ class MysqlServer:
 
     @property
     def seconds(self) -> float:
-        """How long a call can take at most: connecting, sending and waiting for an answer."""
+        """How long a call can take at most: to connect, to send, and to wait for the answer."""
         return self.connect_seconds + self.write_seconds + self.read_seconds
 
     def arguments(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class MysqlServer:
         }
 
     def connect(self, **changes: Any) -> pymysql.Connection[Any]:
-        """A connection of its own, with some of arguments() changed."""
+        """A new connection, with some of arguments() changed."""
         with self.clear_words():
             return pymysql.connect(**self.arguments() | changes)
 
@@ -103,7 +103,7 @@ class MysqlServer:
             raise pymysql.err.OperationalError(error.args[0], why) from None
 
     def connections(self, threads: int, autocommit: bool = True) -> ConnectionPool:
-        """A pool of `threads` connections, which are made when they are needed. Without `autocommit` they write."""
+        """A pool of `threads` connections, made when they are needed. Those that write have no `autocommit`."""
 
         def set_up(connection: pymysql.Connection[Any]) -> None:
             with connection.cursor() as cursor:
@@ -115,7 +115,7 @@ class MysqlServer:
 
 
 class Connections(ConnectionPool):
-    """adbapi's pool, but that it makes QuietConnections, and says clearly what is wrong with TLS."""
+    """adbapi's pool, except that it makes QuietConnections and says clearly what is wrong with TLS."""
 
     def __init__(self, server: MysqlServer, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -128,7 +128,7 @@ class Connections(ConnectionPool):
 
 
 class QuietConnection(Connection):
-    """adbapi's connection, but that one that is lost is let go of without a traceback in the log for each call."""
+    """adbapi's connection, except that losing it does not log a traceback for each call."""
 
     _connection: Any  # None while there is none
 
@@ -158,7 +158,7 @@ class QuietConnection(Connection):
 
 
 class UncertainCommit(pymysql.err.OperationalError):
-    """The connection was lost when a COMMIT may have been sent: it is not known whether anything is stored."""
+    """The connection was lost when a COMMIT may have been sent, so it is not known whether anything was stored."""
 
 
 @contextmanager
@@ -177,8 +177,10 @@ def _code(error: Exception) -> int:
 
 
 def should_retry(connection: QuietConnection, error: Exception, tries: int) -> bool:
-    """Whether to try a transaction again that failed before its COMMIT was done, when so much is certain: nothing of it
-    is stored. For that, leave the connection without a transaction, or with a new socket (which may raise)."""
+    """Whether to try a failed transaction again: only if it is certain that nothing of it was stored.
+
+    If so, the connection is left without a transaction, or with a new socket; making that may raise.
+    """
     code = _code(error)
     if code in CONFLICTS and tries < TRIES:
         connection.rollback()
