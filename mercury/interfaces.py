@@ -332,12 +332,19 @@ class IDirectWriter(Interface):
     sqe: bytes = Attribute("The io_uring submission of such a send, complete but for the bytes' address and number.")
 
 
-class IConnection(Interface):
-    """One client's connection, as its session sees it. No method raises, whatever has become of the peer."""
+class IPeer(Interface):
+    """Whom something is written for, as the outbox and the log see it. No method raises."""
 
     peer: str = Attribute("The client's address, for operators and logs.")
     number: int = Attribute("Which one it is of all that this process has had, for operators and logs.")
     direct: IDirectWriter | None = Attribute("Its socket, while nothing waits before what is sent to it; else None.")
+
+    def abort() -> None:
+        """End the connection now."""
+
+
+class IConnection(IPeer):
+    """One client's connection, as its session sees it. No method raises, whatever has become of the peer."""
 
     def write(data: bytes) -> None:
         """Send bytes that an encoder made. When the peer does not read, Session.slow() follows; more may be written."""
@@ -347,9 +354,6 @@ class IConnection(Interface):
 
     def close(code: int, reason: str) -> None:
         """End the connection politely; Session.closed() follows, at once or later."""
-
-    def abort() -> None:
-        """End the connection now."""
 
     def pause_reading() -> None:
         """Stop reading from the peer until resume_reading()."""

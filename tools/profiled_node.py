@@ -20,7 +20,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 INLINE = ("<listcomp>", "<setcomp>", "<dictcomp>")  # no functions to a reader, nor to Python from 3.12 on
-LOOP = ("fast_reactor.py", "epoll.py")  # the reactor's loop, in which all of this happens, is no part of the road
+LOOP = ("tuning.py", "epoll.py")  # the reactor's loop, in which all of this happens, is no part of the road
 
 
 class Profiler:

@@ -1,7 +1,7 @@
-"""What a session answers to each command but send and connect. One function a command; each is short.
+"""What a session answers to each command except send and connect. One short function for each command.
 
-They run one at a time for a session, so they see what the commands before them have done. A member learns nothing of a
-room that they are not in, not even whether it exists (G7).
+They run one at a time for a session, so each sees what the commands before it have done. A member learns nothing about
+a room that they are not in, not even whether it exists (G7).
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from mercury.core.delivery.listeners import Listener
+from mercury.core.delivery.listeners import Pingable
 from mercury.core.parts import Chat
 from mercury.domain import commands, events
 from mercury.errors import MercuryError
 
 
-async def answer(chat: Chat, session: Listener, command: commands.Command) -> Sequence[events.Event]:
+async def answer(chat: Chat, session: Pingable, command: commands.Command) -> Sequence[events.Event]:
     """Do what a command says and return what to tell the client. Raises MercuryError."""
     do = _ANSWERS.get(type(command))
     if do is None:
@@ -23,13 +23,13 @@ async def answer(chat: Chat, session: Listener, command: commands.Command) -> Se
     return await do(chat, session, command)
 
 
-async def _history(chat: Chat, session: Listener, command: commands.History) -> Sequence[events.Event]:
+async def _history(chat: Chat, session: Pingable, command: commands.History) -> Sequence[events.Event]:
     chat.hub.room_of(session, command.rid)
     entries, more = await chat.rooms.history(command.rid, command.before, command.after, command.limit)
     return [events.HistoryOk(ref=command.ref, messages=[events.message(entry) for entry in entries], more=more)]
 
 
-async def _history_by_id(chat: Chat, session: Listener, command: commands.HistoryById) -> Sequence[events.Event]:
+async def _history_by_id(chat: Chat, session: Pingable, command: commands.HistoryById) -> Sequence[events.Event]:
     rid, before = command.rid, None
     if rid is not None:
         chat.hub.room_of(session, rid)
@@ -45,7 +45,7 @@ async def _history_by_id(chat: Chat, session: Listener, command: commands.Histor
     return [events.HistoryOk(ref=command.ref, messages=[events.message(entry) for entry in entries], more=more)]
 
 
-async def _read(chat: Chat, session: Listener, command: commands.Read) -> Sequence[events.Event]:
+async def _read(chat: Chat, session: Pingable, command: commands.Read) -> Sequence[events.Event]:
     chat.hub.room_of(session, command.rid)
     moved = await chat.rooms.read(session.mid, command.rid, command.seq)
     if moved is not None:
@@ -53,7 +53,7 @@ async def _read(chat: Chat, session: Listener, command: commands.Read) -> Sequen
     return [events.Ok(command.ref)]
 
 
-async def _ack(chat: Chat, session: Listener, command: commands.Ack) -> Sequence[events.Event]:
+async def _ack(chat: Chat, session: Pingable, command: commands.Ack) -> Sequence[events.Event]:
     room = chat.hub.room_of(session, command.rid)
     if command.seq >= room.next_seq(session):
         raise MercuryError("bad_request", f"seq {command.seq} has not been sent on this connection yet")
@@ -61,30 +61,30 @@ async def _ack(chat: Chat, session: Listener, command: commands.Ack) -> Sequence
     return [events.Ok(command.ref)]
 
 
-async def _typing(chat: Chat, session: Listener, command: commands.Typing) -> Sequence[events.Event]:
+async def _typing(chat: Chat, session: Pingable, command: commands.Typing) -> Sequence[events.Event]:
     chat.hub.room_of(session, command.rid)
     chat.rooms.may_type(session.mid)
     chat.cluster.broadcast(command.rid, events.Typing(command.rid, session.mid), session)
     return [events.Ok(command.ref)]
 
 
-async def _presence(chat: Chat, session: Listener, command: commands.Presence) -> Sequence[events.Event]:
+async def _presence(chat: Chat, session: Pingable, command: commands.Presence) -> Sequence[events.Event]:
     room = chat.hub.room_of(session, command.rid)
     return [events.PresenceOk(ref=command.ref, online=chat.cluster.online(room))]
 
 
-async def _rooms(chat: Chat, session: Listener, command: commands.Rooms) -> Sequence[events.Event]:
+async def _rooms(chat: Chat, session: Pingable, command: commands.Rooms) -> Sequence[events.Event]:
     memberships = await chat.rooms.memberships(session.mid, session.device)
     return [events.RoomsOk(ref=command.ref, rooms=[events.room_state(membership) for membership in memberships])]
 
 
-async def _leave(chat: Chat, session: Listener, command: commands.Leave) -> Sequence[events.Event]:
+async def _leave(chat: Chat, session: Pingable, command: commands.Leave) -> Sequence[events.Event]:
     chat.hub.room_of(session, command.rid)
     await chat.rooms.leave(command.rid, [session.mid])
     return [events.Ok(command.ref)]
 
 
-_ANSWERS: Final[dict[type, Callable[[Chat, Listener, Any], Awaitable[Sequence[events.Event]]]]] = {
+_ANSWERS: Final[dict[type, Callable[[Chat, Pingable, Any], Awaitable[Sequence[events.Event]]]]] = {
     commands.History: _history,
     commands.HistoryById: _history_by_id,
     commands.Read: _read,

@@ -16,7 +16,7 @@ from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.marks import Marks
 from mercury.core.delivery.outbox import Outbox
 from mercury.core.delivery.peers import Peers
-from mercury.core.delivery.proof import Barrier
+from mercury.core.delivery.proof import ProofQueue
 from mercury.core.journal import Journal
 from mercury.core.rooms import Rooms
 from mercury.core.tokens import Tokens
@@ -34,7 +34,7 @@ class Chat:
     store: IStore
     counters: Counters
     outbox: Outbox
-    barrier: Barrier
+    proof_queue: ProofQueue
     marks: Marks
     peers: Peers
     hub: Hub

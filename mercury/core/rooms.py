@@ -73,7 +73,7 @@ class Rooms:
         if limit and len(text) * 4 > limit and len(text.encode(errors="surrogatepass")) > limit:
             reason = f"the text is longer than {limit} bytes (--limits.text-bytes)"
             raise MercuryError("too_large", reason, limit="text-bytes")
-        if cid is not None:
+        if cid is not None and not (len(cid) <= CID_BYTES and cid.isascii() and cid.isprintable()):  # as nearly all are
             check_text_of("cid", cid, CID_BYTES)
         return Draft(rid=rid, mid=mid, text=text, cid=cid)
 

@@ -1,8 +1,8 @@
-"""Ears: by which a long poll hears that something was said, without a connection of its own.
+"""Long polls: how a client that only asks over HTTP hears that something was said, without a connection of its own.
 
-An Ear is among the hub's listeners for as long as one logged-in person polls, and a few seconds longer, so that the
-next poll need not begin anew; it counts as a connection of theirs, and they are online as long. It is told of messages
-but not what they say: whoever is woken looks into the store (sync.py), so nothing is ever lost here.
+A LongPoll is among the hub's listeners for as long as one logged-in person polls, and a few seconds longer, so that the
+next poll need not begin anew. It counts as a connection of theirs, and they are online as long. It hears that there are
+messages, but not what they say: whoever it wakes looks into the store (sync.py), so nothing is ever lost here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mercury.core.delivery.listeners import Listener, LiveRoom
+from mercury.core.delivery.listeners import LiveRoom, RoomListener
 from mercury.core.parts import Chat
 from mercury.domain import close_codes, events
 from mercury.domain.close_codes import CloseReason
@@ -25,14 +25,16 @@ from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context
 from mercury.domain.model import Entry, Token
 from mercury.errors import MercuryError
 from mercury.gotalk.conversations import PREFIX
-from mercury.interfaces import IConnection, IDirectWriter, IFrameEncoder
+from mercury.interfaces import IDirectWriter, IFrameEncoder, IPeer
 
-LINGER: Final = 5.0  # seconds that an ear stays when nobody polls any more
+LINGER: Final = 5.0  # seconds that it stays when nobody polls any more
+
+_log = Logger()
 
 
 @implementer(IFrameEncoder)
 class PollEncoder:
-    """A wire that says no more than that there was something, in one of the conversations of two."""
+    """Says no more than that there was a message, in one of the conversations of two."""
 
     name = "poll"
     acknowledges = False
@@ -45,54 +47,32 @@ class PollEncoder:
         return b""
 
 
-POLL_ENCODER: Final = PollEncoder()
-
-
-@implementer(IConnection)
-class Nowhere:
-    """The connection of an ear, which has none."""
+@implementer(IPeer)
+class PollPeer:
+    """Whom long polls are for, as the log names them. There is no socket, so what is said goes to LongPoll.write()."""
 
     peer = "a long poll"
     number = 0
     direct: IDirectWriter | None = None
 
-    def __init__(self, told: Callable[[], None]) -> None:
-        self._told = told
-
-    def write(self, data: bytes) -> None:
-        """Nothing is written, but the ear is told that there was something."""
-        self._told()
-
-    def ping(self, payload: bytes) -> None:
-        """Nobody is asked."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Nothing is closed."""
-
     def abort(self) -> None:
-        """Nor ended."""
-
-    def pause_reading(self) -> None:
-        """Nothing is read."""
-
-    def resume_reading(self) -> None:
-        """Nor held."""
-
-    def bytes_taken(self) -> int:
-        return 0
+        """There is nothing to end."""
 
 
-class Ear(Listener):
-    """Listens for the polls of one session, from start() on. `heard`: a count of what was heard. `why`: set when it
+POLL_ENCODER: Final = PollEncoder()
+POLL_PEER: Final = PollPeer()
+
+
+class LongPoll(RoomListener):
+    """Listens for the polls of one login, from start() on. `heard`: how often something was heard. `why`: set when it
     has ended."""
 
     __slots__ = ("_chat", "_forget", "_leaving", "_polls", "_waiting", "heard", "why")
 
-    log = Logger()
     reads = False
 
-    def __init__(self, chat: Chat, token: Token, forget: Callable[[Ear], None]) -> None:
-        super().__init__(Nowhere(self._rustle), POLL_ENCODER)
+    def __init__(self, chat: Chat, token: Token, forget: Callable[[LongPoll], None]) -> None:
+        super().__init__(POLL_PEER, POLL_ENCODER)
         self.mid = token.mid
         self.token = token.digest
         self.heard = 0
@@ -106,7 +86,7 @@ class Ear(Listener):
     def start(self, checked: float) -> None:
         """Enter the hub; the token was found good at `checked` (clock). Raises what Hub.enter() raises.
 
-        What was said before the ear really hears is not missed: when it does, it says so as if there were something.
+        What was said before it is live is not missed: once it is, it wakes the polls as if something had been said.
         """
         first = self._chat.hub.enter(self, checked)
         Deferred.fromCoroutine(self._open(first)).addErrback(self._failed, LOG_CONTEXT.get())
@@ -123,20 +103,20 @@ class Ear(Listener):
             for room in self.rooms:
                 self._chat.hub.presence(room.rid, self.mid, True, but=self)
         self.catch_up("login")
-        self._rustle()
+        self._wake()
 
     def _failed(self, failure: Failure, log_context: LogContext | None) -> None:
         if not failure.check(MercuryError):
-            in_context(log_context, self.log.failure, "an ear could not be opened", failure)
+            in_context(log_context, _log.failure, "a long poll could not begin", failure)
         self.end(close_codes.BUSY)
 
     def news(self) -> Deferred[None]:
-        """Fires when something was heard after now, or when the ear has ended. Who waits no longer may fire it, too."""
+        """Fires when something is heard, or when the long poll ends. A poll that waits no longer may fire it, too."""
         news: Deferred[None] = Deferred()
         self._waiting.add(news)
         return news.addCallback(lambda _: self._waiting.discard(news))
 
-    def _rustle(self) -> None:
+    def _wake(self) -> None:
         self.heard += 1
         for news in tuple(self._waiting):
             if not news.called:
@@ -150,7 +130,7 @@ class Ear(Listener):
             self._leaving = None
 
     def leave(self) -> None:
-        """One poll less. After the last one the ear stays for a moment."""
+        """One poll less. After the last one it stays for a moment."""
         self._polls -= 1
         if not self._polls and self.why is None:
             self._leaving = self._chat.clock.callLater(LINGER, self._gone)
@@ -162,10 +142,10 @@ class Ear(Listener):
     # What the hub asks for
 
     def write(self, data: bytes) -> None:
-        self.connection.write(data)
+        self._wake()
 
     def caught_up(self, room: LiveRoom) -> None:
-        """There was nothing that it has missed."""
+        """Nothing was missed."""
 
     def catch_up(self, cause: Cause) -> None:
         """Something may have been missed: look into the store, and be live again from there."""
@@ -175,19 +155,7 @@ class Ear(Listener):
                 room.attach(self, room.head + 1)
                 missed = True
         if missed:
-            self._rustle()
-
-    def delivered(self, room: LiveRoom, seq: int) -> None:
-        """Nothing is delivered by an ear."""
-
-    def prove(self) -> bool:
-        return False
-
-    def beat(self) -> None:
-        """An ear has no peer that could be dead."""
-
-    def finish(self) -> None:
-        """It takes no commands."""
+            self._wake()
 
     def end(self, why: CloseReason) -> None:
         if self.why is None:
@@ -198,4 +166,4 @@ class Ear(Listener):
             self._forget(self)
             self._chat.hub.exit(self)
             self.out.clear()
-            self._rustle()
+            self._wake()

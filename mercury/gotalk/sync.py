@@ -29,7 +29,7 @@ from mercury.domain.model import NAME_BYTES, Cursor, Entry, Handed, Membership, 
 from mercury.errors import MercuryError
 from mercury.gotalk.accounts import GotalkSession
 from mercury.gotalk.conversations import pair_of
-from mercury.gotalk.long_poll import Ear
+from mercury.gotalk.long_poll import LongPoll
 from mercury.interfaces import IAccounts
 
 MOST: Final = 1000  # messages in one answer
@@ -105,7 +105,7 @@ class Sync:
         self._chat = chat
         self._wall = wall
         self._store = store
-        self._ears: dict[bytes, Ear] = {}
+        self._long_polls: dict[bytes, LongPoll] = {}
         self._turns: dict[tuple[str, str], DeferredLock] = {}
         self._users: Counter[tuple[str, str]] = Counter()
 
@@ -119,46 +119,46 @@ class Sync:
         return found
 
     async def _wait_for(self, poll: Poll) -> list[Entry]:
-        ear = self._ear(poll.session)
-        ear.stay()
+        long_poll = self._long_poll(poll.session)
+        long_poll.stay()
         try:
-            return await self._listen(poll, ear)
+            return await self._listen(poll, long_poll)
         finally:
-            ear.leave()
+            long_poll.leave()
 
-    def _ear(self, session: GotalkSession) -> Ear:
+    def _long_poll(self, session: GotalkSession) -> LongPoll:
         digest = session.token.digest
-        ear = self._ears.get(digest)
-        if ear is None:
-            ear = Ear(self._chat, session.token, self._forget)
-            ear.start(session.checked)
-            if ear.why is None:
-                self._ears[digest] = ear
-        return ear
+        long_poll = self._long_polls.get(digest)
+        if long_poll is None:
+            long_poll = LongPoll(self._chat, session.token, self._forget)
+            long_poll.start(session.checked)
+            if long_poll.why is None:
+                self._long_polls[digest] = long_poll
+        return long_poll
 
-    def _forget(self, ear: Ear) -> None:
-        self._ears.pop(ear.token, None)
+    def _forget(self, long_poll: LongPoll) -> None:
+        self._long_polls.pop(long_poll.token, None)
 
-    async def _listen(self, poll: Poll, ear: Ear) -> list[Entry]:
+    async def _listen(self, poll: Poll, long_poll: LongPoll) -> list[Entry]:
         clock = self._chat.clock
         end = clock.seconds() + min(poll.wait, LONGEST_WAIT)
         while True:
-            heard = ear.heard
+            heard = long_poll.heard
             found = await self._take(poll)
             left = end - clock.seconds()
             if found or poll.gone or left <= 0:
                 return found
-            if ear.heard == heard and ear.why is None:
-                poll.news = ear.news()
+            if long_poll.heard == heard and long_poll.why is None:
+                poll.news = long_poll.news()
                 timer: IDelayedCall = clock.callLater(left, poll.news.callback, None)
                 await poll.news
                 if timer.active():
                     timer.cancel()
-            if ear.why is close_codes.UNAUTHORIZED:
+            if long_poll.why is close_codes.UNAUTHORIZED:
                 raise MercuryError("unauthorized", "the token was revoked")
-            if ear.why is close_codes.BUSY:
+            if long_poll.why is close_codes.BUSY:
                 raise MercuryError("unavailable", "the store does not answer", 1.0)
-            if ear.why is not None:  # kicked, or this node goes away
+            if long_poll.why is not None:  # kicked, or this node goes away
                 return []
 
     # From the store

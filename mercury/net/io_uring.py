@@ -22,10 +22,8 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from mercury.core.delivery.listeners import Listener
+from mercury.core.delivery.listeners import Sink
 from mercury.core.delivery.outbox import Broadcaster, SendLoop
-
-MANY: Final = 16  # receivers from which on one call is quicker than a loop
 
 IO_URING_SETUP: Final = 425  # the system calls' numbers, on all architectures
 IO_URING_ENTER: Final = 426
@@ -131,20 +129,20 @@ class IoUring:
 
 
 class UringBroadcaster(SendLoop):
-    """Sends to large rooms by io_uring, and to small ones one by one."""
+    """Sends to many sessions by io_uring, and one by one where that cannot be."""
 
     def __init__(self, ring: IoUring) -> None:
         self._ring: IoUring | None = ring
 
-    def send(self, sessions: Sequence[Listener], data: bytes) -> Iterable[tuple[Listener, int]]:
-        if self._ring is None or len(sessions) < MANY or len(data) > BUFFER_BYTES:
+    def send(self, sessions: Sequence[Sink], data: bytes) -> Iterable[tuple[Sink, int]]:
+        if self._ring is None or len(data) > BUFFER_BYTES:
             return super().send(sessions, data)
-        incomplete: list[tuple[Listener, int]] = []
+        incomplete: list[tuple[Sink, int]] = []
         for start in range(0, len(sessions), ENTRIES):
             incomplete += self._send_at_once(sessions[start : start + ENTRIES], data)
         return incomplete
 
-    def _send_at_once(self, sessions: Sequence[Listener], data: bytes) -> Iterable[tuple[Listener, int]]:
+    def _send_at_once(self, sessions: Sequence[Sink], data: bytes) -> Iterable[tuple[Sink, int]]:
         """Send to at most ENTRIES sessions.
 
         When the ring breaks, nobody knows what it has sent. These connections end, so that their clients come back and
@@ -154,7 +152,7 @@ class UringBroadcaster(SendLoop):
             return super().send(sessions, data)
         writers = [session.connection.direct for session in sessions]
         sqes = [writer.sqe for writer in writers if writer is not None]
-        incomplete: list[tuple[Listener, int]] = []
+        incomplete: list[tuple[Sink, int]] = []
         if len(sqes) < len(sessions):
             incomplete = [(session, 0) for session in sessions if session.connection.direct is None]
             sessions = [session for session in sessions if session.connection.direct is not None]

@@ -26,7 +26,7 @@ from mercury.core.delivery.hub import Hub
 from mercury.core.delivery.marks import Marks
 from mercury.core.delivery.outbox import Broadcaster, Outbox
 from mercury.core.delivery.peers import Peers
-from mercury.core.delivery.proof import Barrier
+from mercury.core.delivery.proof import ProofQueue
 from mercury.core.journal import Journal
 from mercury.core.parts import Chat
 from mercury.core.rooms import Rooms
@@ -176,10 +176,10 @@ def make_chat(
     limits, bus = config.limits, bus or LocalBus()
     counters = Counters()
     outbox = Outbox(broadcaster)
-    barrier = Barrier(clock)
+    proof_queue = ProofQueue(clock)
     marks = Marks(clock, store)
     peers = Peers(bus)
-    hub = Hub(clock, store, limits, counters=counters, outbox=outbox, barrier=barrier, marks=marks, peers=peers)
+    hub = Hub(clock, store, limits, counters=counters, outbox=outbox, proof_queue=proof_queue, marks=marks, peers=peers)
     cluster = Cluster(clock, hub, peers, bus)
     journal = Journal(clock, store, hub, peers, bus, outbox, counters)
     return Chat(
@@ -188,7 +188,7 @@ def make_chat(
         store=store,
         counters=counters,
         outbox=outbox,
-        barrier=barrier,
+        proof_queue=proof_queue,
         marks=marks,
         peers=peers,
         hub=hub,

@@ -100,7 +100,6 @@ class Pool:
 
         def ended(result: T | Failure) -> T | Failure:
             """In the reactor's thread again."""
-            self.load.waits.observe((began or monotonic()) - queued)
             self.load.running -= 1
             if self._closed is not None and not self.load.running:
                 self._end(self._closed)
@@ -112,7 +111,9 @@ class Pool:
 
         self.load.running += 1
         answer: Deferred[T] = Deferred()
-        self._connections.runWithConnection(in_thread).addBoth(ended).chainDeferred(answer)
+        running = self._connections.runWithConnection(in_thread).addBoth(ended)
+        running.chainDeferred(answer)
+        running.addCallback(lambda _: self.load.waits.observe((began or monotonic()) - queued))  # nobody waits for this
         if self._timeout is not None:
             answer.addTimeout(self._timeout, self._connections._reactor, lambda *_: Failure(self._timed_out()))
         return answer.addErrback(self._count)

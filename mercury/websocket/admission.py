@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from autobahn.websocket.types import ConnectionRequest
 
+from mercury.core.dialect import PlainDialect
 from mercury.core.parts import Chat
 from mercury.core.session import Session
 from mercury.domain.model import NAME_BYTES, Token, check_text_of
@@ -19,9 +20,9 @@ from mercury.websocket.subprotocols import v2
 from mercury.websocket.subprotocols.codec import Codec
 from mercury.websocket.subprotocols.v1 import V1
 from mercury.websocket.subprotocols.v2 import V2
+from mercury.websocket.wamp.dialect import WampDialect
 from mercury.websocket.wamp.encoders import WampEncoders
 from mercury.websocket.wamp.messages import NAMES, Packer
-from mercury.websocket.wamp.session import WampSession
 
 #: The token in a URL, when it was checked (clock), and the device in the URL.
 Admitted = tuple[Token, float, str]
@@ -35,8 +36,10 @@ class Subprotocols:
         self.codecs: dict[str | None, Codec] = {None: V1(limits), v2.NAME: V2(limits)}
         packers = {name: Packer(name, limits) for name in NAMES}
         self._wamp_settings = config.wamp
-        self._encoders = {(name, False): FrameEncoder(codec) for name, codec in self.codecs.items()}
-        self._encoders |= {(name, True): DeflatedFrameEncoder(codec) for name, codec in self.codecs.items()}
+        self._plain: dict[tuple[str | None, bool], PlainDialect] = {}
+        for name, codec in self.codecs.items():
+            self._plain[name, False] = PlainDialect(codec.decode, FrameEncoder(codec))
+            self._plain[name, True] = PlainDialect(codec.decode, DeflatedFrameEncoder(codec))
         self._wamp = {(name, False): WampEncoders(packer, False) for name, packer in packers.items()}
         self._wamp |= {(name, True): WampEncoders(packer, True) for name, packer in packers.items()}
         self.names = [name for name in (*self.codecs, *NAMES) if name]
@@ -61,13 +64,16 @@ class Subprotocols:
         agent: str,
     ) -> Session:
         """A session that speaks a subprotocol, and has begun to log in. `agent`: what the client says it is."""
-        if name in NAMES:
-            return WampSession(chat, connection, self._wamp[name, deflate], self._wamp_settings, token, agent)
-        session = Session(chat, connection, self.codecs[name].decode, self._encoders[name, deflate])
-        if token is not None:
-            session.login(*token)
-        else:
+        if name in NAMES:  # a client says HELLO even if its token was in the URL
+            dialect = WampDialect(self._wamp[name, deflate], self._wamp_settings, token, agent)
+            session = Session(chat, connection, dialect)
             session.await_connect()
+        else:
+            session = Session(chat, connection, self._plain[name, deflate])
+            if token is not None:
+                session.login(*token)
+            else:
+                session.await_connect()
         return session
 
 

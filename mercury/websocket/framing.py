@@ -52,9 +52,10 @@ def _head(first: int, size: int) -> bytes:
 
 @implementer(IFrameEncoder)
 class FrameEncoder:
-    """A codec's payloads in plain frames, `first` being their first byte."""
+    """A codec's payloads in plain frames, `first` being their first byte.
 
-    framed = staticmethod(frame)
+    entries() and event() make frames in place, by frame()'s one line: they are called for each message.
+    """
 
     def __init__(self, codec: PayloadEncoder, first: int = TEXT) -> None:
         self.name = codec.name
@@ -63,26 +64,29 @@ class FrameEncoder:
         self._first = first
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
-        encode, pack, first = self._codec.entry, self.framed, self._first
-        return b"".join([pack(first, payload) for entry in entries if (payload := encode(entry))])
+        encode, first = self._codec.entry, self._first
+        return b"".join([_head(first, len(data)) + data for entry in entries if (data := encode(entry))])
 
     def event(self, event: Event) -> bytes:
-        payloads = self._codec.event(event)
-        if not payloads:
-            return b""
-        if len(payloads) == 1:
-            return self.frame(payloads[0])
-        return b"".join([self.frame(payload) for payload in payloads])
+        first = self._first
+        return b"".join([_head(first, len(data)) + data for data in self._codec.event(event)])
 
     def frame(self, payload: bytes) -> bytes:
         """A payload as it goes to the peer."""
-        return self.framed(self._first, payload)
+        return frame(self._first, payload)
 
 
 class DeflatedFrameEncoder(FrameEncoder):
     """The same for peers that agreed on permessage-deflate."""
 
-    framed = staticmethod(deflated)
+    def entries(self, entries: Sequence[Entry]) -> bytes:
+        return b"".join([self.frame(data) for entry in entries if (data := self._codec.entry(entry))])
+
+    def event(self, event: Event) -> bytes:
+        return b"".join([self.frame(data) for data in self._codec.event(event)])
+
+    def frame(self, payload: bytes) -> bytes:
+        return deflated(self._first, payload)
 
 
 @implementer(IFrameEncoder)

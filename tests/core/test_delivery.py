@@ -147,8 +147,8 @@ def test_a_cursor_from_before_leaving_counts_no_more(node: Clockwork) -> None:
 
 def test_pings_are_paced_for_the_node(node: Clockwork) -> None:
     """A burst at once, then so many a second; nobody is forgotten."""
-    barrier = node.chat.barrier
-    barrier._rate, barrier._burst, barrier._budget = 10.0, 2.0, 2.0
+    queue = node.chat.proof_queue
+    queue._rate, queue._burst, queue._budget = 10.0, 2.0, 2.0
     devices = [node.device("ann", str(n)) for n in range(6)]
     pinged = [len(device.pings) for device in devices]
     assert sum(pinged) == 2

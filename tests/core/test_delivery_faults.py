@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from mercury.core.delivery.rechecks import RETRY
+from mercury.core.dialect import PlainDialect
 from mercury.domain import close_codes, events
 from mercury.domain.model import Entry
 from mercury.interfaces import IFrameEncoder
@@ -49,10 +50,17 @@ def node() -> Clockwork:
     return node
 
 
+def hear_by(device: Device, encoder: Broken) -> None:
+    """Have a device hear by this encoder."""
+    session: Any = device.session
+    session.encoder = encoder
+    session._dialect = PlainDialect(session._dialect.decode, cast(IFrameEncoder, encoder))
+
+
 def by(node: Clockwork, wire: Broken, member: str = "ann") -> Device:
     """A device that hears by this wire."""
     device = node.device(member, "broken", login=False)
-    device.session.encoder = cast(IFrameEncoder, wire)
+    hear_by(device, wire)
     device.enter(node.token(member))
     return device
 
@@ -99,7 +107,7 @@ def test_a_fault_about_who_has_caught_up_does_not_spare_whose_wire_failed(node: 
     room = node.chat.hub.rooms["r"]
     room.fall_behind(cat.session)
     room.behind[cat.session] = room.head + 2  # read ahead of what is told
-    cat.session.encoder = cast(IFrameEncoder, Broken(says_one, mute=True))
+    hear_by(cat, Broken(says_one, mute=True))
     with capturedLogs() as logged:
         node.post("r", "one")
         node.wait(2 * RETRY)

@@ -15,7 +15,7 @@ from mercury.core.delivery.cluster import LOOK
 from mercury.core.delivery.hub import HOLE
 from mercury.domain import commands, signals
 from mercury.errors import MercuryError
-from mercury.gotalk.long_poll import Ear
+from mercury.gotalk.long_poll import LongPoll
 from tests.support.clockwork import Clockwork, Device
 from tests.support.membership_steps import TwoNodes, deaf, joined, left, rooms, said, stored
 
@@ -283,8 +283,8 @@ def test_an_ear_is_put_out(node: Clockwork, how: str) -> None:
     """It reads no log."""
     bob = node.device("bob")
     token = node.now(node.chat.tokens.check(node.token("ann"), "ann"))
-    ear = Ear(node.chat, token, lambda ear: None)
-    ear.start(node.clock.seconds())
+    poll = LongPoll(node.chat, token, lambda poll: None)
+    poll.start(node.clock.seconds())
     node.settle()
     assert bob.do(commands.Presence(rid="r", ref=1))[-1]["online"] == ["ann", "bob"]
     entries = stored(node, left("ann"))
@@ -297,7 +297,7 @@ def test_an_ear_is_put_out(node: Clockwork, how: str) -> None:
         node.chat.hub.deliver(entries)
     node.settle()
     assert bob.do(commands.Presence(rid="r", ref=2))[-1]["online"] == ["bob"]
-    assert not ear.rooms
+    assert not poll.rooms
 
 
 def test_who_subscribes_behind_their_leave_is_refused() -> None:

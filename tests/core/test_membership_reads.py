@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred, fail
 from mercury.core.delivery import membership as core_places
 from mercury.core.delivery.membership import MOST, PAGE
 from mercury.core.delivery.rechecks import RETRY
+from mercury.core.session import Session
 from mercury.domain import commands, signals
 from mercury.errors import MercuryError
-from mercury.websocket.wamp.session import WampSession
 from tests.support.clockwork import Clockwork, Device
 from tests.support.membership_steps import TwoNodes, deaf, joined, left, places_read, rooms, said, stored
 
@@ -193,9 +193,7 @@ def test_what_is_not_answered_is_not_asked_for_again(monkeypatch: pytest.MonkeyP
 def test_a_session_that_ends_while_its_member_is_put_out_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     node = TwoNodes("ann").here
     devices = [deaf(node, "ann", name) for name in "xyz"]
-    monkeypatch.setattr(
-        WampSession, "let_go", lambda self, rid: devices[0].lose() if self is devices[0].session else None
-    )
+    monkeypatch.setattr(Session, "left", lambda self, rid: devices[0].lose() if self is devices[0].session else None)
     stored(node, left("ann"))
     node.chat.hub.look_again(None)
     node.settle()

@@ -96,7 +96,7 @@ def test_what_is_said_while_a_poll_looks_or_begins_to_listen_wakes_it(device: st
     house.sync(3, ack=house.sync(3, ack=0)[-1].id)
     if device:
         house.begin(house.poll(3, ack=0, wait=0.5))
-        house.node.wait(1)  # its ear is there by now
+        house.node.wait(1)  # its long poll is there by now
     Meanwhile(house, device, lambda: house.node.chat.journal.append(draft(1, 3, "b")), before=before)
     answers = house.begin(house.poll(3, ack=0, wait=30))
     assert texts(answers[0]) == ["b"]
@@ -151,7 +151,7 @@ def test_a_client_that_hangs_up_is_waited_for_no_longer_and_remembered_nothing_f
     assert answers == [[]]
     house.node.wait(LINGER + hub.AWAY)
     assert house.node.chat.hub.everybody() == []
-    assert house.sync_calls._ears == {}
+    assert house.sync_calls._long_polls == {}
     assert house.node.chat.hub.rooms == {}
     house.say(1, 3, "a")
     gone = house.poll(3, ack=0)

@@ -321,14 +321,14 @@ async def test_a_form_has_room_for_a_text_in_escapes_and_not_for_much_more() -> 
 @ensureDeferred
 async def test_a_poll_that_its_client_gave_up_leaves_nothing_behind(street: Street) -> None:
     hub = street.door.chat.hub
-    poll: Wiretap = await street.door.connect()
-    poll.write(request("/sync", token=street.bob.token, wait=60))
+    client: Wiretap = await street.door.connect()
+    client.write(request("/sync", token=street.bob.token, wait=60))
     await until(lambda: member_of(street.bob.id) in hub.sessions)
-    (ear,) = hub.sessions[member_of(street.bob.id)]
-    await until(lambda: ear._waiting)  # type: ignore[attr-defined]
-    poll.drop()
-    await until(lambda: not ear._waiting)  # type: ignore[attr-defined]
-    assert ear._leaving.getTime() - ear._chat.clock.seconds() <= LINGER  # type: ignore[attr-defined]
+    (poll,) = hub.sessions[member_of(street.bob.id)]
+    await until(lambda: poll._waiting)  # type: ignore[attr-defined]
+    client.drop()
+    await until(lambda: not poll._waiting)  # type: ignore[attr-defined]
+    assert poll._leaving.getTime() - poll._chat.clock.seconds() <= LINGER  # type: ignore[attr-defined]
     await street.door.say(street.ann, street.bob, "x")
     assert await street.door.sync(street.bob) == ["x"]
 

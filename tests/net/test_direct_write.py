@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from mercury.core.delivery.listeners import Listener
+from mercury.core.delivery.listeners import Sink
 from mercury.core.delivery.outbox import Outbox
 from tests.support.open_connection import QueueingTransport, open_connection
 
@@ -56,7 +56,7 @@ def test_the_bytes_arrive_in_their_order_and_once(steps: list[str], takes: list[
         match step:
             case "tell":
                 outbox.cork()
-                outbox.broadcast([cast(Listener, session)], data)
+                outbox.broadcast([cast(Sink, session)], data)
                 outbox.uncork()
             case "write":
                 connection.write(data)
@@ -77,7 +77,7 @@ def test_bytes_are_counted_once() -> None:
     outbox = Outbox()
     for size in (10, 20, 30):
         outbox.cork()
-        outbox.broadcast([cast(Listener, session)], b"x" * size)
+        outbox.broadcast([cast(Sink, session)], b"x" * size)
         outbox.uncork()
         assert outbox.delivered_bytes + connection.bytes_out == {10: 10, 20: 30, 30: 60}[size]
         transport.drain()

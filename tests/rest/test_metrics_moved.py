@@ -14,6 +14,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+from twisted.internet.task import deferLater
 
 from mercury.bus import redis
 from mercury.bus.redis import RedisBus
@@ -369,6 +370,7 @@ async def test_calls_of_a_database_wait_and_fail(kind: str, tmp_path: Path, requ
         gate.set()
         for one in busy:
             assert await one
+        await deferLater(reactor, 0)  # how long they waited is noted after their answers
         now = await watch.look()
         assert now("mercury_store_calls", pool="writing") == 0
         name = "mercury_store_wait_seconds_count"

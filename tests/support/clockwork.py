@@ -25,10 +25,10 @@ from mercury.settings.limits import Limits
 from mercury.settings.schema import Config, Wamp
 from mercury.stores.memory.store import MemoryStore
 from mercury.websocket.framing import BINARY
+from mercury.websocket.wamp.dialect import WampDialect
 from mercury.websocket.wamp.encoders import WampEncoders
 from mercury.websocket.wamp.messages import Packer
-from mercury.websocket.wamp.session import WampSession
-from tests.support.in_process_node import DECODE, WIRE
+from tests.support.in_process_node import DIALECT
 from tests.support.wamp_words import INBOX, SERIALIZERS, SIGNALS, Words
 
 T = TypeVar("T")
@@ -195,7 +195,7 @@ class Device:
         self.session = self.make_session()
 
     def make_session(self) -> Session:
-        return Session(self.node.chat, self, DECODE, WIRE)
+        return Session(self.node.chat, self, DIALECT)
 
     def enter(self, secret: str) -> None:
         """Log in with a token, as a connection does whose URL has one."""
@@ -294,7 +294,6 @@ class WampDevice(Device):
     """The same one speaking WAMP, and `heard` in mercury.v2.json's words. It subscribes to `topics` when it logs in, by
     default to all that v2 is told. `agent`: what its handshake says it is."""
 
-    session: WampSession
     topics: Sequence[str] | None = None
     agent = "a device"
 
@@ -302,12 +301,13 @@ class WampDevice(Device):
         self.words = Words(self.node.wamp)
         self.challenged = False
         self.asked = 0
-        return WampSession(self.node.chat, self, WIRES[self.node.wamp], SETTINGS, None, self.agent)
+        return Session(self.node.chat, self, WampDialect(WIRES[self.node.wamp], SETTINGS, None, self.agent))
 
     def enter(self, secret: str) -> None:
         self.connect(secret)
 
     def connect(self, secret: str, resume: commands.Resume | None = None) -> None:
+        self.session.await_connect()
         more = {"resume": msgspec.to_builtins(resume)} if resume else {}
         self._hear(self.words.hello(self.member, device=self.name, **more))
         assert self.challenged

@@ -25,6 +25,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mercury.core.dialect import PlainDialect
 from mercury.core.parts import Chat
 from mercury.core.session import Session
 from mercury.domain import events
@@ -221,7 +222,7 @@ class EarWire:
 
 
 WIRE = EarWire()
-DECODE = V2(Limits()).decode
+DIALECT = PlainDialect(V2(Limits()).decode, WIRE)
 
 
 @implementer(IConnection)
@@ -235,7 +236,7 @@ class Ear:
         self.number = next(_numbers)
         self.heard: list[dict[str, Any]] = []
         self.closed_with: int | None = None
-        self.session = Session(chat, self, DECODE, WIRE)
+        self.session = Session(chat, self, DIALECT)
         self._chat = chat
         self._device = device
 
@@ -253,6 +254,7 @@ class Ear:
         self.heard += [json.loads(line) for line in data.splitlines()]
 
     def ping(self, payload: bytes) -> None:
+
         self.session.pong(payload)
 
     def close(self, code: int, reason: str) -> None:

@@ -16,13 +16,14 @@ import cbor2
 import msgpack
 from zope.interface import implementer
 
+from mercury.core.session import Session
 from mercury.domain.model import Token
 from mercury.interfaces import IConnection, IDirectWriter
 from mercury.settings.limits import Limits
 from mercury.settings.schema import Wamp
+from mercury.websocket.wamp.dialect import WampDialect
 from mercury.websocket.wamp.encoders import WampEncoders
 from mercury.websocket.wamp.messages import Packer
-from mercury.websocket.wamp.session import WampSession
 from mercury.websocket.wamp.topics import ALL, LOG, SIGNALS, Topic
 from tests.support.clockwork import Clockwork
 
@@ -121,7 +122,10 @@ class Client:
         self.name = name
         self.heard: list[list[Any]] = []
         self.code: int | None = None
-        self.session = WampSession(node.chat, self, node.wires[name, deflate], node.settings, token, agent)
+        self.pinged = b""
+        dialect = WampDialect(node.wires[name, deflate], node.settings, token, agent)
+        self.session = Session(node.chat, self, dialect)
+        self.session.await_connect()
 
     # What a test does with it
 
@@ -150,7 +154,7 @@ class Client:
 
     def pong(self) -> None:
         """Answer the last ping."""
-        self.session.pong(b"%d" % self.session._pings)
+        self.session.pong(self.pinged)
         self.node.settle()
 
     # IConnection
@@ -160,7 +164,7 @@ class Client:
             self.heard += [READ[self.name](payload) for payload in payloads(data, self.name != "wamp.2.json")]
 
     def ping(self, payload: bytes) -> None:
-        """It stays open without."""
+        self.pinged = payload
 
     def close(self, code: int, reason: str) -> None:
         self.code = self.code or code

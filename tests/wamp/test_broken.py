@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
 
+from mercury.core.session import Session
 from mercury.settings.limits import Limits
+from mercury.websocket.wamp.dialect import WampDialect
 from mercury.websocket.wamp.messages import Packer, ViolationError
-from mercury.websocket.wamp.session import WampSession
 from tests.support.broken_wamp import ATTACKS, Frame, lives
 from tests.support.cpu_cost import bounded_by
 from tests.support.wamp_clockwork import (
@@ -135,7 +136,7 @@ class House:
 
 def sessions_in_memory() -> int:
     gc.collect()
-    return sum(isinstance(thing, WampSession) for thing in gc.get_objects())
+    return sum(isinstance(thing, WampDialect | Session) for thing in gc.get_objects())
 
 
 @pytest.mark.slow

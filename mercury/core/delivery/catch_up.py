@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mercury.core.delivery.hub import Hub
-from mercury.core.delivery.listeners import Listener, LiveRoom
+from mercury.core.delivery.listeners import LiveRoom, RoomListener
 from mercury.core.delivery.outbox import Outbox
 from mercury.core.page_size import within
 from mercury.domain import events
@@ -95,20 +95,20 @@ class CatchUp:
         self._hub = hub
         self._outbox = outbox
         self._counters = counters
-        self._running: set[Listener] = set()
+        self._running: set[RoomListener] = set()
 
     @property
     def running(self) -> int:
         """How many sessions are at it."""
         return len(self._running)
 
-    def start(self, session: Listener, cause: Cause) -> None:
+    def start(self, session: RoomListener, cause: Cause) -> None:
         """Catch up in all rooms where the session is behind. Harmless when that goes on already."""
         if session not in self._running and not session.is_slow and session.rooms:
             self._running.add(session)
             start_in_context(session.log_context, self._run(session, cause))
 
-    async def _run(self, session: Listener, cause: Cause) -> None:
+    async def _run(self, session: RoomListener, cause: Cause) -> None:
         try:
             while behind := self._behind(session):
                 for room in behind:
@@ -122,14 +122,14 @@ class CatchUp:
         finally:
             self._running.discard(session)
 
-    def _behind(self, session: Listener) -> list[LiveRoom]:
+    def _behind(self, session: RoomListener) -> list[LiveRoom]:
         """The rooms that have something to read: not those where the session is ahead of what was told here yet."""
         if session.is_slow:
             return []
         standing = ((room, room.behind.get(session)) for room in session.rooms if not room.cold)
         return [room for room, next_seq in standing if next_seq is not None and next_seq <= room.head + 1]
 
-    async def _read_on(self, session: Listener, room: LiveRoom, cause: Cause) -> None:
+    async def _read_on(self, session: RoomListener, room: LiveRoom, cause: Cause) -> None:
         """Read and deliver one room's log until the session is live, slow or gone from it."""
         counted = False
         while not session.is_slow and not room.cold and (next_seq := room.behind.get(session)) is not None:
@@ -153,12 +153,12 @@ class CatchUp:
                 self._hub.memberships.put_out(session, room, left.seq)
                 self._hub.memberships.ask((session.mid,))  # they may have come back since
 
-    async def _is_in(self, session: Listener, room: LiveRoom, left: Entry) -> bool:
+    async def _is_in(self, session: RoomListener, room: LiveRoom, left: Entry) -> bool:
         """Whether the member has come back since they left: the log is read faster than joins and leaves are told."""
         memberships = await self._store.memberships(session.mid, session.device)
         return any(membership.rid == room.rid and membership.joined > left.seq for membership in memberships)
 
-    def _deliver(self, session: Listener, room: LiveRoom, next_seq: int, page: Page, left: Entry | None) -> None:
+    def _deliver(self, session: RoomListener, room: LiveRoom, next_seq: int, page: Page, left: Entry | None) -> None:
         """Write a page; of one in which the member leaves, no more than up to that."""
         encoder = session.encoder_in(room.rid)
         if left is None:
@@ -184,6 +184,6 @@ class CatchUp:
             self._outbox.uncork()
 
 
-def _stands_at(session: Listener, room: LiveRoom, next_seq: int) -> bool:
+def _stands_at(session: RoomListener, room: LiveRoom, next_seq: int) -> bool:
     """Whether nothing has happened to the session while a page was read for it."""
     return not session.is_slow and room.behind.get(session) == next_seq

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mercury.core.delivery.hub import Hub
-from mercury.core.delivery.listeners import Listener, LiveRoom
+from mercury.core.delivery.listeners import LiveRoom, RoomListener
 from mercury.core.delivery.peers import Peers
 from mercury.domain import events, signals
 from mercury.domain.counters import Histogram
@@ -76,7 +76,7 @@ class Cluster:
         """The members of the room who are connected to any node, by name."""
         return sorted({session.mid for session in room}.union(self._peers.online(room.rid)))
 
-    def broadcast(self, rid: str, event: events.Typing | events.Read, but: Listener | None = None) -> None:
+    def broadcast(self, rid: str, event: events.Typing | events.Read, but: RoomListener | None = None) -> None:
         """Tell the room, on all nodes, something that is not stored; on this one all but `but`."""
         self._peers.publish(rid, event)
         self._hub.signal(rid, event, but)

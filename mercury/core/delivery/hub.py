@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from mercury.core.delivery.listeners import Listener, LiveRoom
+from mercury.core.delivery.listeners import LiveRoom, RoomListener
 from mercury.core.delivery.marks import Marks
 from mercury.core.delivery.membership import MembershipReader
 from mercury.core.delivery.outbox import Outbox
 from mercury.core.delivery.peers import Peers
-from mercury.core.delivery.proof import Barrier
+from mercury.core.delivery.proof import ProofQueue
 from mercury.core.delivery.rechecks import Looks
 from mercury.domain import close_codes, events
 from mercury.domain.counters import Cause, Counters
@@ -49,17 +49,17 @@ class Hub:
         *,
         counters: Counters,
         outbox: Outbox,
-        barrier: Barrier,
+        proof_queue: ProofQueue,
         marks: Marks,
         peers: Peers,
     ) -> None:
         self._counters = counters
         self._outbox = outbox
-        self._barrier = barrier
+        self._proof_queue = proof_queue
         self._marks = marks
         self._peers = peers
         self.rooms: dict[str, LiveRoom] = {}
-        self.sessions: dict[str, list[Listener]] = {}
+        self.sessions: dict[str, list[RoomListener]] = {}
         self.memberships = MembershipReader(clock, store, self.sessions, self._admit, self.unlisten)
         self._clock = clock
         self._store = store
@@ -70,7 +70,7 @@ class Hub:
 
     # Sessions
 
-    def enter(self, session: Listener, checked: float) -> bool:
+    def enter(self, session: RoomListener, checked: float) -> bool:
         """Take in a session whose token was checked at `checked` (clock); whether it is its member's first one here.
 
         Raises unauthorized if the token was revoked since then, and busy at too many connections of one member.
@@ -89,7 +89,7 @@ class Hub:
             return False
         return len(here) == 1
 
-    def exit(self, session: Listener) -> None:
+    def exit(self, session: RoomListener) -> None:
         """Let a session go; if it was its member's last one, its rooms are told, unless another one comes soon.
 
         Harmless when it never entered.
@@ -112,7 +112,7 @@ class Hub:
         for rid in rids:
             self.presence(rid, mid, False)
 
-    def everybody(self) -> list[Listener]:
+    def everybody(self) -> list[RoomListener]:
         """All sessions here."""
         return [session for here in self.sessions.values() for session in here]
 
@@ -136,7 +136,7 @@ class Hub:
 
     # Rooms
 
-    def listen(self, session: Listener, rid: str, next_seq: int, head: int) -> None:
+    def listen(self, session: RoomListener, rid: str, next_seq: int, head: int) -> None:
         """The session is to get the room's log from next_seq on. It is behind until the room is known to be warm.
 
         `head`: the room's head when its member was known to be in. What is above it may have put them out.
@@ -153,14 +153,14 @@ class Hub:
         if head < room.told_after and not room.is_read_by(session):
             self.memberships.ask((session.mid,))
 
-    def unlisten(self, session: Listener, room: LiveRoom) -> None:
+    def unlisten(self, session: RoomListener, room: LiveRoom) -> None:
         """The session gets no more of the room."""
         session.rooms.pop(room, None)
         room.remove(session)
-        session.let_go(room.rid)
+        session.left(room.rid)
         self._drop_empty(room)
 
-    def resume(self, session: Listener, room: LiveRoom, next_seq: int) -> None:
+    def resume(self, session: RoomListener, room: LiveRoom, next_seq: int) -> None:
         """A session that paused in a room hears its log from next_seq on."""
         room.remove(session)
         session.rooms[room] = min(session.rooms[room], next_seq - 1)
@@ -169,7 +169,7 @@ class Hub:
         else:
             session.catch_up("subscribed")
 
-    def room_of(self, session: Listener, rid: str) -> LiveRoom:
+    def room_of(self, session: RoomListener, rid: str) -> LiveRoom:
         """The room, if the session's member is in it; else forbidden, whether the room exists or not (G7)."""
         room = self.rooms.get(rid)
         if room is None or room not in session.rooms:
@@ -208,7 +208,7 @@ class Hub:
             room.chill("doubt")
         self.look_again((rid,), {mid for entry in run for mid in entry.members})
 
-    def _cut(self, sessions: Iterable[Listener]) -> None:
+    def _cut(self, sessions: Iterable[RoomListener]) -> None:
         """They hear nothing more from now on: their clients come back, and read what they were not told."""
         for session in tuple(sessions):
             session.end(close_codes.BUSY)
@@ -292,7 +292,7 @@ class Hub:
         for session in self._of_members(members):
             self._admit(session, rid, seq, seq)
 
-    def _admit(self, session: Listener, rid: str, seq: int, head: int) -> None:
+    def _admit(self, session: RoomListener, rid: str, seq: int, head: int) -> None:
         if session.opening is not None:
             session.opening.note(rid, seq, True)
         elif (room := self.rooms.get(rid)) is None or room not in session.rooms:
@@ -311,14 +311,14 @@ class Hub:
                     self._outbox.put((session,), last)
                 self.memberships.put_out(session, room, entry.seq)
 
-    def _of_members(self, members: Collection[str]) -> list[Listener]:
+    def _of_members(self, members: Collection[str]) -> list[RoomListener]:
         return [session for mid in members for session in self.sessions.get(mid, ())]
 
     def _tell(self, rid: str, entries: Sequence[Entry]) -> None:
         room = self.rooms.get(rid)
         if room is None or not entries:
             return
-        failed: list[Listener] = []
+        failed: list[RoomListener] = []
         for encoder, sessions in room.live.items():
             try:
                 data = encoder.entries(entries)
@@ -328,7 +328,7 @@ class Hub:
                 continue
             if data:
                 self._outbox.broadcast(sessions, data)
-                self._barrier.stirred(room)
+                self._proof_queue.room_written(room)
                 self._counters.delivered[encoder.name] += len(sessions) * len(entries)
         if failed:
             self._cut(failed)
@@ -384,14 +384,14 @@ class Hub:
 
     # What is never stored
 
-    def presence(self, rid: str, mid: str, online: bool, but: Listener | None = None) -> None:
+    def presence(self, rid: str, mid: str, online: bool, but: RoomListener | None = None) -> None:
         """A member's first connection to this node came, or the last one went: tell the room, on all nodes."""
         event = events.Presence(rid, mid, online)
         self._peers.publish(rid, event)
         if mid not in self._peers.online(rid):
             self.signal(rid, event, but)
 
-    def signal(self, rid: str, event: events.Event, but: Listener | None = None) -> None:
+    def signal(self, rid: str, event: events.Event, but: RoomListener | None = None) -> None:
         """Tell the live sessions of a room something that is not stored; of `but`'s, nothing to itself.
 
         In rooms with more sessions than --limits.signals-room only the member's own other devices hear it: if everybody
@@ -404,7 +404,7 @@ class Hub:
             for encoder, sessions in room.live.items():
                 if data := encoder.event(event):
                     self._outbox.put([session for session in sessions if session is not but], data)
-            apart: Iterable[Listener] = room.paused
+            apart: Iterable[RoomListener] = room.paused
         elif but is not None:
             own = self.sessions.get(but.mid, ())
             apart = [session for session in own if room in session.rooms and session not in room.behind]

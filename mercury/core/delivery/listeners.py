@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 
 from mercury.domain.close_codes import CloseReason
 from mercury.domain.counters import Cause
+from mercury.domain.events import Event
 from mercury.domain.log_context import LogContext
 from mercury.domain.model import Entry, Membership
-from mercury.interfaces import IConnection, IFrameEncoder
+from mercury.interfaces import IConnection, IFrameEncoder, IPeer
 
 
 class LiveRoom:
@@ -37,11 +38,11 @@ class LiveRoom:
         self.early: list[Entry] = []
         self.cold = True
         self.cause: Cause = "login"
-        self.live: dict[IFrameEncoder, set[Listener]] = {}
-        self.behind: dict[Listener, int] = {}
-        self.paused: dict[Listener, int] = {}
+        self.live: dict[IFrameEncoder, set[RoomListener]] = {}
+        self.behind: dict[RoomListener, int] = {}
+        self.paused: dict[RoomListener, int] = {}
 
-    def __iter__(self) -> Iterator[Listener]:
+    def __iter__(self) -> Iterator[RoomListener]:
         for sessions in self.live.values():
             yield from sessions
         yield from self.behind
@@ -50,13 +51,13 @@ class LiveRoom:
     def __len__(self) -> int:
         return sum(map(len, self.live.values())) + len(self.behind) + len(self.paused)
 
-    def next_seq(self, session: Listener) -> int:
+    def next_seq(self, session: RoomListener) -> int:
         """The seq that this session is to get next."""
         if session in self.paused:
             return self.paused[session]
         return self.behind.get(session, self.head + 1)
 
-    def attach(self, session: Listener, next_seq: int) -> bool:
+    def attach(self, session: RoomListener, next_seq: int) -> bool:
         """Put a session at its place; whether that is live."""
         if next_seq == self.head + 1 and not self.cold and not session.is_slow:
             self.behind.pop(session, None)
@@ -67,7 +68,7 @@ class LiveRoom:
         self.behind[session] = next_seq
         return False
 
-    def fall_behind(self, session: Listener) -> None:
+    def fall_behind(self, session: RoomListener) -> None:
         """Take a session out of the live ones; it keeps its place."""
         sessions = self.live.get(session.encoder_in(self.rid))
         if sessions and session in sessions:
@@ -83,11 +84,11 @@ class LiveRoom:
                 self.behind[session] = self.head + 1
         self.live.clear()
 
-    def is_read_by(self, session: Listener) -> bool:
+    def is_read_by(self, session: RoomListener) -> bool:
         """Whether the session would find in the log what it was not told."""
         return session.reads and session not in self.paused
 
-    def remove(self, session: Listener) -> None:
+    def remove(self, session: RoomListener) -> None:
         """Let a session go."""
         self.behind.pop(session, None)
         self.paused.pop(session, None)
@@ -98,7 +99,7 @@ class LiveRoom:
             if not sessions:
                 del self.live[encoder]
 
-    def pause(self, session: Listener, next_seq: int) -> None:
+    def pause(self, session: RoomListener, next_seq: int) -> None:
         """The session is in the room and does not hear its log."""
         self.remove(session)
         self.paused[session] = next_seq
@@ -132,74 +133,101 @@ class Opening:
         }
 
 
-class Listener(ABC):
-    """What the hub, the rooms and the timers know of a session; the session itself (session.py) builds on it.
+class Sink(ABC):
+    """Where the outbox writes. `out`: frames that it gathers. `rooms`: where the listener is, each room with the seq up
+    to which delivery is proved."""
+
+    __slots__ = ("connection", "out", "rooms")
+
+    connection: IPeer
+
+    def __init__(self, connection: IPeer) -> None:
+        self.connection = connection
+        self.out: list[bytes] = []
+        self.rooms: dict[LiveRoom, int] = {}
+
+    @property
+    def log_context(self) -> LogContext:
+        """What the log's lines about serving it carry."""
+        return ("session", self.connection.number)
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Write joined frames to the connection."""
+
+
+class RoomListener(Sink):
+    """Listens to its member's rooms: what the hub, the rooms and catching up know of a session or a long poll.
 
     `mid`, `device`: whose it is; mid is empty until it is logged in. `token`: the digest of what it logged in with.
-    `out`: frames that the outbox gathers. `rooms`: where it listens, each with the seq up to which delivery is proved.
-    `opening`: what comes while the member's places are being read; None afterwards. `reads`: whether it reads the log,
-    and so finds in it what was not told here. `is_slow`: its socket is full, so nothing live is written to it.
+    `encoder`: for what it says to its own client. `opening`: what comes while the member's places are being read; None
+    afterwards. `is_slow`: its socket is full, so nothing live is written to it. `reads`: whether it reads the log, and
+    so finds in it what was not told here.
     """
 
     reads = True
 
-    __slots__ = ("connection", "device", "encoder", "is_slow", "mid", "opening", "out", "rooms", "token")
+    __slots__ = ("device", "encoder", "is_slow", "mid", "opening", "token")
 
-    def __init__(self, connection: IConnection, encoder: IFrameEncoder) -> None:
-        self.connection = connection
+    def __init__(self, connection: IPeer, encoder: IFrameEncoder) -> None:
+        super().__init__(connection)
         self.encoder = encoder
         self.mid = ""
         self.device = ""
         self.token = b""
-        self.out: list[bytes] = []
-        self.rooms: dict[LiveRoom, int] = {}
         self.opening: Opening | None = None
         self.is_slow = False
-
-    @property
-    def log_context(self) -> LogContext:
-        """Whom the log's lines are about that come of serving it."""
-        return ("session", self.connection.number)
 
     def hears(self, rid: str) -> bool:
         """Whether it is to get this room's log; else it pauses there."""
         return True
 
     def encoder_in(self, rid: str) -> IFrameEncoder:
-        """The wire by which it hears this room. May change only while the session is not live there."""
+        """What encodes this room's log for it. May change only while it is not live there."""
         return self.encoder
 
-    def let_go(self, rid: str) -> None:  # noqa: B027 - most have nothing to do
+    def left(self, rid: str) -> None:
         """It is out of this room now."""
 
     @abstractmethod
-    def write(self, data: bytes) -> None:
-        """Write joined frames to the connection."""
-
-    @abstractmethod
     def caught_up(self, room: LiveRoom) -> None:
-        """The session is live in this room now."""
+        """It is live in this room now."""
 
     @abstractmethod
     def catch_up(self, cause: Cause) -> None:
-        """Read the logs of the rooms in which the session is behind, unless that goes on already or it is slow."""
+        """Read the logs of the rooms in which it is behind, unless that goes on already or it is slow."""
 
-    @abstractmethod
-    def delivered(self, room: LiveRoom, seq: int) -> None:
-        """It is proved that the client has all of the room up to seq."""
-
-    @abstractmethod
-    def prove(self) -> bool:
-        """Send a barrier ping, if anything is unproved; whether one was sent."""
-
-    @abstractmethod
-    def beat(self) -> None:
-        """One heartbeat interval has gone by."""
-
-    @abstractmethod
     def finish(self) -> None:
         """Take no more commands; what was begun is answered."""
 
     @abstractmethod
     def end(self, why: CloseReason) -> None:
-        """Close the connection."""
+        """Listen no more; a session closes its connection."""
+
+
+class Pingable(RoomListener):
+    """A listener whose client is on a connection that can be pinged: a session."""
+
+    __slots__ = ()
+
+    connection: IConnection
+
+    @abstractmethod
+    def send_event(self, event: Event) -> None:
+        """Tell the client something."""
+
+    @abstractmethod
+    def send_event_in(self, rid: str, event: Event) -> None:
+        """Tell the client where it stands in a room's log."""
+
+    @abstractmethod
+    def beat(self) -> None:
+        """One turn of the heartbeat has gone by."""
+
+    @abstractmethod
+    def prove(self) -> bool:
+        """Ping the client, if anything is unproved; whether it was pinged."""
+
+    @abstractmethod
+    def delivered(self, room: LiveRoom, seq: int) -> None:
+        """It is proved that the client has all of the room up to seq."""

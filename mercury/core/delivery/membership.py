@@ -15,7 +15,7 @@ from typing import Any, Final
 from twisted.internet.defer import DeferredList
 from twisted.internet.interfaces import IReactorTime
 
-from mercury.core.delivery.listeners import Listener, LiveRoom, Opening
+from mercury.core.delivery.listeners import LiveRoom, Opening, RoomListener
 from mercury.core.delivery.rechecks import Looks
 from mercury.core.page_size import within
 from mercury.domain.model import Membership
@@ -35,9 +35,9 @@ class MembershipReader:
         self,
         clock: IReactorTime,
         store: IStore,
-        sessions: Mapping[str, Sequence[Listener]],
-        admit: Callable[[Listener, str, int, int], None],
-        unlisten: Callable[[Listener, LiveRoom], None],
+        sessions: Mapping[str, Sequence[RoomListener]],
+        admit: Callable[[RoomListener, str, int, int], None],
+        unlisten: Callable[[RoomListener, LiveRoom], None],
     ) -> None:
         self._store = store
         self._sessions = sessions
@@ -48,7 +48,7 @@ class MembershipReader:
         self._left: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._searched: set[LiveRoom] = set()
 
-    async def open(self, session: Listener) -> tuple[list[Membership], dict[str, int]]:
+    async def open(self, session: RoomListener) -> tuple[list[Membership], dict[str, int]]:
         """Read the places of a session that logs in: those that hold, and the rooms that its member was put into
         meanwhile, with the seq of that. It has to listen to all of these at once; if there may be more, or less, that
         is asked for then."""
@@ -95,7 +95,7 @@ class MembershipReader:
             deaf &= {mid for entry in found if entry.kind == "left" for mid in entry.members}
         self.ask(deaf)
 
-    def put_out(self, session: Listener, room: LiveRoom, seq: int) -> None:
+    def put_out(self, session: RoomListener, room: LiveRoom, seq: int) -> None:
         """The session was told of the entry `seq`, by which its member left the room."""
         self._unlisten(session, room)
         self.changed(room.rid, (session.mid,))
@@ -131,7 +131,7 @@ class MembershipReader:
                 failure.raiseException()
 
     def _compare(
-        self, session: Listener, memberships: Sequence[Membership], before: set[str], changed: set[str]
+        self, session: RoomListener, memberships: Sequence[Membership], before: set[str], changed: set[str]
     ) -> None:
         """`before`: the rooms in which the session was when the reading began; `changed`: those of which the member has
         been told since, so that it is known who is in."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted.logger import Logger
 
-from mercury.core.delivery.listeners import Listener
+from mercury.core.delivery.listeners import Sink
 from mercury.domain.log_context import in_context
+
+MANY: Final = 16  # sessions from which on a broadcaster is faster than a loop
 
 _log = Logger()
 
@@ -22,15 +24,15 @@ _log = Logger()
 class Broadcaster(Protocol):
     """Sends the same bytes straight to the sockets of many sessions."""
 
-    def send(self, sessions: Sequence[Listener], data: bytes) -> Iterable[tuple[Listener, int]]:
+    def send(self, sessions: Sequence[Sink], data: bytes) -> Iterable[tuple[Sink, int]]:
         """Each session is in `sessions` once. Yields those whose socket did not take all of the bytes, and how many it
-        took; the rest is for Listener.write(), at once and before anything else."""
+        took; the rest is for Sink.write(), at once and before anything else."""
 
 
 class SendLoop:
     """A Broadcaster that calls send() for one socket after the other."""
 
-    def send(self, sessions: Sequence[Listener], data: bytes) -> Iterable[tuple[Listener, int]]:
+    def send(self, sessions: Sequence[Sink], data: bytes) -> Iterable[tuple[Sink, int]]:
         """Nothing else that is done for a message is done for each of its receivers, so this loop has little in it."""
         size = len(data)
         for session in sessions:
@@ -47,14 +49,16 @@ class SendLoop:
 
 
 class Outbox:
-    """Gathers frames for sessions. Corks nest. `delivered_bytes`: how many bytes the broadcaster has sent, ever."""
+    """Gathers frames for sessions. Corks nest. `broadcaster`: for MANY sessions or more; fewer are sent to one by one.
+    `delivered_bytes`: how many bytes went straight to sockets, ever."""
 
     def __init__(self, broadcaster: Broadcaster | None = None) -> None:
         self.delivered_bytes = 0
-        self._broadcaster = broadcaster or SendLoop()
+        self._send_loop = SendLoop()
+        self._broadcaster = broadcaster or self._send_loop
         self._corks = 0
-        self._dirty: list[Listener] = []
-        self._broadcasts: list[tuple[Sequence[Listener], bytes]] = []
+        self._dirty: list[Sink] = []
+        self._broadcasts: list[tuple[Sequence[Sink], bytes]] = []
 
     def cork(self) -> None:
         """Gather until the matching uncork()."""
@@ -75,7 +79,7 @@ class Outbox:
         finally:
             self.uncork()
 
-    def put(self, sessions: Iterable[Listener], data: bytes) -> None:
+    def put(self, sessions: Iterable[Sink], data: bytes) -> None:
         """Write the same bytes to each of these sessions."""
         if self._broadcasts:  # these come first
             broadcasts, self._broadcasts = self._broadcasts, []
@@ -85,13 +89,13 @@ class Outbox:
         if not self._corks:
             self._flush()
 
-    def broadcast(self, sessions: Collection[Listener], data: bytes) -> None:
+    def broadcast(self, sessions: Collection[Sink], data: bytes) -> None:
         """put() for a room: it goes to all sessions in one go where that is possible."""
         self._broadcasts.append((tuple(sessions), data))
         if not self._corks:
             self._flush()
 
-    def _gather(self, sessions: Iterable[Listener], data: bytes) -> None:
+    def _gather(self, sessions: Iterable[Sink], data: bytes) -> None:
         for session in sessions:
             if not session.out:
                 self._dirty.append(session)
@@ -109,7 +113,7 @@ class Outbox:
         for receivers, data in ready:
             self._send(receivers, data)
 
-    def _ready(self, sessions: Sequence[Listener], data: bytes, alone: bool) -> list[Listener]:
+    def _ready(self, sessions: Sequence[Sink], data: bytes, alone: bool) -> list[Sink]:
         """Those that hear nothing else; for the others the bytes are gathered. `alone`: no other room hears anything
         in this batch."""
         ready = [session for session in sessions if not session.out and (alone or len(session.rooms) == 1)]
@@ -118,13 +122,14 @@ class Outbox:
             self._gather([session for session in sessions if session not in apart], data)
         return ready
 
-    def _send(self, sessions: Sequence[Listener], data: bytes) -> None:
+    def _send(self, sessions: Sequence[Sink], data: bytes) -> None:
         self.delivered_bytes += len(data) * len(sessions)
-        for session, sent in self._broadcaster.send(sessions, data):
+        broadcaster = self._broadcaster if len(sessions) >= MANY else self._send_loop
+        for session, sent in broadcaster.send(sessions, data):
             self.delivered_bytes -= len(data) - sent
             self._write(session, data[sent:])
 
-    def _write(self, session: Listener, data: bytes) -> None:
+    def _write(self, session: Sink, data: bytes) -> None:
         """One connection that fails must not keep the others from hearing."""
         try:
             session.write(data)

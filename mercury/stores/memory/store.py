@@ -50,7 +50,7 @@ class RoomLog(Struct):
     messages: list[Entry] = []
 
 
-class DeviceState(Struct):
+class StoredDevice(Struct):
     """A device: its cursor in each room, what was handed over to it without proof, and when one of these last changed
     (microseconds)."""
 
@@ -76,7 +76,7 @@ class MemoryStore(MemoryAccounts):
         self._logs: dict[str, RoomLog] = {}  # only of rooms that exist
         self._messages: dict[int, Entry] = {}
         self._members: dict[str, set[str]] = {}  # every member there ever was -> the rooms they are in
-        self._devices: dict[str, dict[str, DeviceState]] = {}
+        self._devices: dict[str, dict[str, StoredDevice]] = {}
         self._tokens: dict[bytes, Token] = {}
         self._tokens_of: dict[str, dict[bytes, Token]] = {}
 
@@ -232,7 +232,7 @@ class MemoryStore(MemoryAccounts):
 
     @when_open
     def memberships(self, mid: str, device: str) -> list[Membership]:
-        found = self._devices.get(mid, {}).get(device, DeviceState())
+        found = self._devices.get(mid, {}).get(device, StoredDevice())
         memberships = []
         for rid in sorted(self._members.get(mid, ())):
             room = self._rooms[rid]
@@ -250,7 +250,7 @@ class MemoryStore(MemoryAccounts):
             if cursor.rid not in self._members.get(cursor.mid, ()):
                 continue
             seq = min(cursor.seq, self._rooms[cursor.rid].head)
-            device = self._devices.setdefault(cursor.mid, {}).setdefault(cursor.device, DeviceState())
+            device = self._devices.setdefault(cursor.mid, {}).setdefault(cursor.device, StoredDevice())
             if seq > device.cursors.get(cursor.rid, -1):
                 device.cursors[cursor.rid] = seq
                 device.moved = now
@@ -273,7 +273,7 @@ class MemoryStore(MemoryAccounts):
 
     @when_open
     def put_handed(self, mid: str, device: str, handed: Sequence[Handed]) -> None:
-        found = self._devices.setdefault(mid, {}).setdefault(device, DeviceState())
+        found = self._devices.setdefault(mid, {}).setdefault(device, StoredDevice())
         found.handed = list(handed)
         if handed:
             found.moved = time.time_ns() // 1000
@@ -281,7 +281,7 @@ class MemoryStore(MemoryAccounts):
 
     @when_open
     def handed(self, mid: str, device: str) -> list[Handed]:
-        return list(self._devices.get(mid, {}).get(device, DeviceState()).handed)
+        return list(self._devices.get(mid, {}).get(device, StoredDevice()).handed)
 
     # Tokens
 
@@ -335,7 +335,7 @@ class MemoryStore(MemoryAccounts):
         devices = self._devices.get(mid, {})
         self._keep_devices(mid, {name: device for name, device in devices.items() if device.cursors or device.handed})
 
-    def _keep_devices(self, mid: str, devices: dict[str, DeviceState]) -> None:
+    def _keep_devices(self, mid: str, devices: dict[str, StoredDevice]) -> None:
         if devices:
             self._devices[mid] = devices
         else:
