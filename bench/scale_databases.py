@@ -52,7 +52,7 @@ class Database(Protocol):
 class MariaDb:
     """A server, seen by a connection of its own that may do everything. Nobody else may use the server meanwhile."""
 
-    counted = "What is read is rows, of tables, of indexes, and of what a statement was given as JSON."
+    counted = "Counted are the rows read: of tables, of indexes, and of what a statement gets as JSON."
 
     def __init__(self, connection: pymysql.Connection[Any], database: str) -> None:
         self._connection = connection
@@ -124,7 +124,7 @@ class MariaDb:
 class Sqlite:
     """A file, seen by the connections that are made within telling()."""
 
-    counted = "What is read is counted in steps of SQLite's virtual machine, a few for each row."
+    counted = "Counted are steps of SQLite's virtual machine, a few for each row."
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -178,7 +178,7 @@ def _scans(step: Sequence[str], made: set[str]) -> bool:
 class Redis:
     """A server. Nobody else may use it meanwhile."""
 
-    counted = "What is counted is commands, most of them made by the script."
+    counted = "Counted are commands, most of them made by the script."
 
     def __init__(self, port: int) -> None:
         self._port = port

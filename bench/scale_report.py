@@ -26,12 +26,12 @@ MORE_MS: Final = 1.0  # or so much more: below that it is noise
 #: What docs/plans.md begins with.
 PLANS: Final = """# What the stores do
 
-Made by `make bench ARGS="scale --write"`, on stores with {rooms:,} rooms of one member, {members:,} members of one room
-and {messages:,} messages in another one, which is the room that these calls are about. How long they take stands in
-[Performance](performance.md). The statements are in mercury/stores/mysql/sql.py, and in sql.py and room_log.py of
-mercury/stores/sqlite/, under these names. tests/stores/test_plans.py checks that none scans a whole table or index, or
-sorts, and that what is read does not grow with the room. What a statement was given as JSON is `asked` for MariaDB, and
-for SQLite whatever has a `VIRTUAL TABLE INDEX`.
+`make bench ARGS="scale --write"` made this page, on stores with {rooms:,} rooms of one member, {members:,} members of
+one room and {messages:,} messages in another room, which is the room that these calls are about.
+[Performance](performance.md) says how long they take. The statements are in mercury/stores/mysql/sql.py, and in sql.py
+and room_log.py of mercury/stores/sqlite/, under these names. tests/stores/test_plans.py checks that no statement scans
+a whole table or index, or sorts, and that what is read does not grow with the room. What a statement gets as JSON
+appears as `asked` for MariaDB, and as a `VIRTUAL TABLE INDEX` for SQLite.
 
 """
 
