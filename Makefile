@@ -1,14 +1,14 @@
-# One command for each thing a person does; `make help` lists them. Nothing else has to be installed or set up by hand.
+# One command for each task; `make help` lists them. You do not have to install or set up anything else by hand.
 
-# `make PYTHON=python3.13 ...` uses a virtualenv of its own, so that it can be switched to and fro.
+# `make PYTHON=python3.13 ...` uses a virtual environment of its own, so that you can switch back and forth.
 VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 PYTHON ?= python3
 ARGS =
 MEMBER = 1
 BIN := $(VENV)/bin
 
-# What the tests need of the system, on Debian and Ubuntu: real texts to send, a browser, what reads units, and
-# servers that they start.
+# The system packages that the tests need, on Debian and Ubuntu: real texts to send, a browser, systemd's tools, and
+# the servers that the tests start.
 TEST_PACKAGES := curl fortunes fortunes-de fortunes-ru fortunes-zh faketime chromium fonts-dejavu-core systemd
 CLUSTER_PACKAGES := mariadb-server-core redis-server haproxy
 BACKUP_PACKAGES := mariadb-client redis-tools
@@ -17,7 +17,7 @@ DEB_PACKAGES := dpkg-dev debhelper dh-virtualenv python3-venv lintian git
 PACKAGE_TEST_PACKAGES := debootstrap debian-archive-keyring man-db
 BENCH_PACKAGES := gcc libc6-dev mariadb-server-core redis-server
 
-# One at a time, whoever else types `make` meanwhile; what another one has just installed is not installed again.
+# One at a time, even if another `make` runs meanwhile; what that one has just installed is not installed again.
 INSTALL := @flock Makefile $(MAKE) --silent
 
 PIP := $(BIN)/pip --disable-pip-version-check -qq
@@ -30,7 +30,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
-run: ## run the server here until Ctrl-C; flags: make run ARGS="--server.ws.port=7010"
+run: ## run the server until Ctrl-C; with flags: make run ARGS="--server.ws.port=7010"
 	$(INSTALL) $(VENV)/run
 	@exec $(BIN)/mercury $(ARGS)
 
@@ -42,10 +42,10 @@ cluster: cluster-packages ## run three nodes behind HAProxy, with MariaDB and Re
 	$(INSTALL) $(VENV)/run
 	@exec $(BIN)/python tools/cluster.py
 
-test: test-packages javascript check ## everything: lint, types, all tests; a part: make test ARGS="tests/project/test_layers.py -x"
+test: test-packages javascript check ## lint, types and all tests; a part: make test ARGS="tests/project/test_layers.py -x"
 	$(BIN)/python -m tests $(ARGS)
 
-quick: check ## lint, types and the tests that take no time, to be run after each change
+quick: check ## lint, types and the quick tests; run it after each change
 	$(BIN)/python -m tests --quick $(ARGS)
 
 check: ## lint and types only
@@ -54,7 +54,7 @@ check: ## lint and types only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: ## lay the code out, mend what ruff can mend
+format: ## format the code and fix what ruff can fix
 	$(INSTALL) $(VENV)/test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -67,11 +67,11 @@ conformance: ## the WebSocket conformance cases, against Mercury's own protocol 
 	$(INSTALL) $(VENV)/test
 	$(BIN)/python -m tests.conformance $(ARGS)
 
-faults: test-packages ## kill, freeze and cut off nodes, MariaDB and Redis, twenty times each, and check what clients saw
+faults: test-packages ## kill, freeze and cut off nodes, MariaDB and Redis, twenty times each, and check what clients got
 	$(INSTALL) $(VENV)/test
 	@$(BIN)/python -m tests.promises.play $(ARGS)
 
-road: cluster-packages ## follow a message through real nodes; docs/design.md gets its picture and its tables from that
+road: cluster-packages ## follow a message through real nodes, and write the picture and tables in docs/design.md
 	$(INSTALL) $(VENV)/run
 	$(BIN)/python -m tools.road
 	$(BIN)/python -m mercury.reference
@@ -80,19 +80,19 @@ deb: deb-packages ## build the Debian package, into dist/
 	tools/deb dist
 	lintian --allow-root --fail-on error,warning dist/*.changes
 
-package-test: deb-packages ## build the package; install, start, use, upgrade and purge it in a Debian of its own, as root
+package-test: deb-packages ## build the package; install, use, upgrade and purge it in a separate Debian, as root
 	@tools/packages $(PACKAGE_TEST_PACKAGES)
 	$(PYTHON) -m tests.package $(ARGS)
 
-pins: ## resolve setup.py's requirements anew and write them to requirements/
+pins: ## resolve setup.py's requirements again and write them to requirements/
 	tools/pins $(PYTHON)
 
-clean: ## remove what these commands made; var/, where messages are, stays
+clean: ## remove what these commands made; keep var/, which has the messages
 	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info tests/wamp/programs/node_modules
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
 
-# Each of these files says that a step is done, so that the second `make run` starts at once.
+# Each of these files records that a step is done, so that the second `make run` starts at once.
 
 $(VENV)/made: tools/venv
 	@tools/venv $(PYTHON) $(VENV)

@@ -53,7 +53,7 @@ class Program:
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > until:
                 log = (FOLDER / f"{self.name}.log").read_text("utf-8", "replace")
-                sys.exit(f"{log[-2000:]}\n{self.name} does not start: the end of its log is above")
+                sys.exit(f"{log[-2000:]}\n{self.name} did not start: see the end of its log above")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -152,11 +152,11 @@ def told(every: list[Program]) -> str:
     ports = port_of("REST"), port_of("CHAT")
     other = "" if ports == (6009, 6010) else ' ARGS="--api.port={} --ws.port={}"'.format(*ports)
     return (
-        f"\nThree nodes of Mercury behind HAProxy are ready. Ctrl-C stops all.\n\n"
+        f"\nThree nodes of Mercury behind HAProxy are ready. Press Ctrl-C to stop them.\n\n"
         f"  REST        http://{os.environ['REST']}\n  WebSocket   ws://{os.environ['CHAT']}/ws/connect\n"
-        f"  Logs        {FOLDER}\n\nNow chat, in two other terminals:\n\n"
+        f"  Logs        {FOLDER}\n\nChat in two other terminals:\n\n"
         f"  make client MEMBER=1{other}\n  make client MEMBER=2{other}\n\n"
-        f"or kill one of {', '.join(one.name for one in every)}; it will be started again:\n\n"
+        f"or kill one of {', '.join(one.name for one in every)}; it is restarted:\n\n"
         f"  kill -9 $(cat {FOLDER / 'node1.pid'})\n"
     )
 
@@ -180,7 +180,7 @@ def main() -> None:
             time.sleep(1)
             for one in every:
                 if one.process.poll() is not None:
-                    print(f"{one.name} has ended ({one.process.returncode}); it is started again", flush=True)
+                    print(f"{one.name} has ended ({one.process.returncode}) and is restarted", flush=True)
                     one.start()
     finally:
         for one in reversed(started):  # the engines last: nodes empty their journals into them
