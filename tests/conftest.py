@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import pytest_twisted
 import txaio
 from hypothesis import HealthCheck, settings
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from mercury.stores.mysql.server import MysqlServer
     from tests.support.mariadb_servers import MariaDb
+    from tests.support.websocket_port import OpenPort
 
 txaio.use_twisted()  # Autobahn's serializers take their clock when they are imported, whoever does that first
 
@@ -188,6 +190,23 @@ def free_port() -> Callable[[], int]:
     from tests.support.free_ports import free_port as give
 
     return give
+
+
+@pytest_twisted.async_yield_fixture
+async def open_port() -> AsyncIterator[OpenPort]:
+    """Opens a WebSocket port in this process with these settings: open_port(ws={...}, frame_bytes=...)."""
+    from tests.support.websocket_port import WebSocketPort
+
+    ports: list[WebSocketPort] = []
+
+    async def open(ws: dict[str, Any] | None = None, **limits: Any) -> WebSocketPort:
+        ports.append(WebSocketPort(ws or {}, limits))
+        await ports[-1].open()
+        return ports[-1]
+
+    yield open
+    for port in ports:
+        await port.shut()
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from mercury.stores.sqlite.store import SqliteStore
-from tests.cli.test_backup import admin
 from tests.contracts.tools import joined, log_of, message, opened, put
+from tests.support.child_programs import ADMIN, run
 from tests.support.free_ports import free_port
 from tests.support.mariadb_servers import MariaDb
 from tests.support.redis_servers import RedisEngine
@@ -143,7 +143,7 @@ async def test_what_cannot_have_been_put_back_is_named(
 async def test_a_store_without_rooms_is_asked_about(tmp_path: Path) -> None:
     async with opened(lambda _: SqliteStore(str(tmp_path / "m.sqlite"))):
         pass
-    done = await deferToThread(admin, "restore", f"--sqlite.path={tmp_path}/m.sqlite")
+    done = await deferToThread(run, *ADMIN, "restore", f"--sqlite.path={tmp_path}/m.sqlite")
     assert done.returncode == 0
     assert "did you put the backup into this store?" in done.stdout
 
@@ -188,12 +188,12 @@ async def test_nodes_of_mysql_and_redis_are_seen_on_the_bus(mysql: MysqlServer, 
         await put(store, joined("r", "a"))
     bus: Any = RedisBus(reactor, RedisServer(port=engine.port, password=SECRET, db=3))
     await bus.open(Listener())
-    done = await deferToThread(admin, "restore", *flags)
+    done = await deferToThread(run, *ADMIN, "restore", *flags)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"nodes listen on Redis at 127.0.0.1:{engine.port} (1): stop all nodes first" in done.stderr
     assert SECRET not in done.stderr
     await bus.close()
-    done = await deferToThread(admin, "restore", *flags)
+    done = await deferToThread(run, *ADMIN, "restore", *flags)
     assert done.returncode == 0, done.stderr
     assert f"instead of {store.epoch}" in done.stdout
     engine.kill()

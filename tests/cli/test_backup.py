@@ -6,10 +6,8 @@ A real node, real engines, and the terminal's client, which resumes.
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -29,6 +27,7 @@ from mercury.stores.redis.link import RedisServer
 from mercury.stores.redis.store import RedisStore
 from mercury.stores.sqlite.store import SqliteStore
 from tests.support.chatting_person import AtOnce
+from tests.support.child_programs import ADMIN, run
 from tests.support.free_ports import free_port
 from tests.support.mariadb_servers import MariaDb, program
 from tests.support.paths import ROOT
@@ -52,13 +51,6 @@ def documented(command: str, changes: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def admin(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run mercury-admin."""
-    argv = [sys.executable, "-c", "from mercury.cli.admin import main; main()", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-
 class Sqlite:
     """Each of these three has the flags that choose it; start() and lose() the engine; back_up() and put_back()."""
 
@@ -70,12 +62,11 @@ class Sqlite:
         return SqliteStore(str(self.path))
 
     def back_up(self) -> None:
-        argv = [sys.executable, "-c", "from mercury.cli.admin import main; main()"]
         command = "mercury-admin backup mercury.backup --sqlite.path=/var/lib/mercury/mercury.sqlite"
         documented(
             command,
             {
-                "mercury-admin": f"PYTHONPATH={ROOT} {shlex.join(argv)}",
+                "mercury-admin": f"PYTHONPATH={ROOT} {shlex.join(ADMIN)}",
                 "mercury.backup": str(self._backup),
                 "/var/lib/mercury/mercury.sqlite": str(self.path),
             },
@@ -233,14 +224,14 @@ async def test_a_store_that_is_put_back_is_one_history_for_all_and_goes_on(
     await copying
     late = await ann.send("late", "late")
     last = await chat(lambda: True)
-    refused = await deferToThread(admin, "restore", *engine.flags)
+    refused = await deferToThread(run, *ADMIN, "restore", *engine.flags)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "stop" in refused.stderr
     epoch = ann.heard[0].epoch
 
     await server.kill()
     await deferToThread(engine.put_back)
-    done = await deferToThread(admin, "restore", *engine.flags)
+    done = await deferToThread(run, *ADMIN, "restore", *engine.flags)
     assert done.returncode == 0, done.stderr
     assert f"instead of {epoch}" in done.stdout
     store = engine.store()

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 from base64 import b64encode
 from pathlib import Path
 
@@ -18,17 +17,9 @@ from mercury.stores.sealing import KeyFileError, Keys, parse_keys, read_keys
 from mercury.stores.sqlite.store import SqliteStore
 from tests.contracts.sealed import NEW, OLD, resealed, texts_of
 from tests.contracts.tools import joined, message, put
-from tests.support.paths import ROOT
+from tests.support.child_programs import KEYS, run
 
 pytestmark = pytest.mark.slow
-
-PROGRAM = (sys.executable, "-c", "from mercury.cli.keys import main; main()")
-
-
-def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    argv = [*PROGRAM, *map(str, words)]
-    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def ids(path: Path) -> list[str]:
@@ -39,7 +30,7 @@ def ids(path: Path) -> list[str]:
 
 
 def test_a_new_file_is_its_owners_only_and_holds_one_key(tmp_path: Path) -> None:
-    done = run("new", "keys", cwd=tmp_path)
+    done = run(*KEYS, "new", "keys", cwd=tmp_path)
     path = tmp_path / "keys"
     assert (done.returncode, done.stderr) == (0, "")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -80,15 +71,15 @@ def test_a_file_that_is_none_of_keys_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="passwd, line 1"):
         new_key(path)
     assert path.read_text() == "root:x:0:0\n"
-    done = run("new", path, cwd=tmp_path)
+    done = run(*KEYS, "new", path, cwd=tmp_path)
     assert done.returncode == 1
     assert re.fullmatch(r"mercury-keys new: .*passwd, line 1: .*\n", done.stderr)
-    assert run("new", "no/such/folder/keys", cwd=tmp_path).returncode == 1
+    assert run(*KEYS, "new", "no/such/folder/keys", cwd=tmp_path).returncode == 1
 
 
 @pytest.mark.parametrize("words", [(), ("new",), ("old", "keys"), ("rewrite", "--nonsense=1"), ("rewrite", "word")])
 def test_a_wrong_call_says_how_it_is_called(words: tuple[str, ...], tmp_path: Path) -> None:
-    done = run(*words, cwd=tmp_path)
+    done = run(*KEYS, *words, cwd=tmp_path)
     assert done.returncode == 2
     assert "mercury-keys" in done.stderr
     assert "Traceback" not in done.stderr
@@ -109,7 +100,7 @@ def test_a_wrong_call_says_how_it_is_called(words: tuple[str, ...], tmp_path: Pa
 )
 def test_what_cannot_be_rewritten_is_named(flags: tuple[str, ...], why: str, tmp_path: Path) -> None:
     new_key(tmp_path / "keys")
-    done = run("rewrite", *flags, cwd=tmp_path)
+    done = run(*KEYS, "rewrite", *flags, cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert why in done.stderr
     assert "Traceback" not in done.stderr
@@ -131,7 +122,7 @@ async def test_it_tells_what_could_not_be_read_and_rewrites_the_rest(tmp_path: P
 
     def rewrite(*others: tuple[str, bytes]) -> subprocess.CompletedProcess[str]:
         (tmp_path / "keys").write_text("".join(f"{id}:{b64encode(key).decode()}\n" for id, key in (mine, *others)))
-        return run("rewrite", "--crypto.keys=keys", f"--sqlite.path={path}", cwd=tmp_path)
+        return run(*KEYS, "rewrite", "--crypto.keys=keys", f"--sqlite.path={path}", cwd=tmp_path)
 
     done = rewrite(NEW)
     assert done.returncode == 1

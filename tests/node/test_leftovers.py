@@ -16,11 +16,10 @@ from tests.support.deflating import Deflating
 from tests.support.in_process_node import together
 from tests.support.recording_clients import FluentClient, V2Client, until
 from tests.support.wamp_client import WampCborClient, WampClient
-from tests.websocket.test_connection import Open, door, upgrade
+from tests.support.websocket_bytes import upgrade
+from tests.support.websocket_port import OpenPort
 
 pytestmark = pytest.mark.alone
-
-__all__ = ["door"]  # the fixture
 
 KINDS = (V2Client, WampClient, WampCborClient, type("Deflater", (Deflating, V2Client), {}))
 
@@ -39,9 +38,9 @@ def nobody_looks() -> Iterator[None]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest_twisted.ensureDeferred
 async def test_a_connection_that_is_closed_is_gone_at_once(
-    door: Open, kind: type[FluentClient], nobody_looks: None
+    open_port: OpenPort, kind: type[FluentClient], nobody_looks: None
 ) -> None:
-    port = await door(ws={"compression": True})
+    port = await open_port(ws={"compression": True})
     for bye in (FluentClient.close, FluentClient.abort):
         client = port.v2(kind=kind)
         await client.connect()
@@ -57,8 +56,8 @@ async def test_a_connection_that_is_closed_is_gone_at_once(
 
 
 @pytest_twisted.ensureDeferred
-async def test_so_is_one_that_was_refused(door: Open, nobody_looks: None) -> None:
-    port = await door()
+async def test_so_is_one_that_was_refused(open_port: OpenPort, nobody_looks: None) -> None:
+    port = await open_port()
     made: list[Any] = []
     count = port.chat.counters.open
 
@@ -73,9 +72,9 @@ async def test_so_is_one_that_was_refused(door: Open, nobody_looks: None) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_connections_share_the_table_of_their_attributes(door: Open) -> None:
+async def test_connections_share_the_table_of_their_attributes(open_port: OpenPort) -> None:
     """Also when many are made before the first one is open; else each would have a large one of its own."""
-    port = await door()
+    port = await open_port()
     waiting = [await port.raw() for _ in range(40)]
     clients = [port.v2(f"device {n}") for n in range(3)] + [port.v1()]
     await together(*(client.connect() for client in clients))

@@ -23,7 +23,8 @@ from mercury.node import service
 from mercury.rest.api_keys import new_key
 from mercury.settings.sources import SETTINGS
 from tests.support.in_process_node import reactor, until
-from tests.support.whole_node import FORM, V2, Whole, masked, proxied
+from tests.support.websocket_bytes import masked
+from tests.support.whole_node import FORM, V2, Whole, proxied
 
 KEY, HASH = new_key()
 DEFLATE: Final = "Sec-WebSocket-Extensions: permessage-deflate"

@@ -21,7 +21,8 @@ from mercury.settings.schema import Log
 from mercury.stores.memory.store import MemoryStore
 from mercury.stores.sqlite.store import SqliteStore
 from tests.support.in_process_node import reactor, until
-from tests.support.whole_node import FORM, V2, Whole, masked
+from tests.support.websocket_bytes import masked
+from tests.support.whole_node import FORM, V2, Whole
 
 DEBUG = {"log.level": "debug"}
 

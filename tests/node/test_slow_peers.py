@@ -21,7 +21,8 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
-from tests.support.raw_server import PATIENCE, Running, masked, request, upgrade
+from tests.support.raw_server import PATIENCE, Running, request
+from tests.support.websocket_bytes import masked, upgrade
 
 pytestmark = pytest.mark.alone
 

@@ -133,12 +133,23 @@ def untidy(path: Path) -> list[str]:
     return found
 
 
+def borrowed(root: Path) -> list[str]:
+    """Who imports from a test module; what several need belongs into tests/support/."""
+    modules = sources(root, "tests")
+    found = [(name, other) for name, path in modules.items() for other, _ in imports(name, path, set(modules))]
+    return [f"{name} imports {other}" for name, other in found if other.rpartition(".")[2].startswith("test_")]
+
+
 def test_mercury_keeps_to_its_layers() -> None:
     assert complaints(ROOT) == []
 
 
 def test_the_tools_around_it_import_each_other_in_no_circle() -> None:
     assert circle(sources(ROOT, "mercury", "tests", "bench", "tools")) == ""
+
+
+def test_no_test_module_is_imported() -> None:
+    assert borrowed(ROOT) == []
 
 
 def test_every_file_says_what_it_is_for_and_is_short() -> None:
@@ -219,3 +230,16 @@ def test_an_untidy_file_is_found(body: str, complaint: str, tmp_path: Path) -> N
     path.write_text(body)
     (found,) = untidy(path)
     assert complaint in found
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["from tests.core.test_rooms import Bus", "from . import test_rooms", "def f():\n    import tests.core.test_rooms"],
+)
+def test_an_imported_test_module_is_found(body: str, tmp_path: Path) -> None:
+    folder = tmp_path / "tests/core"
+    folder.mkdir(parents=True)
+    (folder / "test_rooms.py").write_text("from tests.support import clockwork")
+    assert borrowed(tmp_path) == []
+    (folder / "test_walks.py").write_text(body)
+    assert borrowed(tmp_path) == ["tests.core.test_walks imports tests.core.test_rooms"]

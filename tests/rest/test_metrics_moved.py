@@ -44,14 +44,14 @@ from tests.support.paths import ROOT
 from tests.support.recording_clients import RefusedError, V2Client, until
 from tests.support.redis_servers import RedisEngine
 from tests.support.wamp_client import WampCborClient
-from tests.websocket.test_connection import Door as Port
-from tests.websocket.test_connection import masked, upgrade
+from tests.support.websocket_bytes import masked, upgrade
+from tests.support.websocket_port import WebSocketPort
 
 
 @asynccontextmanager
-async def port(**limits: Any) -> AsyncIterator[Port]:
+async def port(**limits: Any) -> AsyncIterator[WebSocketPort]:
     """A WebSocket port in this process; Ann and Bob are in the room "r"."""
-    opened = Port({}, limits)
+    opened = WebSocketPort({}, limits)
     await opened.open()
     try:
         yield opened

@@ -16,11 +16,10 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from mercury.cli.keys import new_key
 from mercury.domain.events import WHY_LOST
-from tests.cli.test_keys import PROGRAM
 from tests.promises.checker import summary
 from tests.promises.cluster import Cluster
 from tests.promises.faults import rolling_restart
-from tests.support.child_programs import Program
+from tests.support.child_programs import KEYS, Program
 from tests.support.free_ports import free_port
 from tests.support.mariadb_servers import MariaDb
 from tests.support.recorder import Record
@@ -105,7 +104,7 @@ class Keyed(Server):
 
     def rewrite(self) -> Program:
         """mercury-keys rewrite, with the settings of this node."""
-        return Program([*PROGRAM, "rewrite", *self.flags])
+        return Program([*KEYS, "rewrite", *self.flags])
 
 
 @pytest.fixture
@@ -245,7 +244,7 @@ async def test_keys_change_on_three_nodes_while_all_talk(kind: str, tmp_path: Pa
     async def change(cluster: Cluster) -> None:
         keys.write_text(f"{new}\n{old}\n")
         await rolling_restart(cluster)
-        rewriting = Program([*PROGRAM, "rewrite", *cluster.servers[0].flags])
+        rewriting = Program([*KEYS, "rewrite", *cluster.servers[0].flags])
         await until(lambda: rewriting.ended.called, "the end of rewriting")
         cluster.note(rewriting.ended.result == 0, f"rewriting failed: {rewriting.err!r}")
         keys.write_text(new)

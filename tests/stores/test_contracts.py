@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,6 @@ from mercury.stores.sqlite.store import SqliteStore
 from tests.contracts.accounts import AccountsContract
 from tests.contracts.store import StoreContract
 from tests.contracts.tools import Make
-from tests.support.free_ports import free_port
-from tests.support.mariadb_servers import MariaDb
-from tests.support.redis_servers import RedisEngine
-
-NUMBER = count()  # of databases, also for other modules that use the same server
 
 
 class TestMemory(StoreContract, AccountsContract):
@@ -47,16 +42,6 @@ class TestSqlite(StoreContract, AccountsContract):
         return [make(0)]
 
 
-@pytest.fixture(scope="module")
-def redis_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RedisServer]]:
-    """Gives empty databases, all within one server."""
-    options = ("--databases", "10000")
-    engine = RedisEngine(tmp_path_factory.mktemp("redis"), free_port(), durable=True, options=options)
-    number = count()
-    yield lambda: RedisServer(port=engine.port, db=next(number))
-    engine.stop()
-
-
 @pytest.mark.slow
 class TestRedis(StoreContract, AccountsContract):
     @pytest.fixture
@@ -67,12 +52,6 @@ class TestRedis(StoreContract, AccountsContract):
     def make_nodes(self, redis_database: Callable[[], RedisServer]) -> list[Any]:
         server = redis_database()
         return [RedisStore(reactor, server) for _ in range(3)]
-
-
-@pytest.fixture(scope="module")
-def mysql_database(mariadb: MariaDb) -> Callable[[], MysqlServer]:
-    """Gives databases that are not there yet, all within one server."""
-    return lambda: mariadb.database(f"contract_{next(NUMBER)}")
 
 
 @pytest.mark.slow

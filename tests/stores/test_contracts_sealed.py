@@ -22,10 +22,6 @@ from tests.contracts.append import AppendContract
 from tests.contracts.sealed import KEYS, SealedContract
 from tests.contracts.store import StoreContract
 from tests.contracts.tools import Make
-from tests.stores import test_contracts
-
-redis_database = test_contracts.redis_database
-mysql_database = test_contracts.mysql_database
 
 
 class TestMemory(StoreContract, SealedContract):

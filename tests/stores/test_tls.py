@@ -32,10 +32,10 @@ from mercury.stores.redis.store import RedisStore
 from mercury.stores.tls import EngineTls
 from tests.contracts.append import AppendContract
 from tests.contracts.tools import Make, entry_of, joined, log_of, logged, message, opened, put
-from tests.node.test_start import refused as start_refused
 from tests.support.certificates import Authority
 from tests.support.free_ports import free_port
 from tests.support.redis_servers import redis_or_skip
+from tests.support.refused_start import refused as start_refused
 from tests.support.tls_engines import HERE, WRONG, Mysql, Redis
 
 pytestmark = pytest.mark.slow

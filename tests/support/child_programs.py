@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import termios
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,8 @@ from twisted.python.failure import Failure
 from tests.support.paths import ROOT
 
 SERVER = (str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "mercury")
+ADMIN = (sys.executable, "-c", "from mercury.cli.admin import main; main()")
+KEYS = (sys.executable, "-c", "from mercury.cli.keys import main; main()")
 CLIENT = (sys.executable, "-c", "from mercury.client.main import main; main()")
 
 
@@ -91,6 +94,12 @@ class Program(ProcessProtocol):
         if self._process.pid is not None:
             send = os.killpg if self.terminal else os.kill
             send(self._process.pid, signal.Signals[f"SIG{name}"])
+
+
+def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of Mercury's to its end, which it has to come to by itself."""
+    argv, environment = list(map(str, words)), {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def _pty(columns: int, lines: int) -> tuple[int, int, str]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from tests.support.free_ports import free_port
 from tests.support.paths import ROOT
+from tests.support.websocket_bytes import upgrade
 
 PATIENCE = 30.0  # seconds after which a test gives up; never a promise
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=", "mercury")
@@ -197,25 +198,6 @@ def _end(data: bytes) -> int:
         return 2 + data[1]
     size = 2 if data[1] == 126 else 8
     return 2 + size + int.from_bytes(data[2 : 2 + size], "big")
-
-
-def upgrade(target: str, *headers: str) -> bytes:
-    """An opening handshake (RFC 6455, 4.1)."""
-    lines = [f"GET {target} HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade"]
-    lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", *headers, "", ""]
-    return "\r\n".join(lines).encode()
-
-
-def masked(payload: bytes, first: int = 0x81) -> bytes:
-    """A client's frame, with a mask that changes nothing."""
-    size = len(payload)
-    if size < 126:
-        head = bytes((first, 0x80 | size))
-    else:
-        head = bytes((first, 0xFE)) + size.to_bytes(2, "big") if size < 65536 else (
-            bytes((first, 0xFF)) + size.to_bytes(8, "big")
-        )  # fmt: skip
-    return head + bytes(4) + payload
 
 
 def request(path: str, body: bytes = b"", kind: str = "application/json", method: str = "POST") -> bytes:

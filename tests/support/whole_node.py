@@ -7,10 +7,8 @@ its ports on 127.0.0.1. A test changes a setting and reloads:
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +24,7 @@ from mercury.stores.memory.store import MemoryStore
 from tests.support import in_process_node
 from tests.support.in_process_node import Answer, Wiretap, is_whole, parse, reactor, until
 from tests.support.node_service import listening_service
+from tests.support.websocket_bytes import masked, upgrade
 
 LOCAL = {
     "storage.type": "memory",
@@ -117,10 +116,7 @@ class Whole:
 
     async def handshake(self, *headers: str, before: bytes = b"", query: str = "") -> Wiretap:
         """A WebSocket connection, as far as it gets."""
-        key = base64.b64encode(os.urandom(16)).decode()
-        lines = [f"GET /ws/connect{query} HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade"]
-        lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", *headers, "", ""]
-        wiretap = await self.connect("server.ws", before + "\r\n".join(lines).encode())
+        wiretap = await self.connect("server.ws", before + upgrade(f"/ws/connect{query}", *headers))
         await until(lambda: b"\r\n\r\n" in wiretap.data or wiretap.over)
         return wiretap
 
@@ -152,13 +148,6 @@ class Whole:
         """A name that nobody has had yet."""
         self._members = getattr(self, "_members", 0) + 1
         return f"member-{self._members}"
-
-
-def masked(payload: bytes, first: int = 0x81) -> bytes:
-    """A client's frame, with a mask that changes nothing."""
-    size = len(payload)
-    head = bytes((first, 0x80 | size)) if size < 126 else bytes((first, 0xFE)) + size.to_bytes(2, "big")
-    return head + bytes(4) + payload
 
 
 def proxied(source: str) -> bytes:

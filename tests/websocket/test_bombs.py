@@ -14,7 +14,8 @@ from typing import Any, Final
 import pytest
 
 from tests.support.broken_wamp import ATTACKS
-from tests.support.raw_server import Peer, Running, masked, request
+from tests.support.raw_server import Peer, Running, request
+from tests.support.websocket_bytes import masked
 
 pytestmark = pytest.mark.alone
 

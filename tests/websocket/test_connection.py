@@ -4,122 +4,28 @@ peers that go away. The real factory, door and address filter over TCP, with the
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import zlib
-from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.task import deferLater
 
 from mercury.domain import close_codes
-from mercury.node import build
 from mercury.settings.limits import Limits
-from mercury.settings.schema import Config, Server, Ws
-from mercury.stores.memory.store import MemoryStore
 from mercury.websocket.framing import FrameEncoder
 from mercury.websocket.subprotocols.v2 import V2
-from tests.support.clockwork import Gate
 from tests.support.deflating import Deflating
-from tests.support.in_process_node import Wiretap
-from tests.support.recorder import Record
-from tests.support.recording_clients import FluentClient, RefusedError, V1Client, V2Client, Where, until
+from tests.support.recording_clients import FluentClient, RefusedError, V2Client, until
 from tests.support.wamp_client import WampCborClient, WampClient
+from tests.support.websocket_bytes import masked, upgrade
+from tests.support.websocket_port import OpenPort
 
-
-class Door:
-    """A server's WebSocket port, and tokens for it."""
-
-    def __init__(self, ws: dict[str, Any], limits: dict[str, Any]) -> None:
-        self.config = Config(server=Server(ws=Ws(**ws)), limits=Limits(**limits))
-        self.store = Gate(MemoryStore())
-        self.chat = build.make_chat(reactor, self.store, self.config)  # type: ignore[arg-type]
-
-    async def open(self) -> None:
-        """Listen; Ann and Bob are in the room "r"."""
-        await self.store.open()
-        self.chat.heartbeat.start()
-        factory: Any = build.make_websocket(reactor, self.chat, self.config)
-        self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        address: Any = self.port.getHost()
-        self.where = Where(address.port)
-        await self.chat.rooms.join("r", ["ann", "bob"])
-        self.token = (await self.chat.tokens.make("ann"))[0]
-        self.url = f"/ws/connect?token={self.token}&member=ann"
-
-    async def shut(self) -> None:
-        """End it, with all connections."""
-        await maybeDeferred(self.port.stopListening)
-        for session in self.chat.hub.everybody():
-            session.connection.abort()
-        self.chat.heartbeat.stop()
-        await self.chat.marks.stop()
-
-    async def raw(self, data: bytes = b"") -> Wiretap:
-        """A bare TCP connection that has sent this."""
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.where.ws)
-        wiretap: Wiretap = await connectProtocol(endpoint, Wiretap())
-        wiretap.write(data)
-        return wiretap
-
-    async def answer(self, data: bytes) -> tuple[int, dict[str, str]]:
-        """The status and JSON with which this request is refused."""
-        got = await (await self.raw(data)).all()
-        head, _, body = got.partition(b"\r\n\r\n")
-        assert b"content-type: application/json" in head.lower()
-        return int(head.split()[1]), json.loads(body)
-
-    def v1(self) -> V1Client:
-        """A client of the first protocol."""
-        return V1Client(Record(), self.where, "ann", self.token)
-
-    def v2(self, device: str = "", kind: type[FluentClient] = V2Client) -> FluentClient:
-        """A client of the second, or of WAMP."""
-        return kind(Record(), self.where, "ann", self.token, device)
-
-
-Open = Callable[..., Any]
 FLUENT = pytest.mark.parametrize("kind", [V2Client, WampClient, WampCborClient])
 
 
-@pytest_twisted.async_yield_fixture
-async def door() -> AsyncIterator[Open]:
-    """Opens a port with these settings: door(ws={...}, frame_bytes=...)."""
-    doors: list[Door] = []
-
-    async def open(ws: dict[str, Any] | None = None, **limits: Any) -> Door:
-        door = Door(ws or {}, limits)
-        await door.open()
-        doors.append(door)
-        return door
-
-    yield open
-    for door in doors:
-        await door.shut()
-
-
-def upgrade(target: str, *headers: str) -> bytes:
-    """An opening handshake (RFC 6455, 4.1)."""
-    key = base64.b64encode(os.urandom(16)).decode()
-    lines = [f"GET {target} HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade"]
-    lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", *headers, "", ""]
-    return "\r\n".join(lines).encode()
-
-
 V2_HEADER = "Sec-WebSocket-Protocol: mercury.v2.json"
-
-
-def masked(payload: bytes, first: int = 0x81) -> bytes:
-    """A client's frame, with a mask that changes nothing."""
-    size = len(payload)
-    head = bytes((first, 0x80 | size)) if size < 126 else bytes((first, 0xFE)) + size.to_bytes(2, "big")
-    return head + bytes(4) + payload
 
 
 # Handshakes
@@ -140,34 +46,34 @@ def masked(payload: bytes, first: int = 0x81) -> bytes:
 )
 @pytest_twisted.ensureDeferred
 async def test_who_may_not_come_in_is_told_why(
-    door: Open, target: str, headers: tuple[str, ...], status: int, code: str
+    open_port: OpenPort, target: str, headers: tuple[str, ...], status: int, code: str
 ) -> None:
     """With HTTP, in JSON, before there is a WebSocket."""
-    port = await door()
+    port = await open_port()
     got, answer = await port.answer(upgrade(target.format(token=port.token), *headers))
     assert (got, answer["status"], answer["code"]) == (status, "error", code)
     assert port.token not in answer["error"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_plain_http_is_told_to_upgrade(door: Open) -> None:
+async def test_plain_http_is_told_to_upgrade(open_port: OpenPort) -> None:
     """426, for people who open the port in a browser."""
-    port = await door()
+    port = await open_port()
     got, answer = await port.answer(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (got, answer["status"]) == (426, "error")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_request_without_end_is_refused(door: Open) -> None:
+async def test_a_request_without_end_is_refused(open_port: OpenPort) -> None:
     """At 16 KiB."""
-    port = await door()
+    port = await open_port()
     assert (await port.answer(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 4000))[0] == 431
 
 
 @pytest_twisted.ensureDeferred
-async def test_limit_handshake_seconds(door: Open) -> None:
+async def test_limit_handshake_seconds(open_port: OpenPort) -> None:
     """Whoever says nothing, or does not log in, is dropped."""
-    port = await door(handshake_seconds=0.2)
+    port = await open_port(handshake_seconds=0.2)
     assert await (await port.raw()).all() == b""
     assert await (await port.raw(b"GET /ws/connect HTTP/1.1\r\nHost:")).all() == b""
     silent = await port.raw(upgrade("/ws/connect", V2_HEADER))
@@ -176,9 +82,9 @@ async def test_limit_handshake_seconds(door: Open) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_origins(door: Open) -> None:
+async def test_origins(open_port: OpenPort) -> None:
     """Web pages of other sites may not connect; programs, which send no Origin, may."""
-    port = await door(ws={"origins": "https://chat.example,https://*.example.org"})
+    port = await open_port(ws={"origins": "https://chat.example,https://*.example.org"})
     for origin in (
         "https://evil.example",
         "null",
@@ -201,9 +107,9 @@ async def test_origins(door: Open) -> None:
 
 @pytest.mark.parametrize("limit", ["connections", "connections_per_address"])
 @pytest_twisted.ensureDeferred
-async def test_limits_of_connections(door: Open, limit: str) -> None:
+async def test_limits_of_connections(open_port: OpenPort, limit: str) -> None:
     """One too many is dropped before it is read; when one has gone there is room."""
-    port = await door(**{limit: 2})
+    port = await open_port(**{limit: 2})
     first, second = port.v2("1"), port.v2("2")
     await first.connect()
     await second.connect()
@@ -217,9 +123,9 @@ async def test_limits_of_connections(door: Open, limit: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_peer_that_goes_away_while_its_token_is_looked_up(door: Open) -> None:
+async def test_a_peer_that_goes_away_while_its_token_is_looked_up(open_port: OpenPort) -> None:
     """It leaves no ghost behind."""
-    port = await door()
+    port = await open_port()
     port.store.shut = {"token"}
     wiretap = await port.raw(upgrade(port.url))
     await until(lambda: "token" in port.store.calls)
@@ -234,9 +140,9 @@ async def test_a_peer_that_goes_away_while_its_token_is_looked_up(door: Open) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_frames_that_come_before_the_handshake_is_answered(door: Open) -> None:
+async def test_frames_that_come_before_the_handshake_is_answered(open_port: OpenPort) -> None:
     """They wait for it."""
-    port = await door()
+    port = await open_port()
     port.store.shut = {"token"}
     wiretap = await port.raw(upgrade(port.url) + masked(b'{"type":1,"rid":"r","text":"early"}'))
     await until(lambda: "token" in port.store.calls)
@@ -252,9 +158,9 @@ async def test_frames_that_come_before_the_handshake_is_answered(door: Open) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_bad_frames_are_answered_and_end_nothing(door: Open) -> None:
+async def test_bad_frames_are_answered_and_end_nothing(open_port: OpenPort) -> None:
     """In both protocols: never silence, and the connection stays."""
-    port = await door()
+    port = await open_port()
     for client in (port.v1(), port.v2()):
         await client.connect()
         assert client.link is not None
@@ -271,9 +177,9 @@ async def test_bad_frames_are_answered_and_end_nothing(door: Open) -> None:
 
 @pytest.mark.parametrize("fragments", [1, 4])
 @pytest_twisted.ensureDeferred
-async def test_limit_frame_bytes(door: Open, fragments: int) -> None:
+async def test_limit_frame_bytes(open_port: OpenPort, fragments: int) -> None:
     """1009, for a message as a whole, in however many frames it comes."""
-    port = await door(frame_bytes=1000)
+    port = await open_port(frame_bytes=1000)
     client = port.v2()
     await client.connect()
     assert client.link is not None
@@ -298,9 +204,9 @@ async def test_limit_frame_bytes(door: Open, fragments: int) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_broken_websocket_is_closed(door: Open, frame: bytes, code: int) -> None:
+async def test_a_broken_websocket_is_closed(open_port: OpenPort, frame: bytes, code: int) -> None:
     """With RFC 6455's code for it (7.4.1)."""
-    port = await door()
+    port = await open_port()
     wiretap = await port.raw(upgrade(port.url) + frame)
     frames = (await wiretap.all()).partition(b"\r\n\r\n")[2]
     close = frames.index(b"\x88")
@@ -310,9 +216,9 @@ async def test_a_broken_websocket_is_closed(door: Open, frame: bytes, code: int)
 
 @FLUENT
 @pytest_twisted.ensureDeferred
-async def test_closes_have_the_codes_of_the_table(door: Open, kind: type[FluentClient]) -> None:
+async def test_closes_have_the_codes_of_the_table(open_port: OpenPort, kind: type[FluentClient]) -> None:
     """Those that Autobahn's own sendClose() would refuse, too."""
-    port = await door()
+    port = await open_port()
     for why in close_codes.ALL:
         client = port.v2(kind=kind)
         await client.connect()
@@ -325,9 +231,9 @@ async def test_closes_have_the_codes_of_the_table(door: Open, kind: type[FluentC
 
 
 @pytest_twisted.ensureDeferred
-async def test_limit_ping_seconds(door: Open) -> None:
+async def test_limit_ping_seconds(open_port: OpenPort) -> None:
     """A peer that answers no ping is gone after two, though its TCP connection looks well."""
-    port = await door(ping_seconds=0.1)
+    port = await open_port(ping_seconds=0.1)
     silent = await port.raw(upgrade(port.url))
     client = port.v2()
     await client.connect()
@@ -338,9 +244,9 @@ async def test_limit_ping_seconds(door: Open) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_limit_drain_seconds(door: Open) -> None:
+async def test_limit_drain_seconds(open_port: OpenPort) -> None:
     """A peer that never reads is dropped, and what waits for it is bounded by the socket (G6)."""
-    port = await door(ping_seconds=0.1, drain_seconds=0.3)
+    port = await open_port(ping_seconds=0.1, drain_seconds=0.3)
     stuck = port.v1()
     await stuck.connect()
     stuck.stop_reading()
@@ -364,9 +270,9 @@ async def test_limit_drain_seconds(door: Open) -> None:
 
 @FLUENT
 @pytest_twisted.ensureDeferred
-async def test_a_flood_of_questions_without_reading_the_answers(door: Open, kind: type[FluentClient]) -> None:
+async def test_a_flood_of_questions_without_reading_the_answers(open_port: OpenPort, kind: type[FluentClient]) -> None:
     """Answers do not pile up: the socket is not read until they are taken, and then all come (G6)."""
-    port = await door()
+    port = await open_port()
     for _ in range(30):
         await port.chat.rooms.post("bob", "r", "x" * 16000)
     client = port.v2(kind=kind)
@@ -391,9 +297,9 @@ async def test_a_flood_of_questions_without_reading_the_answers(door: Open, kind
 @FLUENT
 @pytest.mark.parametrize("compression", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_compression(door: Open, compression: bool, kind: type[FluentClient]) -> None:
+async def test_compression(open_port: OpenPort, compression: bool, kind: type[FluentClient]) -> None:
     """Off unless asked for; on, both directions work, for short texts and long ones, beside clients without."""
-    port = await door(ws={"compression": compression})
+    port = await open_port(ws={"compression": compression})
     client = port.v2("deflate", type("Deflater", (Deflating, kind), {}))
     plain = port.v2("plain", kind)
     await client.connect()
@@ -412,9 +318,9 @@ async def test_compression(door: Open, compression: bool, kind: type[FluentClien
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_small_frame_that_inflates_beyond_the_limit(door: Open) -> None:
+async def test_a_small_frame_that_inflates_beyond_the_limit(open_port: OpenPort) -> None:
     """The limit holds for what a message inflates to."""
-    port = await door(ws={"compression": True}, frame_bytes=10_000)
+    port = await open_port(ws={"compression": True}, frame_bytes=10_000)
     wiretap = await port.raw(upgrade(port.url, "Sec-WebSocket-Extensions: permessage-deflate"))
     await until(lambda: b"\r\n\r\n" in wiretap.data)
     assert b"permessage-deflate" in wiretap.data

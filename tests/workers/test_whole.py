@@ -15,13 +15,13 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from mercury.node.process import STOP_SECONDS
-from tests.node.test_start import refused
 from tests.promises.cluster import flags
 from tests.promises.talk import pause
 from tests.support.free_ports import free_port
 from tests.support.recorder import Record
 from tests.support.recording_clients import V2Client, until
 from tests.support.redis_servers import RedisEngine
+from tests.support.refused_start import refused
 from tests.support.systemd_unit import Unit
 from tests.support.worker_processes import Several, workers_of
 
