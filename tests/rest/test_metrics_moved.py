@@ -412,7 +412,7 @@ async def test_calls_of_redis_wait_while_there_is_no_connection(tmp_path: Path) 
 @pytest.mark.slow
 @moves("mercury_bus_lag_seconds", "mercury_up")
 async def test_the_bus_probes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis, "BEAT", 0.05)
+    monkeypatch.setattr(redis, "BEAT_INTERVAL", 0.05)
     monkeypatch.setattr(redis, "SILENCE_TIMEOUT", 0.4)
     engine = RedisEngine(tmp_path / "redis", free_port())
     chat = make_chat(reactor, MemoryStore(), Config(), RedisBus(reactor, RedisServer(port=engine.port)))

@@ -14,8 +14,8 @@ import pytest
 import pytest_twisted
 
 from mercury.domain.model import Draft, Entry, ReadMark, Resealed
+from mercury.stores import sql_upkeep
 from mercury.stores.sealing import Keys
-from mercury.stores.sqlite import sweep
 from mercury.stores.sqlite.schema import MIGRATIONS
 from mercury.stores.sqlite.store import SqliteStore
 from tests.contracts.tools import NOW, entry_of, joined, left, log_of, membership_of, message, opened, put
@@ -100,7 +100,7 @@ async def test_any_part_of_a_log_is_what_was_written(path: str) -> None:
 async def test_a_room_that_came_into_being_again_has_nothing_of_what_it_was(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "PIECE", 100)
+    monkeypatch.setattr(sql_upkeep, "SWEEP_ROWS", 100)
     async with opened(lambda _: SqliteStore(path)) as store:
         for rid, log in (await write(store, "r", "s")).items():
             inside = [member for member in (await store.members(rid, "", 999)) if member]
