@@ -110,11 +110,7 @@ class WampDialect:
             message, raw = self._encoders.packer.parse(payload, binary)
             if isinstance(message, wamp.Abort):  # which is never answered
                 raise HangUpError
-            if self._stage == OPEN:
-                return command_of(message, raw)
-            if self._stage == AUTHENTICATE and isinstance(message, wamp.Authenticate):
-                self._stage = OPEN  # requests that follow wait in the session's queue until the login is over
-            return LoginMessage(message=message)
+            return command_of(message, raw) if self._stage == OPEN else self._login_message(message)
         except WrongUriError as error:
             if self._stage == OPEN:
                 return error.refused
@@ -124,15 +120,22 @@ class WampDialect:
 
     # Logging in
 
+    def _login_message(self, message: wamp.Message) -> LoginMessage:
+        """Go to the next stage by what the client sends; requests that follow wait in the session's queue until the
+        login is over."""
+        if self._stage == HELLO and not isinstance(message, wamp.Hello):
+            raise ViolationError("the first message must be a HELLO")
+        if self._stage == AUTHENTICATE and not isinstance(message, wamp.Authenticate):
+            raise ViolationError("answer a CHALLENGE with AUTHENTICATE")
+        self._stage = AUTHENTICATE if self._stage == HELLO and self._token is None else OPEN
+        return LoginMessage(message=message)
+
     async def log_in(self, chat: Chat, session: Pingable, command: commands.Command) -> Login | None:
         message = command.message if isinstance(command, LoginMessage) else None
-        if self._stage == HELLO:
-            if not isinstance(message, wamp.Hello):
-                raise self._abort(VIOLATION, "the first message must be a HELLO")
+        if isinstance(message, wamp.Hello):
             return self._hello(chat, session, message)
         if not isinstance(message, wamp.Authenticate):
-            raise self._abort(VIOLATION, "answer a CHALLENGE with AUTHENTICATE")
-        self._stage = OPEN
+            raise self._abort(VIOLATION, "log in first")
         checked = chat.clock.seconds()
         if self._method == "ticket":
             token = await chat.tokens.check(message.signature, self._authid)
@@ -156,7 +159,6 @@ class WampDialect:
             reason = f"the methods here are {', '.join(accepted)}"
             raise self._abort("wamp.error.no_matching_auth_method", reason)
         self._method, self._authid = method, message.authid
-        self._stage = AUTHENTICATE
         self._say(chat, session, wamp.Challenge(method, self._to_sign() if method == "wampcra" else {}))
         return None
 
@@ -165,7 +167,6 @@ class WampDialect:
         if authid and authid != token.mid:
             raise self._abort(DENIED, "the token in the URL is another member's")
         self._method = "ticket"
-        self._stage = OPEN
         return self._login(token, checked, device)
 
     def _to_sign(self) -> dict[str, Any]:
@@ -204,8 +205,6 @@ class WampDialect:
             self._say_refused(chat, session, command)
         elif isinstance(command, Goodbye):
             raise HangUpError(self._encoders.message(wamp.Goodbye(OUT)))
-        elif isinstance(command, LoginMessage):  # it came while the socket was full, and had to wait
-            raise self._abort(VIOLATION, f"{type(command.message).__name__.upper()} is not sent in an open session")
         else:
             return await answer(chat, session, command)
         return ()
