@@ -37,7 +37,7 @@ CUT: Final = 0.2  # of the answers are cut, if they are long enough
 PASSES: Final = 400.0  # bytes of them are passed on, on average
 WAIT: Final = 1  # seconds of a long poll
 UNLIMITED: Final = "limits.messages-per-second", "limits.connections-per-address"
-SECONDS: Final = 20.0  # without an answer: something hangs
+SECONDS: Final = 60.0  # without an answer: something hangs
 
 
 class Cutter(LossyProxy):
