@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from twisted.web.http import CACHED
 
-from mercury.http.server import Request
+from mercury.http.server import HttpRequest
 
 PAGES: Final = {"/login": "login.html", "/register": "register.html", "/send": "send.html"}
 MOVED: Final = {"/": "/login", "/sync": "/send"}  # what /sync showed is part of the chat's page
@@ -47,13 +47,13 @@ def add_pages(app: Any) -> None:
         app.route(path, methods=["GET"], endpoint=f"moved {path}")(_moved(target))
 
 
-def _file(content: bytes, kind: str, is_page: bool) -> Callable[[Request], bytes]:
+def _file(content: bytes, kind: str, is_page: bool) -> Callable[[HttpRequest], bytes]:
     """A browser keeps no page, so that after logging out its back button asks again; it keeps the rest, and asks each
     time whether that is still so (RFC 9111, 5.2.2.4)."""
     headers = {"Content-Type": kind, "Cache-Control": "no-store" if is_page else "no-cache"} | PAGE_HEADERS
     tag = b'"' + hashlib.sha256(content).hexdigest()[:16].encode() + b'"'
 
-    def respond(request: Request) -> bytes:
+    def respond(request: HttpRequest) -> bytes:
         body = request.respond(200, content, headers)
         if not is_page and request.setETag(tag) is CACHED:  # type: ignore[no-untyped-call]
             return b""
@@ -62,8 +62,8 @@ def _file(content: bytes, kind: str, is_page: bool) -> Callable[[Request], bytes
     return respond
 
 
-def _moved(target: str) -> Callable[[Request], bytes]:
-    def respond(request: Request) -> bytes:
+def _moved(target: str) -> Callable[[HttpRequest], bytes]:
+    def respond(request: HttpRequest) -> bytes:
         return request.respond(302, b"", {"Location": target, "Content-Type": "text/plain"} | PAGE_HEADERS)
 
     return respond

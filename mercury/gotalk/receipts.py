@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mercury.domain.log_context import LOG_CONTEXT, LogContext, in_context, start_in_context
-from mercury.http.server import Channel, Request, Site
+from mercury.http.server import Channel, HttpRequest, Site
 from mercury.net.direct_write import raw_tcp, unsent_bytes
 
 HELD_BACK: Final = 0.02  # seconds
@@ -103,7 +103,7 @@ class ReceiptChannel(Channel):
             await self._storing.pop()
 
 
-class ReceiptRequest(Request):
+class ReceiptRequest(HttpRequest):
     """A request that can be told when its answer was received."""
 
     channel: ReceiptChannel

@@ -1,8 +1,8 @@
-"""From a call's work to an HTTP answer, the same way for REST and for goTalk's door: what a client may not do, what
-takes too long, what fails, and what is not there.
+"""From a call's work to an HTTP response, the same way for REST and for goTalk: also when the call is forbidden, takes
+too long, fails, or does not exist.
 
-What a call writes is written and delivered even if its client hangs up meanwhile: Klein then cancels what it waits for,
-which here is never the work itself.
+What a call writes is stored and delivered even if its client hangs up meanwhile: Klein then cancels the Deferred that
+it waits for, and here that never is the work itself.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from twisted.web.resource import IResource, Resource
 
 from mercury.core.group_commit import as_error
 from mercury.errors import MercuryError
-from mercury.http.server import Request
+from mercury.http.server import HttpRequest
 
 _log = Logger()
 
 
 class Quoted(Resource):
-    """Gives Klein the path as it was sent: unquoted, a name's slash would be taken for the path's."""
+    """Gives Klein the path as it was sent: unquoted, a slash in a name would be taken for one of the path."""
 
     def __init__(self, routes: IResource) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.isLeaf = True
         self._routes = routes
 
-    def render(self, request: Request) -> Any:
+    def render(self, request: HttpRequest) -> Any:
         if not request.path.isascii():
             return request.respond_error(MercuryError("bad_request", "the path is not percent-encoded UTF-8"))
         request.postpath = request.path[1:].split(b"/")
@@ -40,17 +40,17 @@ class Quoted(Resource):
 
 
 def answered(
-    work: Coroutine[Deferred[Any], Any, bytes], request: Request, what: str, clock: Any, seconds: float
+    work: Coroutine[Deferred[Any], Any, bytes], request: HttpRequest, what: str, clock: Any, seconds: float
 ) -> Deferred[bytes]:
-    """What Klein is given for a request. It may be cancelled, or time out; the work goes on. `what`: for the log."""
+    """The response for Klein. It may be cancelled or time out, but the work goes on. `what`: the call, for the log."""
     request.call = what
     answer: Deferred[bytes] = Deferred()
     Deferred.fromCoroutine(_logged(work, what)).chainDeferred(answer)
     return answer.addTimeout(seconds, clock).addErrback(_failed, request)
 
 
-def refuse_strange_pages(request: Request) -> None:
-    """A browser on a machine that may call sends what any web page tells it to, and says by Origin whose page it is."""
+def refuse_strange_pages(request: HttpRequest) -> None:
+    """A browser sends what any web page tells it to, and the Origin header says which page that is."""
     origin = request.getHeader(b"origin")
     if origin is not None and _host_of(origin) != (request.getHeader(b"host") or b"").lower():
         raise MercuryError("forbidden", "web pages of another origin may not call this")
@@ -64,7 +64,7 @@ def _host_of(origin: bytes) -> bytes | None:
 
 
 async def _logged(work: Coroutine[Deferred[Any], Any, bytes], what: str) -> bytes:
-    """Do it, and log what is Mercury's own fault, once, also if nobody waits for the answer any more."""
+    """Do it, and log a fault of Mercury's, once, even if nobody waits for the answer any more."""
     try:
         return await work
     except MercuryError:
@@ -74,8 +74,8 @@ async def _logged(work: Coroutine[Deferred[Any], Any, bytes], what: str) -> byte
         raise
 
 
-def _failed(failure: Failure, request: Request) -> Any:
-    """The one translation of errors into answers."""
+def _failed(failure: Failure, request: HttpRequest) -> Any:
+    """The one place where errors become responses."""
     if failure.check(CancelledError):
         return failure  # the client is gone; Klein knows
     if failure.check(TookTooLong):
@@ -83,8 +83,8 @@ def _failed(failure: Failure, request: Request) -> Any:
     return request.respond_error(as_error(failure))
 
 
-def no_route(request: Request, refusal: Any, hint: str) -> bytes:
-    """What is answered where no call is; OPTIONS gets the methods that a path has (RFC 9110, 9.3.7)."""
+def no_route(request: HttpRequest, refusal: Any, hint: str) -> bytes:
+    """The response where there is no call; OPTIONS gets the methods of a path (RFC 9110, 9.3.7)."""
     methods = getattr(refusal, "valid_methods", None)
     if methods is None:
         return request.respond_error(MercuryError("not_found", f"there is nothing here; {hint}"))

@@ -1,4 +1,4 @@
-"""What HTTP calls answer with, whichever interface they belong to: results, plain text, and errors."""
+"""What all HTTP calls respond with, REST's and goTalk's: results, plain text, and errors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PlainText(bytes):
 
 
 class Parts(Result):
-    """How the node's parts are: itself, its store, and the bus on which it hears the others.
+    """The state of the node's parts: itself, its store, and the bus that connects it to the other nodes.
 
-    Where it has several `workers`, how each of them is (`away`: it does not answer), and of the parts the worst.
+    With several `workers`: the state of each (`away`: it does not answer), and of each part the worst.
     """
 
     node: Literal["starting", "serving", "stopping"]

@@ -1,11 +1,12 @@
-"""HTTP by Twisted Web, bounded and in JSON: what REST needs of it beside the calls themselves.
+"""HTTP by Twisted Web, bounded and in JSON: what REST and goTalk need of it beside the calls themselves.
 
-A request's head and body have limits that are held while it comes in; a body that is too long is refused before it is
-read. A request has to come, and its answer to be taken, in time. What a client sends without waiting for answers is
-worked on in small pieces, between which the others have their turn, and not before it has taken the answers so far.
+The limits of a request's head and body are enforced while it comes in; a body that is too long is refused before it is
+read. A request must arrive, and its answer must be taken, in time. When a client sends requests without waiting for
+answers, they are handled in small pieces, between which other clients have their turn, and only when it has taken the
+answers so far.
 
-Whatever goes wrong is told in one shape, {"status":"error","error":…,"code":…}. Each request has an id, which its
-caller is told and may choose (X-Request-Id), and which is on its lines in the log. URLs are never logged.
+All errors have one shape, {"status":"error","error":…,"code":…}. Each request has an id, which the caller gets back and
+may choose (X-Request-Id), and which its log lines carry. URLs are never logged.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import secrets
 from functools import cached_property
 from io import BytesIO
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from twisted.internet.interfaces import IDelayedCall
@@ -31,10 +32,12 @@ from mercury.domain.log_context import in_context
 from mercury.errors import CODES, MercuryError
 from mercury.http.results import Error, NotReadyError
 
-SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,40}")  # ids that callers give to requests; tokens are longer
-LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it still sends; or to say goodbye by TLS
-SLOWEST = 16_384  # bytes of an answer that a client takes in a second, beyond the time that a request may take
-PIECE = 4096  # bytes of a body that are taken in at a time: in chunks of one byte they cost as much as ten requests
+REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,40}")  # ids that callers give to requests; tokens are longer
+LINGER_SECONDS: Final = 2.0  # for a client to read why it was refused, while it still sends; or to end TLS
+SLOWEST: Final = 16_384  # bytes of an answer that a client takes in a second, beyond the time that a request may take
+PIECE: Final = (
+    4096  # bytes of a body that are taken in at a time: in chunks of one byte they cost as much as ten requests
+)
 
 _log = Logger()
 
@@ -45,7 +48,7 @@ def error_status(error: MercuryError) -> int:
 
 
 def error_body(error: MercuryError) -> bytes:
-    """The JSON that tells of an error."""
+    """The JSON for an error."""
     parts = error.parts if isinstance(error, NotReadyError) else None
     return msgspec.json.encode(Error(error=error.reason, code=error.code, retry_after=error.retry_after, parts=parts))
 
@@ -83,7 +86,7 @@ class Channel(HTTPChannel):
                 self._wait_a_turn()
 
     def requestDone(self, request: Any) -> None:
-        """Whoever has sent more already has it looked at later: else the answers would pile up, and the others wait."""
+        """If the client has sent more already, handle it later: else answers would pile up, and other clients wait."""
         self._answered = True
         seconds = self.site.limits.request_seconds
         self._savedTimeOut = self.patience = seconds + request.sentLength / SLOWEST
@@ -99,7 +102,7 @@ class Channel(HTTPChannel):
             self._wait_a_turn()
 
     def _wait_a_turn(self) -> None:
-        """Read no more until the reactor comes round again."""
+        """Read no more until the reactor's next turn."""
         self.paused = True
         self._networkProducer.pauseProducing()
         if self._turn is None:
@@ -113,7 +116,7 @@ class Channel(HTTPChannel):
             HTTPChannel.dataReceived(self, b"")
 
     def resetTimeout(self) -> None:
-        """The whole request has to be there in time: a byte now and then does not buy more of it."""
+        """The whole request has to be there in time: a byte now and then does not extend it."""
 
     def headerReceived(self, line: bytes) -> bool:
         try:
@@ -133,7 +136,7 @@ class Channel(HTTPChannel):
         self.loseConnection()
 
     def loseConnection(self) -> None:
-        """Hang up when the client has taken all that was written, or has had its time for that."""
+        """Hang up when the client has taken all that was written, or the time for that is over."""
         self._leaving = True
         self.setTimeout(self.patience)  # type: ignore[no-untyped-call]
         super().loseConnection()  # type: ignore[no-untyped-call]
@@ -169,7 +172,7 @@ class Channel(HTTPChannel):
         self.refuse(MercuryError("bad_request", f"this is not HTTP/1.1, or its headers are longer than {limit} bytes"))
 
     def refuse_body(self) -> None:
-        """Refuse the request that is coming in for its body's length."""
+        """Refuse the request that is coming in, because its body is too long."""
         reason = f"the body is longer than {self.site.body_bytes} bytes ({self.site.body_flags})"
         self.refuse(MercuryError("too_large", reason, limit="body-bytes"))
 
@@ -198,9 +201,9 @@ class Channel(HTTPChannel):
         self.setTimeout(LINGER_SECONDS)  # type: ignore[no-untyped-call]
 
 
-class Request(server.Request):
-    """A request whose body is never longer than the site allows, however it is sent. `call`: which one it is for, for
-    the log; `began`: when it was there."""
+class HttpRequest(server.Request):
+    """A request whose body is never longer than the site allows, however it is sent. `call`: which call it is, for the
+    log; `began`: when the whole request was there."""
 
     channel: Channel
     site: Site
@@ -210,9 +213,9 @@ class Request(server.Request):
 
     @cached_property
     def number(self) -> str:
-        """Which request it is, for the log and for who asks: what the caller says by X-Request-Id, else a new name."""
+        """The request's id, for the log and the caller: the one from X-Request-Id, else a new one."""
         given = self.requestHeaders.getRawHeaders(b"x-request-id", [b""])[-1]
-        return given.decode() if SANE.fullmatch(given) else secrets.token_hex(8)
+        return given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
     def process(self) -> None:
         self.began = self.channel.site.clock.seconds()
@@ -224,7 +227,7 @@ class Request(server.Request):
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     def note(self, outcome: str) -> None:
-        """A line for it in the log, unless it never was whole."""
+        """Log what came of it, unless it never was whole."""
         if self.began is not None:
             _log.debug(
                 "{call}: {outcome}",
@@ -245,11 +248,11 @@ class Request(server.Request):
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
 
     def getRequestHostname(self) -> bytes:
-        """Not what the client says: nothing here depends on it, and Werkzeug fails on names that are none."""
+        """Not what the client says: nothing here depends on it, and Werkzeug fails on invalid names."""
         return b"mercury"
 
     def respond(self, status: int, body: bytes, headers: dict[str, str]) -> bytes:
-        """Set all that comes before the body, and return the body."""
+        """Set the status and the headers, and return the body."""
         self.setResponseCode(status)
         always = {
             "Server": "Mercury",
@@ -265,16 +268,16 @@ class Request(server.Request):
     def respond_error(
         self, error: MercuryError, status: int | None = None, headers: dict[str, str] | None = None
     ) -> bytes:
-        """respond() with an error, and perhaps with another status and further headers."""
+        """respond() with an error. `status`: in place of the error's own; `headers`: further ones."""
         self.site.counts.error(error)
         return self.respond(status or error_status(error), error_body(error), error_headers(error) | (headers or {}))
 
 
 class Site(server.Site):
-    """Serves a resource with Channels and Requests. `body_flags`: what bounds their bodies."""
+    """Serves a resource with Channels and HttpRequests. `body_flags`: the flags that limit their bodies."""
 
     protocol = Channel  # type: ignore[assignment]
-    requests = Request
+    requests = HttpRequest
     body_flags = "--limits.body-bytes"
 
     def __init__(self, resource: IResource, chat: Chat) -> None:
@@ -309,5 +312,5 @@ class Site(server.Site):
         request.note(str(request.code))
 
     def acceptableProtocols(self) -> list[bytes]:
-        """HTTP/1.1 only: the limits are held by Channel."""
+        """HTTP/1.1 only: it is Channel that enforces the limits."""
         return [b"http/1.1"]

@@ -1,13 +1,13 @@
-"""TLS on a listener: its certificate, read anew when it is told to, for the connections that come from then on.
+"""TLS on a listener: its certificate, which can be read again for the connections that come from then on.
 
-TLS 1.2 and 1.3 (RFC 5246, RFC 8446); nothing older is spoken (RFC 8996). With 1.2 only what RFC 9325 recommends: a key
-that is made for the connection, and encryption that authenticates.
+TLS 1.2 and 1.3 (RFC 5246, RFC 8446); nothing older (RFC 8996). With 1.2 only what RFC 9325 recommends: a key made for
+the connection, and authenticated encryption.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLContextFactory
@@ -18,8 +18,8 @@ from zope.interface import implementer
 
 from mercury.errors import MercuryError
 
-END = b"-----END CERTIFICATE-----"
-CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")  # TLS 1.3 has good ones only
+END: Final = b"-----END CERTIFICATE-----"
+CIPHERS: Final = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")  # TLS 1.3 has good ones only
 
 
 @implementer(IOpenSSLContextFactory)
@@ -33,15 +33,15 @@ class Certificate:
         self._context = self.read()
 
     def getContext(self) -> SSL.Context:
-        """What new connections are made with."""
+        """The context for a new connection."""
         return self._context
 
     def use(self, context: SSL.Context) -> None:
-        """Serve with what was read, from the next connection on."""
+        """Use what was read, from the next connection on."""
         self._context = context
 
     def read(self) -> SSL.Context:
-        """What the files hold now. MercuryError if that cannot be used."""
+        """The context by what the files hold now. MercuryError if it cannot be used."""
         try:
             own, *others = [
                 crypto.load_certificate(crypto.FILETYPE_PEM, part + END)
@@ -67,7 +67,7 @@ class Certificate:
 
 
 def is_of_tls(failure: Failure) -> bool:
-    """Whether a connection was lost because what came in was no TLS, or not as TLS has to be."""
+    """Whether a connection was lost because what came in was not valid TLS."""
     return failure.check(SSL.Error) is not None
 
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from mercury.core.parts import Chat
 from mercury.http.responses import Quoted, answered, no_route, refuse_strange_pages
 from mercury.http.results import Result
-from mercury.http.server import Request, Site
+from mercury.http.server import HttpRequest, Site
 from mercury.rest.api_keys import ApiKeys
 from mercury.rest.calls import RestApi
 from mercury.rest.connections import MemberConnections
@@ -50,7 +50,7 @@ def make_site(
 def _route(api: RestApi, call: Call, keys: ApiKeys, clock: Any) -> Callable[..., Deferred[bytes]]:
     """What Klein calls for a request."""
 
-    def respond(request: Request, **names: str) -> Deferred[bytes]:
+    def respond(request: HttpRequest, **names: str) -> Deferred[bytes]:
         return answered(
             _work(api, call, keys, request, names), request, f"{call.method} {call.path}", clock, CALL_SECONDS
         )
@@ -58,7 +58,7 @@ def _route(api: RestApi, call: Call, keys: ApiKeys, clock: Any) -> Callable[...,
     return respond
 
 
-async def _work(api: RestApi, call: Call, keys: ApiKeys, request: Request, names: dict[str, str]) -> bytes:
+async def _work(api: RestApi, call: Call, keys: ApiKeys, request: HttpRequest, names: dict[str, str]) -> bytes:
     refuse_strange_pages(request)
     if not call.open:
         keys.check(request.getHeader(b"authorization"))

@@ -1,8 +1,9 @@
-"""Wires: a protocol's payloads in WebSocket frames (RFC 6455, section 5), made once for all connections of a kind.
+"""Encoders: a protocol's payloads in WebSocket frames (RFC 6455, section 5), made once for all connections of a kind.
 
 Frames from a server are not masked and carry no state of the connection, so the same bytes go to everyone; Autobahn,
-which frames for each peer, is not asked. With per-message deflate (RFC 7692) that holds too: a message compressed with
-a window of its own refers to nothing sent before, and any peer can inflate it, whatever windows were agreed on.
+which would make them for each peer, is not used. With per-message deflate (RFC 7692) that holds too: a message that is
+compressed with a window of its own refers to nothing sent before, and any peer can inflate it, whatever windows were
+agreed on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from zope.interface import implementer
 
@@ -18,12 +20,12 @@ from mercury.domain.model import Entry
 from mercury.interfaces import IFrameEncoder
 from mercury.websocket.subprotocols.codec import PayloadEncoder
 
-TEXT = 0x81  # FIN and opcode 1
-BINARY = 0x82  # FIN and opcode 2
-DEFLATED = 0x40  # RSV1
-PING = 0x89
-WORTHWHILE = 100  # bytes: what is shorter hardly shrinks
-WINDOW = -9  # raw deflate with the smallest window, which every agreement on window bits allows
+TEXT: Final = 0x81  # FIN and opcode 1
+BINARY: Final = 0x82  # FIN and opcode 2
+DEFLATED: Final = 0x40  # RSV1
+PING: Final = 0x89
+WORTHWHILE: Final = 100  # bytes: what is shorter hardly shrinks
+WINDOW: Final = -9  # raw deflate with the smallest window, which every agreement on window bits allows
 
 
 def frame(first: int, payload: bytes) -> bytes:
@@ -42,7 +44,7 @@ def deflated(first: int, payload: bytes) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _head(first: int, size: int) -> bytes:
-    """A frame's first bytes. Sizes repeat, and remembering is four times as fast as making them."""
+    """A frame's first bytes. Sizes repeat, and a cache is four times as fast as making them."""
     if size < 126:
         return bytes((first, size))
     if size < 65536:
@@ -91,7 +93,7 @@ class DeflatedFrameEncoder(FrameEncoder):
 
 @implementer(IFrameEncoder)
 class CombinedEncoder:
-    """What several wires say of a room, one after the other; nothing without any."""
+    """What several encoders say of a room, one after the other; nothing if there are none."""
 
     acknowledges = False
 

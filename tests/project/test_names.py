@@ -22,7 +22,7 @@ SHARED: dict[str, str] = {
 SHARED |= dict.fromkeys(
     (
         "Answer", "Api", "Appender", "Device", "Door", "Error", "History", "Joined", "Known", "Left", "Link", "Log",
-        "Message", "Opening", "Request", "Revoke", "RoomState", "Rooms", "Server", "Session", "Tls", "Token",
+        "Message", "Revoke", "RoomState", "Rooms", "Server", "Session", "Tls", "Token",
     ),
     "to be renamed",
 )  # fmt: skip
