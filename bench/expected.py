@@ -27,7 +27,7 @@ class Expected:
         if not self.beside:
             return said
         scenario, server = self.beside
-        return f"{said}, beside {NAMES[server] if scenario == self.scenario else BY_NAME[scenario].title}"
+        return f"{said}, compared with {NAMES[server] if scenario == self.scenario else BY_NAME[scenario].title}"
 
     def is_met(self, value: float) -> bool:
         """Whether that is enough."""

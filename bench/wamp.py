@@ -94,7 +94,7 @@ def expectations(runs: Runs) -> str:
     for of, bound in EXPECTED:
         for in_flight in IN_FLIGHT:
             if (value := share(runs, of, in_flight)) is not None:
-                what = f"deliveries/s in WAMP, beside {WHO[of]}, {in_flight} in flight"
+                what = f"deliveries/s in WAMP, compared with {WHO[of]}, {in_flight} in flight"
                 rows.append([what, f"at least {bound:.1f}", f"{value:.2f}", "met" if value >= bound else "missed"])
     return table(["what", "expected", "measured", ""], rows)
 
