@@ -131,10 +131,10 @@ class CommandQueue:
             self._hold()
 
     def _sent(self, ref: commands.Ref, outcome: Outcome | MercuryError) -> None:
-        self._sending -= 1
+        self._sending = sending = self._sending - 1
         if self.state == CLOSED:
             return
-        if not self._sending and self.state == SENDING:
+        if not sending and self.state == SENDING:
             self.state = IDLE
         try:
             self._session.answer_send(ref, outcome)
@@ -322,9 +322,10 @@ class Session(Pingable):
         """A send was committed, or refused by the store."""
         if isinstance(outcome, MercuryError):
             self.refuse(ref, outcome)
-        elif outcome.entry is not None and self.encoder.acknowledges:
-            entry = outcome.entry
-            self.send_event(events.SendOk(ref=ref, id=entry.id, seq=entry.seq, duplicate=outcome.duplicate))
+        elif (entry := outcome.entry) is not None and self.encoder.acknowledges:
+            event = events.SendOk(ref=ref, id=entry.id, seq=entry.seq, duplicate=outcome.duplicate)
+            if data := self._dialect.encode(event):  # send_event(), without the call: there is one for each message
+                self.chat.outbox.put((self,), data)
 
     # What the client is told
 

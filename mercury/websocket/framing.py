@@ -70,8 +70,11 @@ class FrameEncoder:
         return b"".join([_head(first, len(data)) + data for entry in entries if (data := encode(entry))])
 
     def event(self, event: Event) -> bytes:
-        first = self._first
-        return b"".join([_head(first, len(data)) + data for data in self._codec.event(event)])
+        first, payloads = self._first, self._codec.event(event)
+        if len(payloads) == 1:  # as nearly always
+            data = payloads[0]
+            return _head(first, len(data)) + data
+        return b"".join([_head(first, len(data)) + data for data in payloads])
 
     def frame(self, payload: bytes) -> bytes:
         """A payload as it goes to the peer."""
