@@ -59,7 +59,11 @@ CASES = [(file, owner, name) for file, owner, names in USED for name in names.sp
 
 def words(owner: Any) -> set[str]:
     """All words in the source of a module, or of a class and those that it builds on."""
-    parts = [owner] if inspect.ismodule(owner) else [part for part in owner.__mro__ if part is not object]
+    parts = (
+        [owner]
+        if inspect.ismodule(owner)
+        else [part for part in owner.__mro__ if part.__module__ not in ("builtins", "typing")]
+    )
     return {word for part in parts for word in re.findall(r"\w+", inspect.getsource(part))}
 
 

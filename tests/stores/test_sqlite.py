@@ -126,7 +126,7 @@ async def test_a_path_that_cannot_be_used_is_named_with_the_reason(tmp_path: Pat
         (tmp_path / "file" / "mercury.db", "Not a directory"),
         (tmp_path / "file", "file is not a database"),
         (Path("/proc/mercury/mercury.db"), "No such file or directory"),
-        (Path("nul\0"), "null byte"),
+        (Path("nul\0"), "embedded null"),
     ):
         with pytest.raises(MercuryError) as caught:
             await SqliteStore(str(path)).open()

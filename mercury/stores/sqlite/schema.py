@@ -176,14 +176,20 @@ def connections(path: str, threads: int, *, read_only: bool, beside_node: bool =
     timeout = BESIDE_NODE_TIMEOUT if beside_node else BUSY_TIMEOUT
 
     def set_up(connection: sqlite3.Connection) -> None:
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise sqlite3.OperationalError(f"its journal mode is {mode}, but WAL is required; is it on a local disk?")
-        connection.execute("PRAGMA synchronous = FULL")  # NORMAL would say "committed" before it is on the disk
-        connection.execute("PRAGMA secure_delete = ON")  # zeros where something stood that was deleted, or in clear
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB; fewer would write hot pages more often
-        connection.execute("PRAGMA cache_size = -16384")  # KiB
-        connection.execute(f"PRAGMA query_only = {int(read_only)}")
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise sqlite3.OperationalError(
+                    f"its journal mode is {mode}, but WAL is required; is it on a local disk?"
+                )
+            connection.execute("PRAGMA synchronous = FULL")  # NORMAL would say "committed" before it is on the disk
+            connection.execute("PRAGMA secure_delete = ON")  # zeros where something stood that was deleted, or in clear
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB; fewer write hot pages more often
+            connection.execute("PRAGMA cache_size = -16384")  # KiB
+            connection.execute(f"PRAGMA query_only = {int(read_only)}")
+        except sqlite3.Error:
+            connection.close()  # the pool forgets a connection that could not be set up
+            raise
 
     return ConnectionPool(
         "sqlite3", path, timeout=timeout, isolation_level=None, check_same_thread=False,
