@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from mercury.domain.events import rfc3339
 from mercury.domain.log_context import LOG_CONTEXT
-from mercury.settings.schema import Log
+from mercury.settings.schema import LogSettings
 
 LEVELS: Final = {"debug": 0, "info": 1, "warn": 2, "error": 3, "critical": 4}
 
@@ -51,7 +51,7 @@ UNSAFE_KEY: Final = re.compile(r"[^\w.-]", re.ASCII)
 BARE: Final = re.compile(r"""[^\s="\\]+""")
 
 
-def observer(stream: TextIO, settings: Log, worker: int | None = None) -> ILogObserver:
+def observer(stream: TextIO, settings: LogSettings, worker: int | None = None) -> ILogObserver:
     """An observer that writes events of at least the level of the settings, in their format, as they are then. Each
     line names the worker, if it is one's."""
     return _Observer(stream, settings, {} if worker is None else {"worker": worker})
@@ -71,7 +71,7 @@ def log_stream(path: str | None = None) -> TextIO:
 class _Observer:
     """Never raises: whoever logs has something else to do, and a full disk must not stop a chat."""
 
-    def __init__(self, stream: TextIO, settings: Log, own: Mapping[str, object]) -> None:
+    def __init__(self, stream: TextIO, settings: LogSettings, own: Mapping[str, object]) -> None:
         self._stream = stream
         self._settings = settings
         self._own = own

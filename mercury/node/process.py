@@ -12,7 +12,7 @@ from twisted.application.service import IServiceCollection
 from twisted.logger import ILogObserver
 
 from mercury.node.logs import log_stream, observer
-from mercury.settings.schema import Log
+from mercury.settings.schema import LogSettings
 
 STOP_SECONDS: Final = 10.0  # for all that is still going on when Mercury is told to stop, closing connections aside
 
@@ -28,7 +28,7 @@ def log_file(twistd: Mapping[str, Any]) -> str | None:
     return None if path == "-" or (is_in_foreground(twistd) and not path) else path or "mercury.log"
 
 
-def take_log(parent: Any, twistd: Mapping[str, Any], settings: Log, worker: int | None = None) -> Any:
+def take_log(parent: Any, twistd: Mapping[str, Any], settings: LogSettings, worker: int | None = None) -> Any:
     """Write all of the application's log in our format; each line names the worker, if this is one. Returns the parent
     to give the service."""
     if hasattr(parent, "setComponent"):

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from mercury.reference import metrics, protocol, rest, settings
+from mercury.reference import metrics, modules, protocol, rest, road, road_picture, settings
 from mercury.reference.markers import with_section
 
 #: The pages with generated sections.
 PAGES: Final[dict[str, Callable[[], dict[str, str]]]] = {
+    "docs/design.md": lambda: {"modules": modules.table(), **road.tables()},
     "docs/configuration.md": lambda: {"settings": settings.tables()},
     "docs/metrics.md": lambda: {"metrics": metrics.tables()},
     "docs/protocol.md": protocol.tables,
@@ -23,6 +24,7 @@ PAGES: Final[dict[str, Callable[[], dict[str, str]]]] = {
 
 #: The files that are generated as a whole.
 FILES: Final[dict[str, Callable[[], str]]] = {
+    "docs/road.svg": road_picture.picture,
     "docs/asyncapi.json": lambda: json.dumps(protocol.asyncapi(), indent=2) + "\n",
     "etc/mercury.toml": settings.example,
 }

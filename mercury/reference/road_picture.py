@@ -123,15 +123,16 @@ def _names(those: list[Station]) -> str:
     return line
 
 
-def _numbers(those: list[Station]) -> str:
-    """2, 5, 6, 7 as `2, 5–7`."""
+def _numbers(those: list[Station], room: int) -> str:
+    """2, 5, 6, 7 as `2, 5–7`; if there is no room for so many letters, the first and the last one."""
     numbers = [one.number for one in those]
     plain = [int(number) for number in numbers if number.isdigit()]
     spans = []
     for _, run in groupby(enumerate(plain), lambda pair: pair[1] - pair[0]):
         first, *others = [number for _, number in run]
         spans.append(f"{first}–{others[-1]}" if others else f"{first}")
-    return ", ".join([*spans, *(number for number in numbers if not number.isdigit())])
+    line = ", ".join([*spans, *(number for number in numbers if not number.isdigit())])
+    return line if len(line) <= room else f"{numbers[0]} … {numbers[-1]}"
 
 
 def _heading(height: float) -> str:
@@ -165,7 +166,7 @@ def _box(box: Box) -> Iterator[str]:
         yield f'<text x="{x + PAD}" y="{line:g}" font-family="{MONO}" font-size="12">{escape(name)}</text>'
         yield (
             f'<text x="{x + WIDE - PAD:g}" y="{line:g}" font-size="11" text-anchor="end" fill="{BLUE}"'
-            f' font-weight="bold">{_numbers(those)}</text>'
+            f' font-weight="bold">{_numbers(those, LETTERS - len(name))}</text>'
         )
         yield (
             f'<text x="{x + PAD}" y="{line + 15:g}" font-family="{MONO}" font-size="11" fill="{GREY}">'

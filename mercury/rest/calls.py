@@ -48,7 +48,7 @@ class RestApi:
         return shapes.TokenMade(secret, body.member, rfc3339(expires))
 
     @call("DELETE", "/api/tokens")
-    async def revoke_tokens(self, body: shapes.Revoke) -> shapes.Revoked:
+    async def revoke_tokens(self, body: shapes.RevokeTokens) -> shapes.Revoked:
         """Revoke one token or all tokens of a member, and close the connections that logged in with them.
 
         If there is nothing to revoke, the call succeeds and `revoked` is 0.
@@ -84,14 +84,14 @@ class RestApi:
         return shapes.MemberList(members[: query.limit], len(members) > query.limit)
 
     @call("POST", "/api/rooms/{room}/members", "busy")
-    async def join_room(self, room: str, body: shapes.MemberNames) -> shapes.Joined:
+    async def join_room(self, room: str, body: shapes.MemberNames) -> shapes.JoinedMembers:
         """Add members to a room. The room and the members are created if necessary."""
-        return shapes.Joined(await self._chat.rooms.join(room, body.members))
+        return shapes.JoinedMembers(await self._chat.rooms.join(room, body.members))
 
     @call("DELETE", "/api/rooms/{room}/members", "not_found", "busy")
-    async def leave_room(self, room: str, body: shapes.MemberNames) -> shapes.Left:
+    async def leave_room(self, room: str, body: shapes.MemberNames) -> shapes.LeftMembers:
         """Remove members from a room."""
-        return shapes.Left(await self._chat.rooms.leave(room, body.members))
+        return shapes.LeftMembers(await self._chat.rooms.leave(room, body.members))
 
     # Messages
 

@@ -80,7 +80,7 @@ class TokenMade(Result):
     expires: Time
 
 
-class Revoke(Body):
+class RevokeTokens(Body):
     """One token, or a member whose tokens are all revoked. Give exactly one of the two."""
 
     rules = {"oneOf": [{"required": ["token"]}, {"required": ["member"]}]}
@@ -136,13 +136,13 @@ class MemberList(Result):
     more: bool
 
 
-class Joined(Result):
+class JoinedMembers(Result):
     """The members who were not in the room before."""
 
     joined: list[str]
 
 
-class Left(Result):
+class LeftMembers(Result):
     """The members who were in the room."""
 
     left: list[str]

@@ -187,7 +187,7 @@ class Drain(Section):
     ] = 5.0
 
 
-class Log(Section):
+class LogSettings(Section):
     """The log: one line per event."""
 
     format: Annotated[Literal["json", "logfmt"], LIVE, Meta(description="The format of a line.")] = "json"
@@ -196,7 +196,7 @@ class Log(Section):
     ] = "info"
 
 
-class Token(Section):
+class TokenSettings(Section):
     """Tokens, which clients log in with."""
 
     ttl: Annotated[
@@ -226,14 +226,14 @@ class Config(Section):
     wamp: Wamp = field(default_factory=Wamp)
     gotalk: Gotalk = field(default_factory=Gotalk)
     drain: Drain = field(default_factory=Drain)
-    log: Log = field(default_factory=Log)
+    log: LogSettings = field(default_factory=LogSettings)
     storage: Storage = field(default_factory=Storage)
     sqlite: Sqlite = field(default_factory=Sqlite)
     mysql: Mysql = field(default_factory=Mysql)
     redis: Redis = field(default_factory=Redis)
     retention: Retention = field(default_factory=Retention)
     crypto: Crypto = field(default_factory=Crypto)
-    token: Token = field(default_factory=Token)
+    token: TokenSettings = field(default_factory=TokenSettings)
     limits: Limits = field(default_factory=Limits)
 
 

@@ -17,7 +17,7 @@ from twisted.logger import Logger, globalLogPublisher
 from mercury.core.group_commit import GroupCommit
 from mercury.domain.log_context import LOG_CONTEXT, in_context, start_in_context
 from mercury.node.logs import observer
-from mercury.settings.schema import Log
+from mercury.settings.schema import LogSettings
 from mercury.stores.memory.store import MemoryStore
 from mercury.stores.sqlite.store import SqliteStore
 from tests.support.in_process_node import reactor, until
@@ -295,7 +295,7 @@ async def test_who_is_served_goes_along_and_stays_behind() -> None:
 
 def test_the_log_writes_it_unless_the_event_knows_better() -> None:
     stream = io.StringIO()
-    logger = Logger(namespace="here", observer=observer(stream, Log(format="logfmt")))
+    logger = Logger(namespace="here", observer=observer(stream, LogSettings(format="logfmt")))
     in_context(("session", 5), logger.info, "one")
     in_context(("session", 5), logger.info, "two", session=6)
     logger.info("three")

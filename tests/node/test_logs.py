@@ -31,12 +31,12 @@ CANARY = secrets.token_urlsafe(32)
 PASSWORD = "canary 8Qw2"
 
 
-class Log:
+class LogSettings:
     """Events in, lines out."""
 
     def __init__(self, format: Any = "json", level: Any = "debug") -> None:
         self.stream = io.StringIO()
-        self.observer = observer(self.stream, settings.Log(format=format, level=level))
+        self.observer = observer(self.stream, settings.LogSettings(format=format, level=level))
         self.logger = Logger(namespace="here", observer=self.observer)
 
     @property
@@ -54,9 +54,9 @@ class Log:
 
 
 @pytest.fixture
-def everything() -> Iterator[Log]:
+def everything() -> Iterator[LogSettings]:
     """What the whole process logs, old style and new."""
-    log = Log()
+    log = LogSettings()
     globalLogPublisher.addObserver(log.observer)
     yield log
     globalLogPublisher.removeObserver(log.observer)
@@ -70,11 +70,11 @@ def failure_of(error: Exception) -> Failure:
 
 
 def test_it_is_an_observer() -> None:
-    assert verifyObject(ILogObserver, Log().observer)
+    assert verifyObject(ILogObserver, LogSettings().observer)
 
 
 def test_an_event_is_a_line_of_json_with_its_own_simple_fields() -> None:
-    log = Log()
+    log = LogSettings()
     event = {
         "log_time": 1_800_000_000.25,
         "log_level": LogLevel.warn,
@@ -104,14 +104,14 @@ def test_an_event_is_a_line_of_json_with_its_own_simple_fields() -> None:
 
 
 def test_an_events_fields_do_not_replace_the_lines_own() -> None:
-    log = Log()
+    log = LogSettings()
     own = {"log_level": LogLevel.info, "log_format": "it is", "log_system": "here", "log_time": 0.0}
     log.observer({**own, "level": "fake", "message": "fake", "system": "fake", "time": "fake"})
     assert log.last == {"time": "1970-01-01T00:00:00.000000Z", "level": "info", "system": "here", "message": "it is"}
 
 
 def test_logfmt() -> None:
-    log = Log("logfmt")
+    log = LogSettings("logfmt")
     log.observer(
         {
             "log_time": 1_800_000_000.0,
@@ -137,7 +137,7 @@ def test_logfmt() -> None:
 
 @pytest.mark.parametrize("level", ["debug", "info", "warn", "error"])
 def test_only_events_of_the_level_or_above_are_written(level: str) -> None:
-    log = Log(level=level)
+    log = LogSettings(level=level)
     for name in LEVELS:
         log.logger.emit(LogLevel.lookupByName(name), name)
     written = [json.loads(line)["message"] for line in log.lines]
@@ -146,7 +146,7 @@ def test_only_events_of_the_level_or_above_are_written(level: str) -> None:
 
 
 def test_a_failure_has_its_traceback() -> None:
-    log = Log()
+    log = LogSettings()
     log.logger.failure("sending to {rid}", failure_of(KeyError("deep")), rid="r")
     assert (log.last["message"], log.last["rid"]) == ("sending to r", "r")
     assert log.last["traceback"].rstrip().endswith("KeyError: 'deep'")
@@ -155,7 +155,7 @@ def test_a_failure_has_its_traceback() -> None:
     assert log.last["message"] == "alone"
 
 
-def test_old_style_events(everything: Log) -> None:
+def test_old_style_events(everything: LogSettings) -> None:
     old_log.msg("hello", "there", system="old", rooms=2)
     assert everything.last["message"] == "hello there"
     assert (everything.last["level"], everything.last["system"], everything.last["rooms"]) == ("info", "old", 2)
@@ -163,7 +163,7 @@ def test_old_style_events(everything: Log) -> None:
     assert everything.last["message"] == "4 rooms"
 
 
-def test_old_style_errors(everything: Log) -> None:
+def test_old_style_errors(everything: LogSettings) -> None:
     old_log.err(failure_of(ValueError("bad")), "while testing")
     assert (everything.last["level"], everything.last["message"]) == ("error", "while testing")
     assert "ValueError: bad" in everything.last["traceback"]
@@ -174,7 +174,7 @@ def test_old_style_errors(everything: Log) -> None:
 
 def test_an_event_that_another_observer_made_old_style_is_still_itself() -> None:
     """Twisted's wrapper for old observers adds keys to the event that all observers share."""
-    log = Log()
+    log = LogSettings()
     publisher = LogPublisher(LegacyLogObserverWrapper(lambda event: None), log.observer)  # type: ignore[arg-type]
     Logger(namespace="here", observer=publisher).failure("it {what}", failure_of(ValueError("x")), what="broke")
     assert (log.last["message"], log.last["what"]) == ("it broke", "broke")
@@ -189,7 +189,7 @@ ANYTHING = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 
 @given(st.sampled_from(["json", "logfmt"]), ANYTHING, ANYTHING)
 def test_no_text_makes_two_lines_or_commands_a_terminal(format: str, text: str, name: str) -> None:
-    log = Log(format)
+    log = LogSettings(format)
     log.observer({"log_format": "{a}", "a": text, "log_namespace": text, name: text})
     assert log.text.endswith("\n")
     assert log.text[:-1].isprintable()
@@ -198,19 +198,19 @@ def test_no_text_makes_two_lines_or_commands_a_terminal(format: str, text: str, 
 
 @given(st.text())
 def test_json_gives_the_text_back(text: str) -> None:
-    log = Log()
+    log = LogSettings()
     log.observer({"log_format": "{words}", "words": f"<{text}>"})
     assert log.last["words"] == log.last["message"] == f"<{text}>"
 
 
 def test_text_of_all_languages_stays_readable() -> None:
-    log = Log()
+    log = LogSettings()
     log.logger.info("привет 你好 ß 🙂")
     assert "привет 你好 ß 🙂" in log.text
 
 
 def test_a_long_text_is_cut() -> None:
-    log = Log()
+    log = LogSettings()
     log.logger.info("{text}", text="x" * (LONGEST + 7))
     assert log.last["message"] == "x" * LONGEST + " [7 characters cut off]"
 
@@ -245,21 +245,21 @@ class Broken:
     ids=range(13),
 )
 def test_a_broken_event_is_told_and_never_raises(event: dict[Any, Any]) -> None:
-    log = Log()
+    log = LogSettings()
     log.observer(event)
     assert len(log.lines) <= 1
     assert CANARY not in log.text
 
 
 def test_what_could_not_be_written_is_told() -> None:
-    log = Log()
+    log = LogSettings()
     log.observer({"log_format": "x", "log_time": "yesterday"})
     assert log.last["message"] == "an event could not be written: ValueError"
     assert log.last["level"] == "error"
 
 
 def test_a_full_disk_does_not_raise() -> None:
-    log = Log()
+    log = LogSettings()
     log.stream.close()
     log.logger.error("nobody will read this")
 
@@ -296,7 +296,7 @@ def test_a_full_disk_does_not_raise() -> None:
 )
 def test_what_looks_like_a_secret_is_replaced(format: str, text: str) -> None:
     """In the message, in a field and in a traceback."""
-    log = Log(format)
+    log = LogSettings(format)
     secret = "s3cr3t"
     log.logger.failure("{frame}", failure_of(ValueError(text.format(secret))), frame=text.format(secret))
     assert "***" in log.text
@@ -304,14 +304,14 @@ def test_what_looks_like_a_secret_is_replaced(format: str, text: str) -> None:
 
 
 def test_a_password_with_spaces_in_quotes_is_replaced_whole() -> None:
-    log = Log()
+    log = LogSettings()
     log.logger.info("{it}", it=f"connect(password='{PASSWORD}', user='u')")
     assert log.last["it"] == "connect(password=***, user='u')"
 
 
 @pytest.mark.parametrize("token", [CANARY, secrets.token_hex(32)], ids=["ours", "hexadecimal"])
 def test_a_token_standing_alone_is_replaced(token: str) -> None:
-    log = Log()
+    log = LogSettings()
     log.logger.failure("{t} was it", failure_of(KeyError(token)), t=token, ts=f"({token}, {token})")
     assert token not in log.text
     assert log.last["message"] == "*** was it"
@@ -319,13 +319,13 @@ def test_a_token_standing_alone_is_replaced(token: str) -> None:
 
 
 def test_a_field_named_like_a_secret_is_replaced() -> None:
-    log = Log()
+    log = LogSettings()
     log.logger.info("x", password="a b", token=5, user_token="z", secret=Secret("s"), tokens=3)
     assert [log.last[name] for name in ("password", "token", "user_token", "secret", "tokens")] == ["***"] * 4 + [3]
 
 
 def test_what_is_no_secret_stays() -> None:
-    log = Log()
+    log = LogSettings()
     for text in (
         "the token is expired",
         "mysql.password-file: no cannot be read",
@@ -341,7 +341,7 @@ def test_what_is_no_secret_stays() -> None:
     "namespace", ["autobahn.websocket.protocol", "twisted.web.http._GenericHTTPChannel", "autobahn"]
 )
 def test_libraries_that_log_requests_and_frames_are_heard_only_from_warn_on(namespace: str) -> None:
-    log = Log()
+    log = LogSettings()
     logger = Logger(namespace=namespace, observer=log.observer)
     logger.debug("a frame")
     logger.info("a request")
@@ -352,7 +352,7 @@ def test_libraries_that_log_requests_and_frames_are_heard_only_from_warn_on(name
     assert log.last["message"] == "other"
 
 
-def test_autobahns_own_loggers_are_among_them(everything: Log) -> None:
+def test_autobahns_own_loggers_are_among_them(everything: LogSettings) -> None:
     """Its logger's namespace is found by what it does, not by what we think it is called."""
     logger = WebSocketServerFactory.log
     before = tx.get_global_log_level()
@@ -374,7 +374,7 @@ def test_a_file_is_appended_to_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "mercury.log"
     path.write_text("before\n")
     with log_stream(str(path)) as stream:
-        Logger(observer=observer(stream, settings.Log())).info("привет")
+        Logger(observer=observer(stream, settings.LogSettings())).info("привет")
         lines = path.read_text(encoding="utf-8").splitlines()  # before it is closed
     assert lines[0] == "before"
     assert json.loads(lines[1])["message"] == "привет"
@@ -384,9 +384,9 @@ def test_a_file_is_appended_to_line_by_line(tmp_path: Path) -> None:
 def test_standard_output_is_utf8_and_is_not_the_sys_stdout_that_twistd_turns_into_the_log() -> None:
     code = """
 from twisted.logger import Logger, globalLogBeginner
-from mercury.settings.schema import Log
+from mercury.settings.schema import LogSettings
 from mercury.node.logs import log_stream, observer
-globalLogBeginner.beginLoggingTo([observer(log_stream(), Log())])
+globalLogBeginner.beginLoggingTo([observer(log_stream(), LogSettings())])
 Logger().info("\\u043f\\u0440\\u0438\\u0432\\u0435\\u0442")
 print("printed")
 """

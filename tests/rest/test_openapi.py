@@ -115,7 +115,7 @@ def test_every_schema_is_there_and_used() -> None:
     for call in CALLS:
         for struct in (call.body, *call.results):
             assert struct is None or struct.__name__ in told["components"]["schemas"]
-    assert told["components"]["schemas"]["Revoke"]["oneOf"] == shapes.Revoke.rules["oneOf"]
+    assert told["components"]["schemas"]["RevokeTokens"]["oneOf"] == shapes.RevokeTokens.rules["oneOf"]
 
 
 @pytest.mark.slow

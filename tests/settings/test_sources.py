@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mercury.settings.engines import Mysql, Redis, Storage
-from mercury.settings.schema import Config, Log, storage_type
+from mercury.settings.schema import Config, LogSettings, storage_type
 from mercury.settings.sources import CONFIG_FILE, SETTINGS, Setting, as_text, load
 from mercury.settings.types import ConfigError, Secret, addresses, api_keys, methods, networks, origins
 
@@ -204,7 +204,7 @@ def test_the_default_file_is_read_if_it_is_there() -> None:
 
 def test_the_environment_can_name_the_file() -> None:
     file_with("[log]\nlevel = 'debug'\n", "a.toml")
-    assert load({}, {"MERCURY_CONFIG_FILE": "a.toml"}) == (Config(log=Log(level="debug")), [])
+    assert load({}, {"MERCURY_CONFIG_FILE": "a.toml"}) == (Config(log=LogSettings(level="debug")), [])
     assert config_of(file_with("", "b.toml"), MERCURY_CONFIG_FILE="a.toml") == Config()
 
 

@@ -48,7 +48,7 @@ class Desk(NamedTuple):
 async def desk() -> AsyncIterator[Desk]:
     clock, store = Clock(), MemoryStore()
     await store.open()
-    settings = schema.Config(token=schema.Token(ttl=TTL), limits=Limits(tokens_per_member=KEEP))
+    settings = schema.Config(token=schema.TokenSettings(ttl=TTL), limits=Limits(tokens_per_member=KEEP))
     cluster = make_chat(clock, store, settings).cluster
     yield Desk(Tokens(store, cluster, settings, clock.seconds), store, clock)
     await store.close()

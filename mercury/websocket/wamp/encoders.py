@@ -12,7 +12,7 @@ from autobahn.wamp import message as wamp
 
 from mercury.interfaces import IFrameEncoder
 from mercury.websocket.framing import BINARY, TEXT, CombinedEncoder, DeflatedFrameEncoder, FrameEncoder
-from mercury.websocket.wamp.messages import Answers, Log, Packer, Signals
+from mercury.websocket.wamp.messages import Answers, LogCodec, Packer, Signals
 from mercury.websocket.wamp.topics import ALL, LOG
 
 
@@ -35,5 +35,5 @@ class WampEncoders:
         return CombinedEncoder(self.packer.name, [self._of(kind) for kind in sorted(kinds)])
 
     def _of(self, kind: str) -> FrameEncoder:
-        codec = Log(self.packer, kind == ALL) if kind in (ALL, LOG) else Signals(self.packer, kind)
+        codec = LogCodec(self.packer, kind == ALL) if kind in (ALL, LOG) else Signals(self.packer, kind)
         return self._encoder(codec, self._first)

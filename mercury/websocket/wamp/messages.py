@@ -61,7 +61,7 @@ class WrongUriError(ViolationError):
         self.refused = refused
 
 
-class Request(commands.Command, kw_only=True):
+class WampRequest(commands.Command, kw_only=True):
     """What WAMP's own messages ask for, beside the commands that all protocols have."""
 
     ref: int = 0
@@ -77,31 +77,31 @@ class Request(commands.Command, kw_only=True):
         return self.ref % 100
 
 
-class Subscribe(Request, kw_only=True):
+class Subscribe(WampRequest, kw_only=True):
     """Hear of a topic. `after`: from the entry after this seq on, in place of the device's cursor."""
 
     topic: Topic
     after: int | None = None
 
 
-class Unsubscribe(Request, kw_only=True):
+class Unsubscribe(WampRequest, kw_only=True):
     """Hear of it no more."""
 
     subscription: int
 
 
-class Goodbye(Request, kw_only=True):
+class Goodbye(WampRequest, kw_only=True):
     """The client leaves, when what it asked before is answered."""
 
 
-class Refused(Request, kw_only=True):
+class Refused(WampRequest, kw_only=True):
     """What is answered with one of the specification's errors when its turn comes."""
 
     uri: str
     reason: str
 
 
-def refusal(of: Request, uri: str, reason: str) -> Refused:
+def refusal(of: WampRequest, uri: str, reason: str) -> Refused:
     """The error that answers a request."""
     return Refused(ref=of.ref, uri=uri, reason=reason)
 
@@ -301,7 +301,7 @@ def publication() -> int:
     return secrets.randbelow(2**53) + 1
 
 
-class Log:
+class LogCodec:
     """The codec of the EVENTs that carry a room's log, to its topic or, with `inbox`, to the inbox."""
 
     acknowledges = False
