@@ -26,7 +26,7 @@ from mercury.domain import commands
 from mercury.node.build import make_store
 
 sys.path.append(str(ROOT / "tests"))  # where the node is that tests put together as well
-from tests.support.in_process_node import Ear, Node, until
+from tests.support.in_process_node import Node, SocketlessDevice, until
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 CALLS: Final = {**MEASURES, "ack": "acknowledge what was received"}
 
 
-class Quiet(Ear):
+class Quiet(SocketlessDevice):
     """A client that answers no pings, so that nothing is stored about what it has received but at its command."""
 
     def ping(self, payload: bytes) -> None:
@@ -66,12 +66,12 @@ async def watch(node: Node, subject: Subject, database: Database) -> dict[str, C
         return result
 
     async def connect() -> None:
-        await ear.login(secret(subject.mid), subject.mid)
-        await ear.live(subject.rooms)
+        await client.login(secret(subject.mid), subject.mid)
+        await client.live(subject.rooms)
 
-    ear = Quiet(node.chat)
+    client = Quiet(node.chat)
     await note("live", connect())
-    (hello,) = ear.said("hello")
+    (hello,) = client.said("hello")
     heads = {room["rid"]: room["head"] for room in hello["rooms"]}
     entries, rids = subject.missed
 
@@ -93,13 +93,13 @@ async def watch(node: Node, subject: Subject, database: Database) -> dict[str, C
 
     await note("ack", acknowledge())
     rid, head = subject.rid, heads[subject.rid]
-    await note("unread", ear.ask(commands.Rooms()))
-    await note("newest", ear.ask(commands.History(rid=rid, limit=PAGE)))
-    await note("middle", ear.ask(commands.History(rid=rid, limit=PAGE, before=head // 2)))
-    await note("oldest", ear.ask(commands.History(rid=rid, limit=PAGE, after=0)))
+    await note("unread", client.ask(commands.Rooms()))
+    await note("newest", client.ask(commands.History(rid=rid, limit=PAGE)))
+    await note("middle", client.ask(commands.History(rid=rid, limit=PAGE, before=head // 2)))
+    await note("oldest", client.ask(commands.History(rid=rid, limit=PAGE, after=0)))
     to, seq = subject.mark(50)  # above those that were measured
-    await note("read", ear.ask(commands.Read(rid=to, seq=seq)))
-    await note("say", ear.ask(commands.Send(rid=rid, text="here I am", cid=f"watched{head}")))
+    await note("read", client.ask(commands.Read(rid=to, seq=seq)))
+    await note("say", client.ask(commands.Send(rid=rid, text="here I am", cid=f"watched{head}")))
     await note("rest_rooms", node.ask("GET", f"/api/members/{subject.mid}/rooms"))
     await note("rest_members", node.ask("GET", f"/api/rooms/{rid}/members?limit={NAMES}"))
     await note("rest_messages", node.ask("GET", f"/api/rooms/{rid}/messages?limit={PAGE}"))

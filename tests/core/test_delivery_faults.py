@@ -17,7 +17,7 @@ from mercury.domain import close_codes, events
 from mercury.domain.model import Entry
 from mercury.interfaces import IFrameEncoder
 from tests.support.clockwork import Clockwork, Device
-from tests.support.in_process_node import WIRE
+from tests.support.in_process_node import ENCODER
 
 
 class Broken:
@@ -33,12 +33,12 @@ class Broken:
     def event(self, event: events.Event) -> bytes:
         if self.mute and isinstance(event, events.CaughtUp):
             raise KeyError("broken on purpose")
-        return WIRE.event(event)
+        return ENCODER.event(event)
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
         if any(map(self.fails, entries)):
             raise KeyError("broken on purpose")
-        return WIRE.entries(entries)
+        return ENCODER.entries(entries)
 
 
 @pytest.fixture

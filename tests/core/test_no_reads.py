@@ -22,7 +22,7 @@ from mercury.stores.mysql.server import MysqlServer
 from mercury.stores.mysql.store import MysqlStore
 from mercury.stores.redis.link import RedisServer
 from tests.support.free_ports import free_port
-from tests.support.in_process_node import Ear, reactor, together, until
+from tests.support.in_process_node import SocketlessDevice, reactor, together, until
 from tests.support.mariadb_servers import MariaDb
 from tests.support.redis_servers import RedisEngine
 
@@ -30,7 +30,7 @@ ROOMS = [f"room {number}" for number in range(10)]
 MESSAGES = 200
 
 
-class SilentEar(Ear):
+class SilentEar(SocketlessDevice):
     """A client that answers no pings: that delivery is proved would be stored, and who writes looks where."""
 
     def ping(self, payload: bytes) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.support.gotalk_http_client import Town
+from tests.support.gotalk_http_client import GotalkWithEngine
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ async def test_the_page_says_what_happens(tmp_path: Path, free_port: Callable[[]
     def no_mariadb() -> None:
         raise AssertionError
 
-    async with Town(tmp_path, "memory", free_port, no_mariadb) as town:  # type: ignore[arg-type]
+    async with GotalkWithEngine(tmp_path, "memory", free_port, no_mariadb) as town:  # type: ignore[arg-type]
         script = "\n".join(f"{command}\necho; echo ---" for command, _ in commands)
         script = script.replace("127.0.0.1:9000", f"127.0.0.1:{town.gotalk}")
         out, err, code = await getProcessOutputAndValue("/bin/bash", ["-c", script], {"PATH": "/usr/bin:/bin"})

@@ -13,7 +13,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.task import deferLater
 
 from tests.support.child_programs import SERVER, Program
-from tests.support.gotalk_http_client import STORES, Caller, Town
+from tests.support.gotalk_http_client import STORES, Caller, GotalkWithEngine
 from tests.support.in_process_node import reactor, together
 from tests.support.mariadb_servers import MariaDb
 from tests.support.recorder import Record
@@ -25,16 +25,16 @@ pytestmark = pytest.mark.slow
 
 PASSWORD = "correct horse"
 
-Settle = Callable[..., Town]
+Settle = Callable[..., GotalkWithEngine]
 
 
 @pytest.fixture
 def settle(tmp_path: Path, free_port: Callable[[], int], request: pytest.FixtureRequest) -> Settle:
-    """Makes a Town on a store; only MySQL's needs a server that is shared."""
+    """Makes a GotalkWithEngine on a store; only MySQL's needs a server that is shared."""
 
-    def make(kind: str, *flags: str) -> Town:
+    def make(kind: str, *flags: str) -> GotalkWithEngine:
         mariadb: Callable[[], MariaDb] = lambda: request.getfixturevalue("mariadb")  # noqa: E731 - asked for late
-        return Town(tmp_path, kind, free_port, mariadb, *flags)
+        return GotalkWithEngine(tmp_path, kind, free_port, mariadb, *flags)
 
     return make
 
@@ -42,7 +42,7 @@ def settle(tmp_path: Path, free_port: Callable[[], int], request: pytest.Fixture
 class Someone:
     """A person with an old client: it does not ack."""
 
-    def __init__(self, town: Town, name: str, as_browser: bool = False) -> None:
+    def __init__(self, town: GotalkWithEngine, name: str, as_browser: bool = False) -> None:
         self.caller = Caller(town.gotalk, as_browser)
         self.name = name
         self.id = 0
@@ -152,7 +152,7 @@ async def _what_is_refused(ann: Someone, bob: Someone) -> None:
         assert (said.status, said.json["status"]) == (status, "error"), (path, fields, said)
 
 
-async def _pages(town: Town, ann: Someone, bob: Someone) -> None:
+async def _pages(town: GotalkWithEngine, ann: Someone, bob: Someone) -> None:
     """The pages, and what they do without a token: their cookie lets them in until they log out, and nothing else."""
     browser = Someone(town, "ann", as_browser=True)
     browser.id = ann.id

@@ -1,4 +1,4 @@
-"""A generator makes up 5,000 requests to goTalk's door, right and wrong ones, and may find no fault."""
+"""A generator makes up 5,000 requests to goTalk's gotalk, right and wrong ones, and may find no fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
-from tests.support.gotalk_node import PASSWORD, WRONG_NUMBERS, Door, Person, problem
+from tests.support.gotalk_node import PASSWORD, WRONG_NUMBERS, GotalkNode, Person, problem
 from tests.support.in_process_node import Answer
 
 pytestmark = pytest.mark.slow
@@ -102,19 +102,19 @@ async def test_no_request_that_can_be_made_up_is_a_fault() -> None:
     observer: Any = logged.append
     globalLogPublisher.addObserver(observer)
     statuses: dict[int, int] = {}
-    async with Door() as door:
-        maker = Maker(4, [await door.person(name) for name in ("ann", "Bob", "eve")])
+    async with GotalkNode() as gotalk:
+        maker = Maker(4, [await gotalk.person(name) for name in ("ann", "Bob", "eve")])
         for _ in range(5000):
-            wiretap = await door.connect()
+            wiretap = await gotalk.connect()
             data = maker.make()
             wiretap.write(data)
             head, _, body = (await wiretap.all()).partition(b"\r\n\r\n")
-            door._wiretaps.clear()
+            gotalk._wiretaps.clear()
             status = int(head.split()[1])
             statuses[status] = statuses.get(status, 0) + 1
             assert status < 500, data
             if data.startswith(b"POST /logout"):
-                maker.people = [await door.login(person.name) for person in maker.people]
+                maker.people = [await gotalk.login(person.name) for person in maker.people]
             if status >= 400 and not data.startswith(b"HEAD"):
                 problem(Answer(status, {}, json.loads(body)))
     globalLogPublisher.removeObserver(observer)

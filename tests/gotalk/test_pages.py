@@ -10,7 +10,7 @@ import pytest_twisted
 from pytest_twisted import ensureDeferred
 
 from mercury.domain import events
-from tests.support.gotalk_node import PASSWORD, Door
+from tests.support.gotalk_node import PASSWORD, GotalkNode
 
 PAGES = ["/login", "/register", "/send", "/send?username=ann&token=cookie"]
 PARTS = {"/gotalk.css": "text/css; charset=utf-8", "/gotalk.svg": "image/svg+xml"} | dict.fromkeys(
@@ -19,9 +19,9 @@ PARTS = {"/gotalk.css": "text/css; charset=utf-8", "/gotalk.svg": "image/svg+xml
 
 
 @pytest_twisted.async_yield_fixture
-async def door() -> AsyncIterator[Door]:
-    async with Door() as door:
-        yield door
+async def gotalk() -> AsyncIterator[GotalkNode]:
+    async with GotalkNode() as gotalk:
+        yield gotalk
 
 
 # Files
@@ -35,9 +35,9 @@ class Page(NamedTuple):
     body: bytes
 
 
-async def get(door: Door, path: str, *headers: str) -> Page:
+async def get(gotalk: GotalkNode, path: str, *headers: str) -> Page:
     """One request as a browser makes it."""
-    wiretap = await door.connect()
+    wiretap = await gotalk.connect()
     lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
     wiretap.write("\r\n".join(lines).encode() + b"\r\n\r\n")
     head, _, body = (await wiretap.all()).partition(b"\r\n\r\n")
@@ -46,9 +46,9 @@ async def get(door: Door, path: str, *headers: str) -> Page:
 
 
 @ensureDeferred
-async def test_pages_are_at_the_old_addresses_and_nobody_keeps_them(door: Door) -> None:
+async def test_pages_are_at_the_old_addresses_and_nobody_keeps_them(gotalk: GotalkNode) -> None:
     for path in PAGES:
-        page = await get(door, path)
+        page = await get(gotalk, path)
         assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert page.headers["cache-control"] == "no-store"
         assert page.body.startswith(b"<!doctype html>")
@@ -56,26 +56,26 @@ async def test_pages_are_at_the_old_addresses_and_nobody_keeps_them(door: Door) 
 
 @pytest.mark.parametrize(("path", "target"), [("/", "/login"), ("/sync", "/send"), ("/sync?token=x", "/send")])
 @ensureDeferred
-async def test_what_has_moved_says_where(door: Door, path: str, target: str) -> None:
-    moved = await get(door, path)
+async def test_what_has_moved_says_where(gotalk: GotalkNode, path: str, target: str) -> None:
+    moved = await get(gotalk, path)
     assert (moved.status, moved.headers["location"], moved.body) == (302, target, b"")
 
 
 @pytest.mark.parametrize(("path", "kind"), PARTS.items())
 @ensureDeferred
-async def test_parts_of_pages_are_kept_and_asked_for_again_each_time(door: Door, path: str, kind: str) -> None:
-    part = await get(door, path)
+async def test_parts_of_pages_are_kept_and_asked_for_again_each_time(gotalk: GotalkNode, path: str, kind: str) -> None:
+    part = await get(gotalk, path)
     assert (part.status, part.headers["content-type"], part.headers["cache-control"]) == (200, kind, "no-cache")
-    again = await get(door, path, f"If-None-Match: {part.headers['etag']}")
+    again = await get(gotalk, path, f"If-None-Match: {part.headers['etag']}")
     assert (again.status, again.body) == (304, b"")
-    other = await get(door, path, 'If-None-Match: "other"')
+    other = await get(gotalk, path, 'If-None-Match: "other"')
     assert (other.status, other.body) == (200, part.body)
 
 
 @pytest.mark.parametrize("path", ["/login", "/", "/sync", "/chat.js", "/gotalk.svg"])
 @ensureDeferred
-async def test_whatever_is_shown_may_run_nothing_but_its_own_scripts(door: Door, path: str) -> None:
-    headers = (await get(door, path)).headers
+async def test_whatever_is_shown_may_run_nothing_but_its_own_scripts(gotalk: GotalkNode, path: str) -> None:
+    headers = (await get(gotalk, path)).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert {policy[what] for what in ("default-src", "base-uri", "frame-ancestors", "trusted-types")} == {"'none'"}
     assert {policy[f"{what}-src"] for what in ("script", "style", "img", "connect")} == {"'self'"}
@@ -86,19 +86,19 @@ async def test_whatever_is_shown_may_run_nothing_but_its_own_scripts(door: Door,
 
 @pytest.mark.parametrize("path", ["/login.html", "/send.html", "/../pages.py", "/favicon.ico", "/%2e%2e/pages.py"])
 @ensureDeferred
-async def test_nothing_else_of_the_folder_or_beside_it_is_served(door: Door, path: str) -> None:
-    assert (await get(door, path)).status == 404
+async def test_nothing_else_of_the_folder_or_beside_it_is_served(gotalk: GotalkNode, path: str) -> None:
+    assert (await get(gotalk, path)).status == 404
 
 
 # Calls
 
 
 @ensureDeferred
-async def test_people_are_friends_first_and_then_who_else_was_written_with(door: Door) -> None:
-    ann, bob, eve = [await door.person(name) for name in ("ann", "bob", "eve")]
-    await door.say(eve, ann, "one", "two")
-    await door.post("/addfriend", token=ann.token, id=ann.id, friendid=bob.id)
-    known = await door.post("/people", token=ann.token, id=ann.id)
+async def test_people_are_friends_first_and_then_who_else_was_written_with(gotalk: GotalkNode) -> None:
+    ann, bob, eve = [await gotalk.person(name) for name in ("ann", "bob", "eve")]
+    await gotalk.say(eve, ann, "one", "two")
+    await gotalk.post("/addfriend", token=ann.token, id=ann.id, friendid=bob.id)
+    known = await gotalk.post("/people", token=ann.token, id=ann.id)
     assert known.json == {
         "Id": ann.id,
         "Name": "ann",
@@ -110,27 +110,27 @@ async def test_people_are_friends_first_and_then_who_else_was_written_with(door:
 
 
 @ensureDeferred
-async def test_people_have_accounts_whatever_rooms_the_application_makes(door: Door) -> None:
-    ann = await door.person("ann")
+async def test_people_have_accounts_whatever_rooms_the_application_makes(gotalk: GotalkNode) -> None:
+    ann = await gotalk.person("ann")
     for rid in (f"gotalk:{ann.id}:99", f"gotalk:{ann.id}:{ann.id}", f"gotalk:99:{ann.id}", "gotalk:98:99", "gotalk:x"):
-        await door.chat.rooms.join(rid, [f"gotalk:{ann.id}"])
-    known = (await door.post("/people", token=ann.token)).json
+        await gotalk.chat.rooms.join(rid, [f"gotalk:{ann.id}"])
+    known = (await gotalk.post("/people", token=ann.token)).json
     assert [person["Name"] for person in known["People"]] == ["ann"]
 
 
 @ensureDeferred
-async def test_history_has_both_sides_and_goes_both_ways(door: Door) -> None:
-    ann, bob, eve = [await door.person(name) for name in ("ann", "bob", "eve")]
-    await door.say(ann, bob, "a")
-    await door.say(bob, ann, "b", "c")
-    await door.say(eve, ann, "another conversation")
+async def test_history_has_both_sides_and_goes_both_ways(gotalk: GotalkNode) -> None:
+    ann, bob, eve = [await gotalk.person(name) for name in ("ann", "bob", "eve")]
+    await gotalk.say(ann, bob, "a")
+    await gotalk.say(bob, ann, "b", "c")
+    await gotalk.say(eve, ann, "another conversation")
 
     async def history(**fields: Any) -> tuple[list[str], bool]:
-        said = await door.post("/history", token=ann.token, id=ann.id, friendid=bob.id, **fields)
+        said = await gotalk.post("/history", token=ann.token, id=ann.id, friendid=bob.id, **fields)
         assert said.status == 200, said
         return [message["Content"] for message in said.json["Messages"]], said.json["More"]
 
-    whole = (await door.post("/history", token=ann.token, friendid=bob.id)).json["Messages"]
+    whole = (await gotalk.post("/history", token=ann.token, friendid=bob.id)).json["Messages"]
     assert [(one["Content"], one["UserIdSend"], one["UserIdReceive"], one["Seq"]) for one in whole] == [
         ("a", ann.id, bob.id, 2),
         ("b", bob.id, ann.id, 3),
@@ -140,45 +140,45 @@ async def test_history_has_both_sides_and_goes_both_ways(door: Door) -> None:
     assert await history(before=3) == (["a"], False)
     assert await history(after=2) == (["b", "c"], False)
     assert await history(after=4) == ([], False)
-    door.chat.limits.history_page = 2
+    gotalk.chat.limits.history_page = 2
     assert await history() == (["b", "c"], True)
     assert await history(after=0) == (["a", "b"], True)
 
 
 @ensureDeferred
-async def test_history_is_of_those_who_are_in_the_conversation(door: Door) -> None:
-    ann, bob, eve = [await door.person(name) for name in ("ann", "bob", "eve")]
-    await door.say(ann, bob, "a")
+async def test_history_is_of_those_who_are_in_the_conversation(gotalk: GotalkNode) -> None:
+    ann, bob, eve = [await gotalk.person(name) for name in ("ann", "bob", "eve")]
+    await gotalk.say(ann, bob, "a")
     for person in (bob, ann):
-        others = await door.post("/history", token=eve.token, id=eve.id, friendid=person.id)
+        others = await gotalk.post("/history", token=eve.token, id=eve.id, friendid=person.id)
         assert others.json == {"Messages": [], "More": False}
-    await door.chat.rooms.leave(f"gotalk:{ann.id}:{bob.id}", [f"gotalk:{bob.id}"])
-    assert (await door.post("/history", token=bob.token, friendid=ann.id)).json == {"Messages": [], "More": False}
-    assert len((await door.post("/history", token=ann.token, friendid=bob.id)).json["Messages"]) == 1
+    await gotalk.chat.rooms.leave(f"gotalk:{ann.id}:{bob.id}", [f"gotalk:{bob.id}"])
+    assert (await gotalk.post("/history", token=bob.token, friendid=ann.id)).json == {"Messages": [], "More": False}
+    assert len((await gotalk.post("/history", token=ann.token, friendid=bob.id)).json["Messages"]) == 1
 
 
 @ensureDeferred
 async def test_what_is_read_is_unread_no_more_and_the_other_one_hears_of_it(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    gotalk: GotalkNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ann, bob = [await door.person(name) for name in ("ann", "bob")]
-    await door.say(bob, ann, "one", "two", "three")
+    ann, bob = [await gotalk.person(name) for name in ("ann", "bob")]
+    await gotalk.say(bob, ann, "one", "two", "three")
     told: list[events.Event] = []
-    monkeypatch.setattr(door.chat.hub, "signal", lambda rid, event, but=None: told.append(event))
+    monkeypatch.setattr(gotalk.chat.hub, "signal", lambda rid, event, but=None: told.append(event))
     for _ in range(2):
-        read = await door.post("/read", token=ann.token, id=ann.id, friendid=bob.id, seq=3)
+        read = await gotalk.post("/read", token=ann.token, id=ann.id, friendid=bob.id, seq=3)
         assert (read.status, read.json) == (200, "read")
-    (person,) = (await door.post("/people", token=ann.token)).json["People"]
+    (person,) = (await gotalk.post("/people", token=ann.token)).json["People"]
     assert (person["Unread"], person["Last"]) == (1, 4)
     assert told == [events.Read(f"gotalk:{ann.id}:{bob.id}", f"gotalk:{ann.id}", 3)]
 
 
 @ensureDeferred
-async def test_what_the_application_says_names_its_author(door: Door) -> None:
-    ann, bob = [await door.person(name) for name in ("ann", "bob")]
-    await door.say(ann, bob, "a")
-    await door.chat.rooms.post("", f"gotalk:{ann.id}:{bob.id}", "Be kind to each other.")
-    last = (await door.post("/history", token=bob.token, friendid=ann.id)).json["Messages"][-1]
+async def test_what_the_application_says_names_its_author(gotalk: GotalkNode) -> None:
+    ann, bob = [await gotalk.person(name) for name in ("ann", "bob")]
+    await gotalk.say(ann, bob, "a")
+    await gotalk.chat.rooms.post("", f"gotalk:{ann.id}:{bob.id}", "Be kind to each other.")
+    last = (await gotalk.post("/history", token=bob.token, friendid=ann.id)).json["Messages"][-1]
     assert (last["Content"], last["UserIdSend"], last["From"]) == ("Be kind to each other.", 0, "")
 
 
@@ -198,19 +198,19 @@ async def test_what_the_application_says_names_its_author(door: Door) -> None:
     ],
 )
 @ensureDeferred
-async def test_what_cannot_be_is_refused(door: Door, path: str, fields: dict[str, Any], status: int) -> None:
-    ann = await door.person("ann")
+async def test_what_cannot_be_is_refused(gotalk: GotalkNode, path: str, fields: dict[str, Any], status: int) -> None:
+    ann = await gotalk.person("ann")
     given: dict[str, Any] = {"token": ann.token, "id": ann.id, **fields}
-    assert (await door.post(path, **given)).status == status
+    assert (await gotalk.post(path, **given)).status == status
 
 
 @ensureDeferred
-async def test_the_pages_way_to_log_in_gives_the_token_to_the_cookie_alone(door: Door) -> None:
-    ann = await door.person("ann")
-    answer = await door.post("/login", username="ann", password=PASSWORD, cookieonly="1")
+async def test_the_pages_way_to_log_in_gives_the_token_to_the_cookie_alone(gotalk: GotalkNode) -> None:
+    ann = await gotalk.person("ann")
+    answer = await gotalk.post("/login", username="ann", password=PASSWORD, cookieonly="1")
     assert answer.json == {"Id": ann.id, "Name": "ann", "Pwd": "", "SessionID": ""}
     cookie = answer.headers["set-cookie"]
     assert "; HttpOnly" in cookie
     assert "; SameSite=Strict" in cookie
-    assert (await door.post("/people", {"Cookie": cookie.partition(";")[0]})).json["Name"] == "ann"
-    assert (await door.post("/people", {"Cookie": "gotalk=made-up"})).status == 401
+    assert (await gotalk.post("/people", {"Cookie": cookie.partition(";")[0]})).json["Name"] == "ann"
+    assert (await gotalk.post("/people", {"Cookie": "gotalk=made-up"})).status == 401

@@ -21,7 +21,7 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from mercury.gotalk import receipts
 from tests.support.certificates import Authority
-from tests.support.gotalk_node import Door, Person, contents, request
+from tests.support.gotalk_node import GotalkNode, Person, contents, request
 from tests.support.in_process_node import Wiretap, is_whole, reactor, until
 
 TEXT = "x" * 3000
@@ -30,15 +30,15 @@ TEXT = "x" * 3000
 class Scene:
     """Ann has written to Bob, whose client does not ack."""
 
-    def __init__(self, door: Door, ann: Person, bob: Person) -> None:
-        self.door, self.ann, self.bob = door, ann, bob
-        self.port = door.port
+    def __init__(self, gotalk: GotalkNode, ann: Person, bob: Person) -> None:
+        self.gotalk, self.ann, self.bob = gotalk, ann, bob
+        self.port = gotalk.port
 
     def sync(self, version: str = "1.1", *headers: str) -> bytes:
         return request("/sync", version, headers, token=self.bob.token, id=self.bob.id)
 
     async def connect(self) -> Wiretap:
-        return await self.door.connect()
+        return await self.gotalk.connect()
 
     async def answered(self, wiretap: Wiretap) -> None:
         """Until the connection has an answer."""
@@ -61,13 +61,13 @@ class Scene:
 
 @pytest_twisted.async_yield_fixture
 async def scene() -> AsyncIterator[Scene]:
-    async with Door() as door:
-        ann, bob = await door.person("ann"), await door.person("bob")
-        await door.say(ann, bob, TEXT)
+    async with GotalkNode() as gotalk:
+        ann, bob = await gotalk.person("ann"), await gotalk.person("bob")
+        await gotalk.say(ann, bob, TEXT)
         logged: list[LogEvent] = []
         observer: Any = logged.append
         globalLogPublisher.addObserver(observer)
-        yield Scene(door, ann, bob)
+        yield Scene(gotalk, ann, bob)
         globalLogPublisher.removeObserver(observer)
         assert [eventAsText(event) for event in logged if event["log_level"].name not in ("debug", "info")] == []
 
@@ -108,7 +108,7 @@ def in_thread(work: Any, *args: Any) -> Deferred[Any]:
 @ensureDeferred
 async def test_who_reads_all_and_closes_has_received_it(scene: Scene, version: str) -> None:
     def work() -> None:
-        client = Client(scene.door.port)
+        client = Client(scene.gotalk.port)
         client.read(client.ask(scene.sync(version)))
         client.socket.close()
 
@@ -121,7 +121,7 @@ async def test_who_reads_all_and_closes_has_received_it(scene: Scene, version: s
 @ensureDeferred
 async def test_who_reads_until_the_server_closes_has_received_it(scene: Scene, headers: tuple[str, ...]) -> None:
     def work() -> bytes:
-        client = Client(scene.door.port)
+        client = Client(scene.gotalk.port)
         client.socket.sendall(scene.sync(*headers))
         data = client.read(10**6)
         client.socket.close()
@@ -138,7 +138,7 @@ async def test_who_goes_away_before_all_is_read_gets_it_again(scene: Scene, left
     """`late`: when the last byte was sent, too, and waits unread in the client's socket."""
 
     def work() -> None:
-        client = Client(scene.door.port)
+        client = Client(scene.gotalk.port)
         length = client.ask(scene.sync())
         client.read(length - left)
         if how.startswith("late"):
@@ -156,7 +156,7 @@ async def test_who_goes_away_before_all_is_read_gets_it_again(scene: Scene, left
 @ensureDeferred
 async def test_who_reads_all_and_resets_the_connection_gets_it_again(scene: Scene) -> None:
     def work() -> None:
-        client = Client(scene.door.port)
+        client = Client(scene.gotalk.port)
         client.read(client.ask(scene.sync()))
         reset(client.socket)
 
@@ -210,17 +210,17 @@ async def test_a_request_that_was_sent_before_the_answer_proves_nothing(scene: S
 
 @ensureDeferred
 async def test_a_client_that_never_closes_its_last_connection_is_hung_up_on() -> None:
-    async with Door(request_seconds=1.0) as door:
-        ann, bob = await door.person("ann"), await door.person("bob")
-        await door.say(ann, bob, TEXT)
-        scene = Scene(door, ann, bob)
+    async with GotalkNode(request_seconds=1.0) as gotalk:
+        ann, bob = await gotalk.person("ann"), await gotalk.person("bob")
+        await gotalk.say(ann, bob, TEXT)
+        scene = Scene(gotalk, ann, bob)
         data = await in_thread(_read_and_stay, scene)
         assert contents(data) == [TEXT]
         assert not await scene.is_moved()
 
 
 def _read_and_stay(scene: Scene) -> bytes:
-    client = Client(scene.door.port)
+    client = Client(scene.gotalk.port)
     client.socket.sendall(scene.sync("1.0"))
     data = client.read(10**6)
     try:
@@ -234,7 +234,7 @@ def _read_and_stay(scene: Scene) -> bytes:
 @ensureDeferred
 async def test_who_acks_is_answered_without_delay_and_closing_proves_nothing(scene: Scene) -> None:
     def work() -> bytes:
-        client = Client(scene.door.port)
+        client = Client(scene.gotalk.port)
         data = client.read(client.ask(request("/sync", token=scene.bob.token, ack=0)))
         client.socket.close()
         return data
@@ -250,7 +250,7 @@ async def test_who_takes_all_there_is_and_breaks_off_at_once_gets_it_again(
     """As a proxy does whose own client goes away halfway: what it read it closes upon properly."""
 
     def work() -> int:
-        client = Client(scene.door.port)
+        client = Client(scene.gotalk.port)
         length = client.ask(scene.sync())
         time.sleep(0.1)
         taken = len(client.socket.recv(10**6))
@@ -274,8 +274,8 @@ class Lazy:
     async def begin(self) -> None:
         """Ask, and let the server write all of it."""
         for _ in range(100):
-            await self.scene.door.say(self.scene.ann, self.scene.bob, TEXT * 5)
-        await in_thread(self.socket.connect, ("127.0.0.1", self.scene.door.port))
+            await self.scene.gotalk.say(self.scene.ann, self.scene.bob, TEXT * 5)
+        await in_thread(self.socket.connect, ("127.0.0.1", self.scene.gotalk.port))
         self.socket.setblocking(False)
         self.socket.send(self.scene.sync())
         await deferLater(reactor, 0.3)
@@ -309,7 +309,7 @@ async def test_our_own_end_of_a_connection_may_be_on_its_way_but_not_a_byte_of_t
     monkeypatch.setattr(receipts, "unsent_bytes", lambda raw: 1)
 
     def work() -> None:
-        client = Client(scene.door.port)
+        client = Client(scene.gotalk.port)
         client.read(client.ask(scene.sync(version)))
         if version == "1.0":
             client.read(1)
@@ -340,7 +340,7 @@ warns = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL")  # as Twisted doe
 async def tls(tmp_path: Path) -> AsyncIterator[tuple[Scene, ssl.SSLContext]]:
     authority = Authority(tmp_path / "authority.pem")
     certificate, key = authority.issue(tmp_path / "server", "127.0.0.1")
-    plain, safe = Door(), Door()
+    plain, safe = GotalkNode(), GotalkNode()
     safe.endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
     async with plain:
         ann, bob = await plain.person("ann"), await plain.person("bob")

@@ -13,284 +13,284 @@ from mercury.domain.model import Entry
 from mercury.errors import MercuryError
 from mercury.gotalk.conversations import member_of, room_of
 from mercury.gotalk.sync import MOST, MOST_TEXT, device_of
-from tests.support.gotalk_clockwork import House, draft, texts
+from tests.support.gotalk_clockwork import GotalkClockwork, draft, texts
 
 # Clients that ack
 
 
 def test_what_is_not_acked_comes_again_in_the_same_order_before_what_is_new() -> None:
-    house = House()
-    house.say(1, 3, "a1", "a2")
-    house.say(2, 3, "b1")
-    assert texts(house.sync(3, ack=0)) == ["a1", "a2", "b1"]
-    house.say(1, 3, "a3")
-    again = house.sync(3, ack=0)
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a1", "a2")
+    gotalk.say(2, 3, "b1")
+    assert texts(gotalk.sync(3, ack=0)) == ["a1", "a2", "b1"]
+    gotalk.say(1, 3, "a3")
+    again = gotalk.sync(3, ack=0)
     assert texts(again) == ["a1", "a2", "b1", "a3"]
-    assert house.sync(3, ack=again[-1].id) == []
-    assert house.sync(3, ack=0) == []
+    assert gotalk.sync(3, ack=again[-1].id) == []
+    assert gotalk.sync(3, ack=0) == []
 
 
 def test_an_ack_in_the_middle_proves_what_came_before_it_and_nothing_else() -> None:
-    house = House()
-    house.say(1, 3, "a1", "a2", "a3")
-    house.say(2, 3, "b1", "b2")
-    first = house.sync(3, ack=0)
-    assert texts(house.sync(3, ack=first[1].id)) == ["a3", "b1", "b2"]
-    assert house.node.delivered(member_of(3), room_of(1, 3), "gotalk") == first[1].seq
-    assert texts(house.sync(3, ack=first[3].id)) == ["b2"]
-    assert house.node.delivered(member_of(3), room_of(1, 3), "gotalk") == first[2].seq
-    assert house.sync(3, ack=first[4].id) == []
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a1", "a2", "a3")
+    gotalk.say(2, 3, "b1", "b2")
+    first = gotalk.sync(3, ack=0)
+    assert texts(gotalk.sync(3, ack=first[1].id)) == ["a3", "b1", "b2"]
+    assert gotalk.node.delivered(member_of(3), room_of(1, 3), "gotalk") == first[1].seq
+    assert texts(gotalk.sync(3, ack=first[3].id)) == ["b2"]
+    assert gotalk.node.delivered(member_of(3), room_of(1, 3), "gotalk") == first[2].seq
+    assert gotalk.sync(3, ack=first[4].id) == []
 
 
 def test_an_ack_that_is_old_or_of_another_message_proves_nothing() -> None:
-    house = House()
-    house.say(1, 3, "a1", "a2")
-    house.say(2, 4, "not mine")
-    first = house.sync(3, ack=0)
-    assert texts(house.sync(3, ack=first[0].id)) == ["a2"]
-    (other,) = house.sync(4, ack=0)
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a1", "a2")
+    gotalk.say(2, 4, "not mine")
+    first = gotalk.sync(3, ack=0)
+    assert texts(gotalk.sync(3, ack=first[0].id)) == ["a2"]
+    (other,) = gotalk.sync(4, ack=0)
     for stale in (first[0].id, other.id, 1, 10**12, 2**63 - 1):
-        assert texts(house.sync(3, ack=stale)) == ["a2"]
+        assert texts(gotalk.sync(3, ack=stale)) == ["a2"]
 
 
 def test_a_message_that_is_committed_late_with_a_smaller_id_is_not_taken_for_acked() -> None:
-    house = House()
-    house.say(1, 3, "x")
-    house.say(2, 3, "y")
-    house.sync(3, ack=house.sync(3, ack=0)[-1].id)
-    last, memory = house.node.store.store._last_id, house.node.store.store
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "x")
+    gotalk.say(2, 3, "y")
+    gotalk.sync(3, ack=gotalk.sync(3, ack=0)[-1].id)
+    last, memory = gotalk.node.store.store._last_id, gotalk.node.store.store
     memory._last_id = last + 100
-    (late,) = house.say(1, 3, "first in the store")
-    assert texts(house.sync(3, ack=0)) == ["first in the store"]
+    (late,) = gotalk.say(1, 3, "first in the store")
+    assert texts(gotalk.sync(3, ack=0)) == ["first in the store"]
     memory._last_id = last + 50  # as MySQL gives them out: before the commit
-    (smaller,) = house.say(2, 3, "committed later")
+    (smaller,) = gotalk.say(2, 3, "committed later")
     memory._last_id = last + 200
     assert smaller.id < late.id
-    assert texts(house.sync(3, ack=late.id)) == ["committed later"]
-    assert house.sync(3, ack=smaller.id) == []
+    assert texts(gotalk.sync(3, ack=late.id)) == ["committed later"]
+    assert gotalk.sync(3, ack=smaller.id) == []
 
 
 def test_what_was_handed_over_is_remembered_by_another_node_and_before_the_answer() -> None:
-    house = House()
-    house.say(1, 3, "a1", "a2")
-    house.node.store.shut.add("put_handed")
-    answers = house.begin(house.poll(3, ack=0))
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a1", "a2")
+    gotalk.node.store.shut.add("put_handed")
+    answers = gotalk.begin(gotalk.poll(3, ack=0))
     assert answers == []
-    house.node.store.open_gate()
-    house.node.settle()
-    other = House(beside=house)
+    gotalk.node.store.open_gate()
+    gotalk.node.settle()
+    other = GotalkClockwork(beside=gotalk)
     assert texts(other.sync(3, ack=answers[0][0].id)) == ["a2"]
 
 
 def test_nothing_is_written_for_a_sync_that_has_nothing_to_say() -> None:
-    house = House()
-    (entry,) = house.say(1, 3, "x")
-    house.sync(3, ack=0)
-    house.sync(3, ack=entry.id)
-    house.sync(3, device="old")
-    house.node.now(house.sync_calls.received(house.poll(3, device="old"), [entry]))
-    house.sync(3, device="old")
-    house.node.store.calls.clear()
-    assert house.sync(3, ack=entry.id) == house.sync(3, device="old") == []
-    assert house.node.store.calls == ["handed", "memberships"] * 2
+    gotalk = GotalkClockwork()
+    (entry,) = gotalk.say(1, 3, "x")
+    gotalk.sync(3, ack=0)
+    gotalk.sync(3, ack=entry.id)
+    gotalk.sync(3, device="old")
+    gotalk.node.now(gotalk.sync_calls.received(gotalk.poll(3, device="old"), [entry]))
+    gotalk.sync(3, device="old")
+    gotalk.node.store.calls.clear()
+    assert gotalk.sync(3, ack=entry.id) == gotalk.sync(3, device="old") == []
+    assert gotalk.node.store.calls == ["handed", "memberships"] * 2
 
 
 @pytest.mark.parametrize("acks", [True, False])
 def test_a_device_that_asks_is_not_forgotten_though_it_gets_nothing(acks: bool) -> None:
-    house = House()
-    (entry,) = house.say(1, 3, "x")
+    gotalk = GotalkClockwork()
+    (entry,) = gotalk.say(1, 3, "x")
     ack = entry.id if acks else None
-    house.sync(3, ack=ack)
-    house.node.now(house.sync_calls.received(house.poll(3), [entry]))
-    devices = house.node.store.store._devices[member_of(3)]
+    gotalk.sync(3, ack=ack)
+    gotalk.node.now(gotalk.sync_calls.received(gotalk.poll(3), [entry]))
+    devices = gotalk.node.store.store._devices[member_of(3)]
     for _ in range(3):
         devices["gotalk"].moved = 0
-        house.sync(3, ack=ack)
+        gotalk.sync(3, ack=ack)
         moved = devices["gotalk"].moved
         assert moved > 0
-        house.node.now(house.node.store.sweep(0, moved, 9))
-        house.sync(3, ack=ack)
+        gotalk.node.now(gotalk.node.store.sweep(0, moved, 9))
+        gotalk.sync(3, ack=ack)
         assert devices["gotalk"].moved == moved  # no more than twice a day
-        house.wall += 43200
-    house.node.now(house.node.store.sweep(0, 0, 9))
-    assert house.sync(3, ack=ack) == []
+        gotalk.wall += 43200
+    gotalk.node.now(gotalk.node.store.sweep(0, 0, 9))
+    assert gotalk.sync(3, ack=ack) == []
 
 
 # Clients that do not
 
 
 def test_without_an_ack_everything_comes_again_until_its_arrival_is_seen() -> None:
-    house = House()
-    house.say(1, 3, "a")
-    poll = house.poll(3)
-    assert texts(house.sync(3)) == texts(house.sync(3)) == ["a"]
-    house.node.now(house.sync_calls.received(poll, house.sync(3)))
-    assert house.sync(3) == []
-    house.say(1, 3, "b")
-    assert texts(house.sync(3)) == ["b"]
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a")
+    poll = gotalk.poll(3)
+    assert texts(gotalk.sync(3)) == texts(gotalk.sync(3)) == ["a"]
+    gotalk.node.now(gotalk.sync_calls.received(poll, gotalk.sync(3)))
+    assert gotalk.sync(3) == []
+    gotalk.say(1, 3, "b")
+    assert texts(gotalk.sync(3)) == ["b"]
 
 
 def test_a_sync_waits_until_the_proof_before_it_is_stored() -> None:
-    house = House()
-    house.say(1, 3, "a")
-    entries = house.sync(3)
-    house.node.store.shut.add("move_cursors")
-    proving = Deferred.fromCoroutine(house.sync_calls.received(house.poll(3), entries))
-    answers = house.begin(house.poll(3))
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a")
+    entries = gotalk.sync(3)
+    gotalk.node.store.shut.add("move_cursors")
+    proving = Deferred.fromCoroutine(gotalk.sync_calls.received(gotalk.poll(3), entries))
+    answers = gotalk.begin(gotalk.poll(3))
     assert (proving.called, answers) == (False, [])
-    house.node.store.open_gate()
-    house.node.settle()
+    gotalk.node.store.open_gate()
+    gotalk.node.settle()
     assert (proving.called, answers) == (True, [[]])
-    assert house.sync_calls._turns == {}
+    assert gotalk.sync_calls._turns == {}
 
 
 def test_a_proof_that_cannot_be_stored_now_is_stored_later() -> None:
-    house = House()
-    house.say(1, 3, "a")
-    entries = house.sync(3)
-    house.node.store.down = True
-    house.node.now(house.sync_calls.received(house.poll(3), entries))
-    house.node.store.down = False
-    assert house.sync(3) == []
-    house.node.wait(2)
-    assert house.node.delivered(member_of(3), room_of(1, 3), "gotalk") == entries[0].seq
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a")
+    entries = gotalk.sync(3)
+    gotalk.node.store.down = True
+    gotalk.node.now(gotalk.sync_calls.received(gotalk.poll(3), entries))
+    gotalk.node.store.down = False
+    assert gotalk.sync(3) == []
+    gotalk.node.wait(2)
+    assert gotalk.node.delivered(member_of(3), room_of(1, 3), "gotalk") == entries[0].seq
 
 
 # What is handed over
 
 
 def test_two_devices_get_everything_each() -> None:
-    house = House()
-    (entry,) = house.say(1, 3, "a")
-    assert texts(house.sync(3, ack=0, device="phone")) == ["a"]
-    assert house.sync(3, ack=entry.id, device="phone") == []
-    assert texts(house.sync(3, ack=0, device="laptop")) == ["a"]
-    assert texts(house.sync(3, ack=0)) == ["a"]
+    gotalk = GotalkClockwork()
+    (entry,) = gotalk.say(1, 3, "a")
+    assert texts(gotalk.sync(3, ack=0, device="phone")) == ["a"]
+    assert gotalk.sync(3, ack=entry.id, device="phone") == []
+    assert texts(gotalk.sync(3, ack=0, device="laptop")) == ["a"]
+    assert texts(gotalk.sync(3, ack=0)) == ["a"]
     with pytest.raises(MercuryError, match="bad_request"):
         device_of("x" * 190)
 
 
 def test_one_does_not_get_ones_own_words_and_they_are_not_read_again_and_again() -> None:
-    house = House()
-    house.say(3, 1, *"abcde")
-    assert house.sync(3, ack=0) == []
-    house.node.wait(1)
-    assert house.node.delivered(member_of(3), room_of(1, 3), "gotalk") == 6
-    house.node.store.calls.clear()
-    assert house.sync(3, ack=0) == []
-    assert "history" not in house.node.store.calls
-    house.say(1, 3, "answer")
-    assert texts(house.sync(3, ack=0)) == ["answer"]
+    gotalk = GotalkClockwork()
+    gotalk.say(3, 1, *"abcde")
+    assert gotalk.sync(3, ack=0) == []
+    gotalk.node.wait(1)
+    assert gotalk.node.delivered(member_of(3), room_of(1, 3), "gotalk") == 6
+    gotalk.node.store.calls.clear()
+    assert gotalk.sync(3, ack=0) == []
+    assert "history" not in gotalk.node.store.calls
+    gotalk.say(1, 3, "answer")
+    assert texts(gotalk.sync(3, ack=0)) == ["answer"]
 
 
 def test_own_words_between_those_of_others_are_left_out_however_often() -> None:
-    house = House(history_page=2)
+    gotalk = GotalkClockwork(history_page=2)
     for n in range(6):
-        house.say(1, 3, f"theirs {n}")
-        house.say(3, 1, *["mine"] * n)
-    first = house.sync(3, ack=0)
+        gotalk.say(1, 3, f"theirs {n}")
+        gotalk.say(3, 1, *["mine"] * n)
+    first = gotalk.sync(3, ack=0)
     assert texts(first) == [f"theirs {n}" for n in range(6)]
-    assert texts(house.sync(3, ack=first[2].id)) == ["theirs 3", "theirs 4", "theirs 5"]
+    assert texts(gotalk.sync(3, ack=first[2].id)) == ["theirs 3", "theirs 4", "theirs 5"]
 
 
 def test_notes_to_oneself_are_handed_over() -> None:
-    house = House()
-    house.say(3, 3, "milk")
-    (note,) = house.sync(3, ack=0)
+    gotalk = GotalkClockwork()
+    gotalk.say(3, 3, "milk")
+    (note,) = gotalk.sync(3, ack=0)
     assert (note.text, note.rid) == ("milk", "gotalk:3:3")
 
 
 def test_only_conversations_of_two_are_handed_over_and_all_that_is_said_there() -> None:
-    house = House()
-    house.say(1, 3, "a")
-    house.node.join("lobby", member_of(3), "bob")
-    house.node.join("gotalk:1:2", member_of(3))
-    house.node.join("gotalk:3:1", member_of(3), "bob")
-    house.node.join(room_of(1, 3), "bob")
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a")
+    gotalk.node.join("lobby", member_of(3), "bob")
+    gotalk.node.join("gotalk:1:2", member_of(3))
+    gotalk.node.join("gotalk:3:1", member_of(3), "bob")
+    gotalk.node.join(room_of(1, 3), "bob")
     for room in ("lobby", "gotalk:3:1", "gotalk:1:2"):
-        house.node.post(room, "elsewhere")
-    house.node.post(room_of(1, 3), "by bob", member="bob")
-    house.node.post(room_of(1, 3), "by the application")
-    assert texts(house.sync(3, ack=0)) == ["a", "by bob", "by the application"]
+        gotalk.node.post(room, "elsewhere")
+    gotalk.node.post(room_of(1, 3), "by bob", member="bob")
+    gotalk.node.post(room_of(1, 3), "by the application")
+    assert texts(gotalk.sync(3, ack=0)) == ["a", "by bob", "by the application"]
 
 
 def test_who_left_a_conversation_is_brought_back_by_the_next_message() -> None:
-    house = House()
-    house.say(1, 3, "a")
-    phone = house.node.device(member_of(3), "phone")
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a")
+    phone = gotalk.node.device(member_of(3), "phone")
     phone.do(commands.Leave(rid=room_of(1, 3)))
-    assert house.sync(3, ack=0) == []
-    house.say(1, 3, "b")
-    assert texts(house.sync(3, ack=0)) == ["b"]
+    assert gotalk.sync(3, ack=0) == []
+    gotalk.say(1, 3, "b")
+    assert texts(gotalk.sync(3, ack=0)) == ["b"]
 
 
 def test_what_was_handed_over_of_a_conversation_that_one_left_is_given_up() -> None:
-    house = House()
-    house.say(1, 3, "a")
-    house.say(2, 3, "b")
-    first = house.sync(3, ack=0)
-    house.node.now(house.node.chat.rooms.leave(room_of(1, 3), [member_of(3)]))
-    assert texts(house.sync(3, ack=0)) == ["b"]
-    house.say(1, 3, "c")
-    assert texts(house.sync(3, ack=first[0].id)) == ["b", "c"]
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a")
+    gotalk.say(2, 3, "b")
+    first = gotalk.sync(3, ack=0)
+    gotalk.node.now(gotalk.node.chat.rooms.leave(room_of(1, 3), [member_of(3)]))
+    assert texts(gotalk.sync(3, ack=0)) == ["b"]
+    gotalk.say(1, 3, "c")
+    assert texts(gotalk.sync(3, ack=first[0].id)) == ["b", "c"]
 
 
 def test_a_repeated_cid_is_said_once() -> None:
-    house = House()
-    house.say(1, 3, "a", "a", cid="x")
-    assert texts(house.sync(3, ack=0)) == ["a"]
+    gotalk = GotalkClockwork()
+    gotalk.say(1, 3, "a", "a", cid="x")
+    assert texts(gotalk.sync(3, ack=0)) == ["a"]
     with pytest.raises(MercuryError, match="conflict"):
-        house.say(1, 3, "b", cid="x")
+        gotalk.say(1, 3, "b", cid="x")
 
 
 def test_a_receiver_who_can_be_in_no_more_rooms_is_not_said_to_have_been_told() -> None:
-    house = House(rooms_per_member=1)
-    house.say(1, 3, "a")
+    gotalk = GotalkClockwork(rooms_per_member=1)
+    gotalk.say(1, 3, "a")
     with pytest.raises(MercuryError, match=r"too_large: member gotalk:3 is in 1 rooms"):
-        house.say(2, 3, "b")
-    assert texts(house.sync(3)) == ["a"]
+        gotalk.say(2, 3, "b")
+    assert texts(gotalk.sync(3)) == ["a"]
 
 
 @pytest.mark.parametrize("acks", [True, False])
 def test_many_messages_come_in_several_answers(acks: bool) -> None:
-    house = House()
-    memory = house.node.store
-    house.say(1, 3, "0")
+    gotalk = GotalkClockwork()
+    memory = gotalk.node.store
+    gotalk.say(1, 3, "0")
     for n in range(1, 2500):
-        house.node.chat.journal.append(draft(1, 3, str(n)))
-    house.node.settle()
+        gotalk.node.chat.journal.append(draft(1, 3, str(n)))
+    gotalk.node.settle()
     got: list[str] = []
     ack = 0
-    while entries := house.sync(3, ack=ack if acks else None):
+    while entries := gotalk.sync(3, ack=ack if acks else None):
         assert len(entries) <= MOST
         got += texts(entries)
         ack = entries[-1].id
         if not acks:
-            house.node.now(house.sync_calls.received(house.poll(3), entries))
+            gotalk.node.now(gotalk.sync_calls.received(gotalk.poll(3), entries))
     assert got == [str(n) for n in range(2500)]
     assert memory.calls.count("put_handed") == (4 if acks else 1)
 
 
 def test_an_answer_has_a_bounded_length_however_long_the_texts() -> None:
-    house = House(text_bytes=0)
+    gotalk = GotalkClockwork(text_bytes=0)
     long = "x" * (MOST_TEXT // 2 + 1)
-    house.say(1, 3, long, long, "short")
-    (one,) = house.sync(3, ack=0)
-    assert [len(entry.text) for entry in house.sync(3, ack=one.id)] == [len(long), 5]
-    house.say(1, 4, "x" * (MOST_TEXT + 1), "y")
-    assert [len(entry.text) for entry in house.sync(4, ack=0)] == [MOST_TEXT + 1]
+    gotalk.say(1, 3, long, long, "short")
+    (one,) = gotalk.sync(3, ack=0)
+    assert [len(entry.text) for entry in gotalk.sync(3, ack=one.id)] == [len(long), 5]
+    gotalk.say(1, 4, "x" * (MOST_TEXT + 1), "y")
+    assert [len(entry.text) for entry in gotalk.sync(4, ack=0)] == [MOST_TEXT + 1]
 
 
 @pytest.mark.parametrize(("count", "text"), [(3000, "x"), (30, "x" * (MOST_TEXT // 10))])
 def test_a_flood_does_not_starve_other_conversations(count: int, text: str) -> None:
-    house = House(text_bytes=0)
+    gotalk = GotalkClockwork(text_bytes=0)
     for sender in (1, 5):
-        house.say(sender, 3, "0")
+        gotalk.say(sender, 3, "0")
         for _ in range(count):
-            house.node.chat.journal.append(draft(sender, 3, text))
-        house.node.settle()
-        house.say(sender + 1, 3, f"hello of {sender + 1}")
-    assert {"hello of 2", "hello of 6"} <= set(texts(house.sync(3, ack=0)))
+            gotalk.node.chat.journal.append(draft(sender, 3, text))
+        gotalk.node.settle()
+        gotalk.say(sender + 1, 3, f"hello of {sender + 1}")
+    assert {"hello of 2", "hello of 6"} <= set(texts(gotalk.sync(3, ack=0)))
 
 
 # All of it, at random
@@ -301,8 +301,8 @@ class Loss(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.houses = [House()]
-        self.houses.append(House(beside=self.houses[0]))
+        self.houses = [GotalkClockwork()]
+        self.houses.append(GotalkClockwork(beside=self.houses[0]))
         self.said: dict[str, list[str]] = {}
         self.acking: dict[str, list[Entry]] = {"": [], "phone": []}
         self.other: list[Entry] = []
@@ -340,12 +340,12 @@ class Loss(RuleBasedStateMachine):
 
     @rule(node=st.booleans(), arrives=st.booleans())
     def sync_without_ack(self, node: bool, arrives: bool) -> None:
-        house = self.houses[node]
-        poll = house.poll(3, device="old")
-        answer = house.node.now(house.sync_calls.messages(poll))
+        gotalk = self.houses[node]
+        poll = gotalk.poll(3, device="old")
+        answer = gotalk.node.now(gotalk.sync_calls.messages(poll))
         if arrives:
             self.other += answer
-            house.node.now(house.sync_calls.received(poll, answer))
+            gotalk.node.now(gotalk.sync_calls.received(poll, answer))
 
     def teardown(self) -> None:
         if not hasattr(self, "houses"):

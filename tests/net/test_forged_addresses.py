@@ -16,7 +16,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from tests.support.in_process_node import until
-from tests.support.whole_node import FORM, V2, Whole
+from tests.support.whole_node import FORM, V2, WholeNode
 
 HERE: Final = "tcp:0:interface=127.0.0.1"
 PROXY: Final = "haproxy:tcp:0:interface=127.0.0.1"
@@ -56,7 +56,7 @@ def settings(endpoint: str, address: str, **more: str) -> dict[str, str]:
     return flags | {name.replace("__", ".").replace("_", "-"): value for name, value in more.items()}
 
 
-async def statuses(node: Whole, *more: str, before: bytes = b"") -> list[int]:
+async def statuses(node: WholeNode, *more: str, before: bytes = b"") -> list[int]:
     """What the three listeners answer to the simplest request; 0 if they do not."""
     return [
         await node.status("server.api", "GET", "/healthz", b"", *more, before=before),
@@ -100,7 +100,7 @@ async def test_lists_of_addresses(
     endpoint: str, address: str, proxies: str, before: bytes, expected: list[int]
 ) -> None:
     flags = settings(endpoint, address) | {f"{name}.proxies": proxies for name in LISTENERS}
-    async with Whole(flags) as node:
+    async with WholeNode(flags) as node:
         assert await statuses(node, before=before) == expected
         for source in ("192.0.2.7", "127.0.0.1"):
             assert await statuses(node, *headers(source), before=before) == expected
@@ -110,7 +110,7 @@ async def test_lists_of_addresses(
 @ensureDeferred
 async def test_limits_of_connections_from_one_address(endpoint: str, proxied: bytes) -> None:
     limits = {"limits.connections-per-address": "1", "gotalk.connections-per-address": "1"}
-    async with Whole(settings(endpoint, "0.0.0.0/0") | limits) as node:
+    async with WholeNode(settings(endpoint, "0.0.0.0/0") | limits) as node:
         first = await node.handshake(V2, before=proxied)
         assert first.data.startswith(b"HTTP/1.1 101")
         await node.connect("gotalk", proxied + b"POST /login HTTP/1.1\r\n")
@@ -128,7 +128,7 @@ async def test_limits_of_connections_from_one_address(endpoint: str, proxied: by
 async def test_throttles_of_gotalk(endpoint: str) -> None:
     """Each from another address, they say: only a listed proxy is believed."""
     limits = {"gotalk.logins-per-minute": "2", "gotalk.registrations-per-minute": "2"}
-    async with Whole(settings(endpoint, "0.0.0.0/0") | limits) as node:
+    async with WholeNode(settings(endpoint, "0.0.0.0/0") | limits) as node:
 
         async def post(path: str, number: int, source: str) -> int:
             body = urlencode({"username": f"user{number}", **WRONG}).encode()
@@ -146,7 +146,7 @@ async def test_throttles_of_gotalk(endpoint: str) -> None:
 @ensureDeferred
 async def test_the_log_and_what_rest_tells(endpoint: str) -> None:
     proxied, true = (v1("192.0.2.1"), "192.0.2.1") if endpoint == PROXY else (b"", "127.0.0.1")
-    async with Whole(settings(endpoint, "0.0.0.0/0", log__level="debug")) as node:
+    async with WholeNode(settings(endpoint, "0.0.0.0/0", log__level="debug")) as node:
         secret = (await node.chat.tokens.make("ann"))[0]
         forged = headers("198.51.100.7")
         query = f"?member=ann&token={secret}"

@@ -22,14 +22,14 @@ from OpenSSL import SSL
 from mercury.net.tls import Certificate
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
-from tests.support.raw_server import LISTENERS, PATIENCE, TWISTD, Running
+from tests.support.raw_server import LISTENERS, PATIENCE, TWISTD, RawServer
 
 pytestmark = pytest.mark.slow
 
 EVERYTHING = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"  # that OpenSSL was built with
 
 
-class Node(Running):
+class Node(RawServer):
     """A server in a process of its own, with one certificate on all that it listens on."""
 
     def __init__(self, folder: Path) -> None:

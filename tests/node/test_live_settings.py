@@ -24,13 +24,13 @@ from mercury.rest.api_keys import new_key
 from mercury.settings.sources import SETTINGS
 from tests.support.in_process_node import reactor, until
 from tests.support.websocket_bytes import masked
-from tests.support.whole_node import FORM, V2, Whole, proxied
+from tests.support.whole_node import FORM, V2, WholeNode, proxied
 
 KEY, HASH = new_key()
 DEFLATE: Final = "Sec-WebSocket-Extensions: permessage-deflate"
 PASSWORD: Final = "correct horse"
 
-Probe = Callable[[Whole], Awaitable[Any]]
+Probe = Callable[[WholeNode], Awaitable[Any]]
 
 
 @dataclass
@@ -68,7 +68,7 @@ async def test_it_changes(path: str) -> None:
     case = CASES[path]
     (first, before), (then, after) = case.expected.items()
     assert before != after
-    async with Whole({**case.flags, path: first}) as node:
+    async with WholeNode({**case.flags, path: first}) as node:
         assert await case.probe(node) == before
         node.reload(path, then)
         assert await case.probe(node) == after
@@ -93,53 +93,53 @@ HAPROXY: Final = "haproxy:tcp:0:interface=127.0.0.1"
 
 
 @decides("server.api.address", HERE_OR_NOT, server__api__endpoint="tcp:0:interface=127.0.0.1")
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await node.status("server.api", "GET", "/healthz")
 
 
 @decides("server.api.proxies", HERE_OR_NOT, server__api__endpoint=HAPROXY, server__api__address="192.0.2.7")
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await node.status("server.api", "GET", "/healthz", before=proxied("192.0.2.7"))
 
 
 @decides("server.api.keys", {"": 200, f"shop:{HASH}": 401})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     if node.flags["server.api.keys"]:
         assert await node.status("server.api", "GET", "/api/rooms", b"", f"Authorization: Bearer {KEY}") == 200
     return await node.status("server.api", "GET", "/api/rooms")
 
 
 @decides("server.ws.address", {"127.0.0.1": 101, "192.0.2.1": 0}, server__ws__endpoint="tcp:0:interface=127.0.0.1")
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await node.upgraded()
 
 
 @decides("server.ws.proxies", {"127.0.0.1": 101, "192.0.2.1": 0}, server__ws__endpoint=HAPROXY)
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await node.upgraded(before=proxied("127.0.0.1"))
 
 
 @decides("server.ws.origins", {"*": 101, "https://*.example": 403})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await node.upgraded(V2, "Origin: https://a.b")
 
 
 @decides("server.ws.compression", {"false": False, "true": True})
-async def _(node: Whole) -> bool:
+async def _(node: WholeNode) -> bool:
     return b"permessage-deflate" in (await node.handshake(V2, DEFLATE)).data
 
 
 @decides("wamp.realm", {"mercury": "welcome on", "other": "wamp.error.no_such_realm"})
-async def _(node: Whole) -> str:
+async def _(node: WholeNode) -> str:
     return await wamp_hello(node)
 
 
 @decides("wamp.authmethods", {"ticket": "welcome on", "wampcra": "wamp.error.no_matching_auth_method"})
-async def _(node: Whole) -> str:
+async def _(node: WholeNode) -> str:
     return await wamp_hello(node)
 
 
-async def wamp_hello(node: Whole) -> str:
+async def wamp_hello(node: WholeNode) -> str:
     """What a client is answered who says HELLO and has a ticket: that it goes on, or why not."""
     client = await node.handshake("Sec-WebSocket-Protocol: wamp.2.json")
     details = {"roles": {"caller": {}}, "authmethods": ["ticket"], "authid": "ann"}
@@ -153,42 +153,42 @@ async def wamp_hello(node: Whole) -> str:
 # goTalk's door
 
 
-async def post(node: Whole, path: str, **fields: object) -> Any:
+async def post(node: WholeNode, path: str, **fields: object) -> Any:
     return await node.http("gotalk", "POST", path, urlencode(fields).encode(), FORM)
 
 
-async def register(node: Whole, **fields: object) -> int:
+async def register(node: WholeNode, **fields: object) -> int:
     answer = await post(node, "/register", **{"username": node.member(), "password": PASSWORD, **fields})
     return int(answer.status)
 
 
 @decides("gotalk.address", HERE_OR_NOT, gotalk__endpoint="tcp:0:interface=127.0.0.1")
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await node.status("gotalk", "POST", "/logout", b"", FORM)
 
 
 @decides("gotalk.proxies", HERE_OR_NOT, gotalk__endpoint=HAPROXY)
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await node.status("gotalk", "POST", "/logout", b"", FORM, before=proxied("127.0.0.1"))
 
 
 @decides("gotalk.secure", {"false": False, "true": True})
-async def _(node: Whole) -> bool:
+async def _(node: WholeNode) -> bool:
     return "Secure" in (await post(node, "/logout")).headers["set-cookie"]
 
 
 @decides("gotalk.connections", {"10": 200, "1": 0})
 @decides("gotalk.connections-per-address", {"10": 200, "1": 0})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await beside_another(node, "gotalk", "/logout")
 
 
 @decides("server.api.connections", {"10": 201, "1": 0})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await beside_another(node, "server.api", "/api/tokens", b'{"member":"ann"}')
 
 
-async def beside_another(node: Whole, listener: str, path: str, body: bytes = b"") -> int:
+async def beside_another(node: WholeNode, listener: str, path: str, body: bytes = b"") -> int:
     """The status of a request while there is another connection."""
     (door,) = [one.factory for one in node.service.listenings if one.section == listener]
     if not door.total:
@@ -198,22 +198,22 @@ async def beside_another(node: Whole, listener: str, path: str, body: bytes = b"
 
 
 @decides("gotalk.registration", {"open": 200, "closed": 403})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await register(node)
 
 
 @decides("gotalk.invite", {"a": 200, "b": 403}, gotalk__registration="invite")
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await register(node, invite="a")
 
 
 @decides("gotalk.password-least", {"8": 400, "4": 200})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await register(node, password="12345")
 
 
 @decides("gotalk.friends", {"2": 200, "1": 413}, gotalk__registrations_per_minute="0")
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     name = node.member()
     ids = [(await post(node, "/register", username=one, password=PASSWORD)).json["Id"] for one in (name, f"{name}x")]
     ids.append((await post(node, "/register", username=f"{name}y", password=PASSWORD)).json["Id"])
@@ -223,14 +223,14 @@ async def _(node: Whole) -> int:
 
 
 @decides("gotalk.logins-per-minute", {"0": 401, "1": 429})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     name = node.member()
     answers = [await post(node, "/login", username=name, password="wrong") for _ in range(3)]
     return int(answers[-1].status)
 
 
 @decides("gotalk.registrations-per-minute", {"0": 200, "1": 429})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return [await register(node) for _ in range(3)][-1]
 
 
@@ -238,26 +238,26 @@ async def _(node: Whole) -> int:
 
 
 @decides("log.level", {"error": False, "debug": True})
-async def _(node: Whole) -> bool:
+async def _(node: WholeNode) -> bool:
     Logger().debug("a detail")
     return "a detail" in node.raw_log()
 
 
 @decides("log.format", {"json": "{", "logfmt": "t"})
-async def _(node: Whole) -> str:
+async def _(node: WholeNode) -> str:
     node.raw_log()
     Logger().info("a line")
     return node.raw_log()[0]
 
 
 @decides("token.ttl", {"60": 60, "3600": 3600})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     node.chat.tokens._wall = lambda: 0.0
     return (await node.chat.tokens.make("ann"))[1] // 1_000_000
 
 
 @decides("drain.seconds", {"0": 3, "5": 2})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     """How many of three connections are closed at once."""
     ears = [await node.listen(node.member()) for _ in range(3)]
     with pytest.MonkeyPatch.context() as patched:
@@ -272,7 +272,7 @@ async def _(node: Whole) -> int:
 
 
 @decides("limits.frame-bytes", {"65536": b"error", "100": b"\x03\xf1"})
-async def _(node: Whole) -> bytes:
+async def _(node: WholeNode) -> bytes:
     """On the connection that was open before: an answer, or a close frame with 1009."""
     said = await node.say(b'{"type":"nothing","x":"' + b"x" * 200 + b'"}', 4)
     found = next(mark for mark in (b"\x03\xf1", b"error") if mark in said)
@@ -282,18 +282,18 @@ async def _(node: Whole) -> bytes:
 
 
 @decides("limits.text-bytes", {"100": "ok", "1": "too_large"})
-async def _(node: Whole) -> str:
+async def _(node: WholeNode) -> str:
     await node.chat.rooms.join("r", ["ann"])
     return await code_of(node.chat.rooms.post("ann", "r", "hello"))
 
 
 @decides("limits.body-bytes", {"1000": 400, "128": 413})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await node.status("server.api", "POST", "/api/tokens", b" " * 500)
 
 
 @decides("limits.request-seconds", {"60": False, "0.05": True})
-async def _(node: Whole) -> bool:
+async def _(node: WholeNode) -> bool:
     """Whether a connection that asks nothing is hung up on meanwhile."""
     wiretap = await node.connect("server.api")
     await deferLater(reactor, 0.5)
@@ -301,7 +301,7 @@ async def _(node: Whole) -> bool:
 
 
 @decides("limits.handshake-seconds", {"0": (None, 0), "60": (60, 61)})
-async def _(node: Whole) -> tuple[int | None, int]:
+async def _(node: WholeNode) -> tuple[int | None, int]:
     """For the handshake, and then for the first frame."""
     before = set(node.chat.heartbeat.everybody())
     await node.handshake(V2)
@@ -312,12 +312,12 @@ async def _(node: Whole) -> tuple[int | None, int]:
 
 
 @decides("limits.ping-seconds", {"25": 25.0, "10": 10.0})
-async def _(node: Whole) -> float:
+async def _(node: WholeNode) -> float:
     return float((await node.listen(node.member())).said("hello")[0]["heartbeat"])
 
 
 @decides("limits.drain-seconds", {"3600": None, "20": close_codes.TOO_SLOW.code})
-async def _(node: Whole) -> int | None:
+async def _(node: WholeNode) -> int | None:
     """What a connection is closed with that takes nothing for one turn of 25 seconds."""
     ear = await node.listen(node.member())
     ear.session.slow()
@@ -326,16 +326,16 @@ async def _(node: Whole) -> int | None:
 
 
 @decides("limits.connections", {"100": 101, "1": 0})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await second_connection(node)
 
 
 @decides("limits.connections-per-address", {"100": 101, "1": 0})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     return await second_connection(node)
 
 
-async def second_connection(node: Whole) -> int:
+async def second_connection(node: WholeNode) -> int:
     """The status of a handshake while there is another connection."""
     await node.say(b"{}")
     (door,) = [one.factory for one in node.service.listenings if one.section == "server.ws"]
@@ -347,23 +347,23 @@ async def second_connection(node: Whole) -> int:
 
 
 @decides("limits.connections-per-member", {"2": None, "1": close_codes.BUSY.code})
-async def _(node: Whole) -> int | None:
+async def _(node: WholeNode) -> int | None:
     member = node.member()
     await node.listen(member)
     return (await node.listen(member)).closed_with
 
 
 @decides("limits.messages-per-second", {"0": "ok", "0.001": "rate_limited"})
-async def _(node: Whole) -> str:
+async def _(node: WholeNode) -> str:
     return await send_three(node)
 
 
 @decides("limits.burst", {"3": "ok", "2": "rate_limited"}, limits__messages_per_second="0.001")
-async def _(node: Whole) -> str:
+async def _(node: WholeNode) -> str:
     return await send_three(node)
 
 
-async def send_three(node: Whole) -> str:
+async def send_three(node: WholeNode) -> str:
     """What becomes of the third message that somebody sends at once."""
     member = node.member()
     await node.chat.rooms.join("r", [member])
@@ -371,14 +371,14 @@ async def send_three(node: Whole) -> str:
 
 
 @decides("limits.rooms-per-member", {"2": "ok", "1": "too_large"})
-async def _(node: Whole) -> str:
+async def _(node: WholeNode) -> str:
     member = node.member()
     await node.chat.rooms.join("r", [member])
     return await code_of(node.chat.rooms.join("s", [member]))
 
 
 @decides("limits.tokens-per-member", {"2": "ok", "1": "unauthorized"})
-async def _(node: Whole) -> str:
+async def _(node: WholeNode) -> str:
     member = node.member()
     secret, _ = await node.chat.tokens.make(member, 60)
     await node.chat.tokens.make(member, 90)
@@ -386,7 +386,7 @@ async def _(node: Whole) -> str:
 
 
 @decides("limits.devices-per-member", {"2": 2, "1": 1})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     """How many of two devices' places are left after a sweep."""
     member = node.member()
     await node.chat.rooms.join("r", [member])
@@ -397,7 +397,7 @@ async def _(node: Whole) -> int:
 
 
 @decides("limits.device-days", {"90": 90, "7": 7})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     """How many days the store is told."""
     swept: list[int] = []
 
@@ -412,7 +412,7 @@ async def _(node: Whole) -> int:
 
 
 @decides("limits.json-depth", {"32": False, "4": True})
-async def _(node: Whole) -> bool:
+async def _(node: WholeNode) -> bool:
     """Whether what is deep is refused for that, in all protocols, and where a connection was open before."""
     decode = [codec.decode for codec in codecs(node)]
     deep = b'{"type":"nothing","x":[[[[[[]]]]]]}'
@@ -422,14 +422,14 @@ async def _(node: Whole) -> bool:
     return bool(refused.pop())
 
 
-def codecs(node: Whole) -> list[Any]:
+def codecs(node: WholeNode) -> list[Any]:
     """The codecs of the WebSocket listener."""
     factory: Any = node.service.listenings[1].factory._factory
     return list(factory.make_handler(None)._subprotocols.codecs.values())
 
 
 @decides("limits.history-page", {"3": 3, "2": 2})
-async def _(node: Whole) -> int:
+async def _(node: WholeNode) -> int:
     await node.chat.rooms.join("r", ["ann"])
     for _ in range(3):
         await node.chat.rooms.post("ann", "r", "hello")
@@ -437,7 +437,7 @@ async def _(node: Whole) -> int:
 
 
 @decides("limits.signals-room", {"0": True, "1": False})
-async def _(node: Whole) -> bool:
+async def _(node: WholeNode) -> bool:
     """Whether one hears that another one types, in a room of two."""
     room, ann, bob = node.member(), node.member(), node.member()
     await node.chat.rooms.join(room, [ann, bob])

@@ -22,7 +22,7 @@ from mercury.stores.memory.store import MemoryStore
 from mercury.stores.sqlite.store import SqliteStore
 from tests.support.in_process_node import reactor, until
 from tests.support.websocket_bytes import masked
-from tests.support.whole_node import FORM, V2, Whole
+from tests.support.whole_node import FORM, V2, WholeNode
 
 DEBUG = {"log.level": "debug"}
 
@@ -50,7 +50,7 @@ def broken(cursor: Any) -> None:
     raise RuntimeError("a bug")
 
 
-def about(node: Whole, kind: str, id: object) -> list[str]:
+def about(node: WholeNode, kind: str, id: object) -> list[str]:
     """The messages of the lines with this id."""
     return [line["message"] for line in node.log if line.get(kind) == id]
 
@@ -60,7 +60,7 @@ def about(node: Whole, kind: str, id: object) -> list[str]:
 
 @ensureDeferred
 async def test_a_failing_request_has_one_id_in_its_answer_and_on_all_its_lines() -> None:
-    async with Whole(DEBUG, Faulty()) as node:
+    async with WholeNode(DEBUG, Faulty()) as node:
         answer = await node.http("server.api", "GET", "/api/members/ann/rooms", b"", "X-Request-Id: shop-4711")
         assert answer is not None
         assert (answer.status, answer.headers["x-request-id"]) == (500, "shop-4711")
@@ -74,7 +74,7 @@ async def test_a_failing_request_has_one_id_in_its_answer_and_on_all_its_lines()
 @ensureDeferred
 async def test_requests_at_the_same_time_keep_their_own_ids() -> None:
     store = Faulty()
-    async with Whole(DEBUG, store) as node:
+    async with WholeNode(DEBUG, store) as node:
         names = [f"r{n}" for n in range(5)]
         asking = [
             Deferred.fromCoroutine(node.http("server.api", "GET", f"/api/rooms/{name}", b"", f"X-Request-Id: {name}"))
@@ -97,7 +97,7 @@ async def test_requests_at_the_same_time_keep_their_own_ids() -> None:
 @ensureDeferred
 async def test_an_id_that_is_too_long_or_strange_is_replaced(given: str) -> None:
     """It goes into a header and into the log, and what is as long as a token might be one."""
-    async with Whole({}) as node:
+    async with WholeNode({}) as node:
         seen = set()
         headers = [f"X-Request-Id: {given}"] if given else []
         for _ in range(2):
@@ -110,7 +110,7 @@ async def test_an_id_that_is_too_long_or_strange_is_replaced(given: str) -> None
 
 @ensureDeferred
 async def test_whatever_is_answered_over_http_has_an_id() -> None:
-    async with Whole(DEBUG) as node:
+    async with WholeNode(DEBUG) as node:
         for listener, method, target, body in (
             ("server.api", "GET", "/nowhere", b""),
             ("server.api", "POST", "/api/tokens", b" " * 2_000_000),
@@ -129,7 +129,7 @@ async def test_whatever_is_answered_over_http_has_an_id() -> None:
 @ensureDeferred
 async def test_a_client_that_hangs_up_is_on_the_line_too() -> None:
     store = Faulty()
-    async with Whole(DEBUG, store) as node:
+    async with WholeNode(DEBUG, store) as node:
         request = b"GET /api/rooms/r HTTP/1.1\r\nHost: x\r\nX-Request-Id: gone\r\n\r\n"
         wiretap = await node.connect("server.api", request)
         await until(lambda: store.waiting)
@@ -147,7 +147,7 @@ async def test_a_client_that_hangs_up_is_on_the_line_too() -> None:
 
 @ensureDeferred
 async def test_a_session_has_one_id_from_its_beginning_to_its_end() -> None:
-    async with Whole(DEBUG, Faulty()) as node:
+    async with WholeNode(DEBUG, Faulty()) as node:
         await node.chat.rooms.join("r", ["ann", "bob"])
         for member in ("ann", "bob"):
             secret, _ = await node.chat.tokens.make(member)
@@ -179,7 +179,7 @@ async def test_a_session_has_one_id_from_its_beginning_to_its_end() -> None:
 async def test_a_command_that_had_to_wait_is_still_its_sessions(tmp_path: Path) -> None:
     """It is begun by the answer to the one before it, which belongs to nobody. What fails is deep in the store."""
     store = SqliteStore(str(tmp_path / "m.sqlite"))
-    async with Whole(DEBUG, store) as node:
+    async with WholeNode(DEBUG, store) as node:
         store.history = lambda *args: store._read(broken)  # type: ignore[method-assign]
         await node.chat.rooms.join("r", ["ann"])
         await node.say(b'{"type":"send","rid":"r","text":"x","ref":1}', 10)
@@ -198,7 +198,7 @@ async def test_a_command_that_had_to_wait_is_still_its_sessions(tmp_path: Path) 
 async def test_a_refused_handshake_and_a_fault_in_what_reads_are_a_sessions_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with Whole(DEBUG) as node:
+    async with WholeNode(DEBUG) as node:
         refused = await node.handshake()
         await refused.all()
         assert node.log[-1]["message"].endswith("was refused with 401")
@@ -219,7 +219,7 @@ async def test_a_refused_handshake_and_a_fault_in_what_reads_are_a_sessions_line
 @ensureDeferred
 async def test_a_fault_in_a_databases_thread_is_its_requests(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "m.sqlite"))
-    async with Whole(DEBUG, store) as node:
+    async with WholeNode(DEBUG, store) as node:
         store.room = lambda rid: store._read(broken)  # type: ignore[method-assign]
         await node.http("server.api", "GET", "/api/rooms/r", b"", "X-Request-Id: deep")
         assert about(node, "request", "deep") == [
@@ -233,7 +233,7 @@ async def test_a_fault_in_a_databases_thread_is_its_requests(tmp_path: Path) -> 
 async def test_a_fault_in_a_login_and_in_what_follows_it_is_the_sessions(call: str, tmp_path: Path) -> None:
     """A login by the URL goes on when the store has answered; catching up begins when it likes."""
     store = SqliteStore(str(tmp_path / "m.sqlite"))
-    async with Whole(DEBUG, store) as node:
+    async with WholeNode(DEBUG, store) as node:
         await node.chat.rooms.join("r", ["ann"])
         await node.chat.rooms.post("", "r", "hello")
         secret, _ = await node.chat.tokens.make("ann")

@@ -24,7 +24,7 @@ from tests.support.clockwork import Clockwork
 from tests.support.recorder import Record
 from tests.support.recording_clients import V2Client, until
 from tests.support.server_process import Server
-from tests.support.whole_node import Whole
+from tests.support.whole_node import WholeNode
 
 #: What may be wrong with a file, and what is said of it.
 MISTAKES = {
@@ -121,7 +121,7 @@ async def test_the_file_is_read_again_and_a_mistake_in_it_changes_nothing(
 async def test_settings_and_certificates_change_together_or_not_at_all(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority.pem")
     cert, key = authority.issue(tmp_path / "own", "127.0.0.1")
-    async with Whole({"server.ws.tls.cert": str(cert), "server.ws.tls.key": str(key)}) as node:
+    async with WholeNode({"server.ws.tls.cert": str(cert), "server.ws.tls.key": str(key)}) as node:
         certificate = node.service.listenings[1].certificate
         assert certificate is not None
         before = certificate.getContext()

@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
-from tests.support.raw_server import PATIENCE, Running, request
+from tests.support.raw_server import PATIENCE, RawServer, request
 from tests.support.websocket_bytes import masked, upgrade
 
 pytestmark = pytest.mark.alone
@@ -103,10 +103,10 @@ class SlowPeers:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RawServer]:
     folder = tmp_path_factory.mktemp("short")
     cert, key = Authority(folder / "authority.pem").issue(folder / "own", "127.0.0.1")
-    running = Running(
+    running = RawServer(
         folder,
         *(f"--{name}.tls.cert={cert}" for name in ("server.ws", "server.api")),
         *(f"--{name}.tls.key={key}" for name in ("server.ws", "server.api")),
@@ -121,7 +121,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def slow(node: Running) -> Iterator[dict[tuple[str, str], SlowPeers]]:
+def slow(node: RawServer) -> Iterator[dict[tuple[str, str], SlowPeers]]:
     """Some that are slow while the first test goes on."""
     running = {(listener, way): SlowPeers(node.ports[listener], way, 10) for listener, way in ENDING_WAYS}
     yield running
@@ -130,7 +130,7 @@ def slow(node: Running) -> Iterator[dict[tuple[str, str], SlowPeers]]:
 
 
 @pytest.fixture(scope="module")
-def rude(node: Running) -> Iterator[dict[str, ssl.SSLSocket]]:
+def rude(node: RawServer) -> Iterator[dict[str, ssl.SSLSocket]]:
     """Clients that have sent what the server ends the connection for, and do nothing more; connected by TLS."""
     context = ssl._create_unverified_context()
     with ExitStack() as stack:
@@ -144,7 +144,7 @@ def rude(node: Running) -> Iterator[dict[str, ssl.SSLSocket]]:
 class Client:
     """Somebody who chats meanwhile."""
 
-    def __init__(self, node: Running) -> None:
+    def __init__(self, node: RawServer) -> None:
         self.peer = node.upgraded("mercury.v2.json", "ann")
         self._events = self.peer.frames()
         self._ref = 0
@@ -164,7 +164,7 @@ class Client:
         return sorted(took)[-1 - count // 100]
 
 
-def slowed_down(node: Running, client: Client, listener: str, way: str) -> float:
+def slowed_down(node: RawServer, client: Client, listener: str, way: str) -> float:
     """How many times as long an answer takes beside slow peers as without; 1 if it is hardly anything more. The machine
     does as much in both cases: what slow peers do, they do to nobody."""
     took = []
@@ -180,7 +180,7 @@ def slowed_down(node: Running, client: Client, listener: str, way: str) -> float
 @pytest.mark.usefixtures("slow", "rude")  # their time passes meanwhile
 def test_two_hundred_slow_peers_are_in_nobodys_way(tmp_path: Path) -> None:
     """One answer in a hundred takes at most twice as long as without them: the median of several rounds."""
-    node = Running(tmp_path)
+    node = RawServer(tmp_path)
     node.call("POST", "/api/rooms/r/members", {"members": ["ann"]})
     client = Client(node)
     with client.peer:

@@ -24,7 +24,7 @@ from twisted.internet.task import deferLater
 from mercury.settings.limits import Limits
 from tests.support.recorder import Ask, Connection, Record, Seen
 from tests.support.recording_clients import CidClient, Client, FluentClient, V1Client, V2Client, until
-from tests.support.scripted_node import Node
+from tests.support.scripted_node import ScriptedNode
 from tests.support.wamp_client import WampCborClient, WampClient, WampMsgpackClient
 from tests.support.wamp_words import INBOX
 
@@ -55,7 +55,9 @@ class Promises(RuleBasedStateMachine):
     @initialize(kinds=st.tuples(fluent, fluent, fluent))
     def begin(self, kinds: tuple[type[Client], ...]) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="mercury-promises-")
-        self.node = Node(Path(self.folder.name, "mercury.sqlite"), Limits(ping_seconds=3600, drain_seconds=3600))
+        self.node = ScriptedNode(
+            Path(self.folder.name, "mercury.sqlite"), Limits(ping_seconds=3600, drain_seconds=3600)
+        )
         self.record = Record()
         self.joined: dict[tuple[str, str], int] = {}  # (room, member) -> the seq of the join; missing: not in
         self.cids: dict[tuple[str, str, str], Ask] = {}

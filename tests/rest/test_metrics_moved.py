@@ -36,7 +36,7 @@ from mercury.stores.sqlite.store import SqliteStore
 from tests.support.clockwork import Clockwork, WampDevice
 from tests.support.filtered_connections import connect, filter_of, peer
 from tests.support.free_ports import free_port
-from tests.support.gotalk_node import PASSWORD, Door
+from tests.support.gotalk_node import PASSWORD, GotalkNode
 from tests.support.in_process_node import Node, reactor, together
 from tests.support.lossy_bus import LossyBus, Network
 from tests.support.metrics_watch import MOVED, Watch, moves
@@ -308,7 +308,7 @@ async def test_errors_and_what_was_refused_by_which_limit() -> None:
 
 @moves("mercury_errors_total", "mercury_refused_total")
 async def test_errors_of_rest_and_of_gotalks_door_count_too() -> None:
-    async with Node(body_bytes=1000) as node, Door(gotalk={"registrations_per_minute": 1}) as door:
+    async with Node(body_bytes=1000) as node, GotalkNode(gotalk={"registrations_per_minute": 1}) as door:
         watches = [Watch(node.chat), Watch(door.chat)]
         for watch in watches:
             await watch.look()

@@ -14,10 +14,10 @@ from mercury.gotalk.sync import Poll, Sync, device_of
 from tests.support.clockwork import Clockwork
 
 
-class House:
+class GotalkClockwork:
     """A node with people whose accounts are 1, 2, 3 …"""
 
-    def __init__(self, beside: House | None = None, **limits: Any) -> None:
+    def __init__(self, beside: GotalkClockwork | None = None, **limits: Any) -> None:
         self.node: Clockwork = Clockwork(beside=beside.node if beside else None, **limits)
         self.wall: float = beside.wall if beside else 1_000_000.0
         self.sync_calls = Sync(self.node.chat, self.node.store, lambda: self.wall)  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ class Caller:
         return said
 
 
-class Town:
+class GotalkWithEngine:
     """A server with goTalk's door open, on one of the stores, and what that needs beside."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Town:
         self.flags = [f"--storage.type={kind}", *own]
         self.server = Server(folder, (free_port(), free_port()), *self.flags)
 
-    async def __aenter__(self) -> Town:
+    async def __aenter__(self) -> GotalkWithEngine:
         await self.server.start()
         return self
 

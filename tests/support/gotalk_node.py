@@ -1,8 +1,8 @@
-"""goTalk's door in the test's own process, on a free port of 127.0.0.1, with passwords that cost nothing to check.
+"""goTalk's gotalk in the test's own process, on a free port of 127.0.0.1, with passwords that cost nothing to check.
 
-async with Door() as door:
-    ann = await door.person("ann")
-    answer = await door.post("/sync", token=ann.token)
+async with GotalkNode() as gotalk:
+    ann = await gotalk.person("ann")
+    answer = await gotalk.post("/sync", token=ann.token)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Person(NamedTuple):
     cookie: str
 
 
-class Door(Node):
+class GotalkNode(Node):
     """A Node whose port is goTalk's. `gotalk`: its settings; nobody is throttled unless they say so."""
 
     endpoint = "tcp:0:interface=127.0.0.1"
@@ -49,7 +49,7 @@ class Door(Node):
         free = {"logins_per_minute": 0, "registrations_per_minute": 0}
         self.config = Config(limits=Limits(**limits), gotalk=Gotalk(**free | (gotalk or {})))
 
-    async def __aenter__(self) -> Door:
+    async def __aenter__(self) -> GotalkNode:
         await self.store.open()
         passwords = Passwords(None, maybeDeferred)
         passwords._hasher = PasswordHasher(1, 8, 1)

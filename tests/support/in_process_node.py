@@ -1,6 +1,6 @@
 """A node in the test's own process: put together by mercury/node/build.py, listening on free ports of 127.0.0.1.
 
-Node is the whole, Ear a session without a socket, Answer what REST said. A test that starts a Node stops it:
+Node is the whole, SocketlessDevice a session without a socket, Answer what REST said. Who starts a Node stops it:
 
     async with Node() as node:
         answer = await node.ask("POST", "/api/tokens", {"member": "ann"})
@@ -208,10 +208,10 @@ async def together(*waits: Any) -> list[Any]:
 
 
 @implementer(IFrameEncoder)
-class EarWire:
+class JsonLines:
     """Says entries and events in lines of JSON, as mercury.v2.json has them."""
 
-    name = "ear"
+    name = "lines"
     acknowledges = True
 
     def entries(self, entries: Sequence[Entry]) -> bytes:
@@ -221,12 +221,12 @@ class EarWire:
         return msgspec.json.encode(event) + b"\n"
 
 
-WIRE = EarWire()
-DIALECT = PlainDialect(V2(Limits()).decode, WIRE)
+ENCODER = JsonLines()
+DIALECT = PlainDialect(V2(Limits()).decode, ENCODER)
 
 
 @implementer(IConnection)
-class Ear:
+class SocketlessDevice:
     """A member's connected device without a socket. `heard`: the events that it was told, as dicts."""
 
     peer = "192.0.2.7:4711"
@@ -254,7 +254,6 @@ class Ear:
         self.heard += [json.loads(line) for line in data.splitlines()]
 
     def ping(self, payload: bytes) -> None:
-
         self.session.pong(payload)
 
     def close(self, code: int, reason: str) -> None:
@@ -274,9 +273,9 @@ class Ear:
         return 0
 
 
-async def listen(node: Node, member: str, device: str = "") -> Ear:
+async def listen(node: Node, member: str, device: str = "") -> SocketlessDevice:
     """A device of a member that is connected to the node."""
     secret, _ = await node.chat.tokens.make(member)
-    ear = Ear(node.chat, device)
-    await ear.login(secret, member)
-    return ear
+    connected = SocketlessDevice(node.chat, device)
+    await connected.login(secret, member)
+    return connected

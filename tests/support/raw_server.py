@@ -1,6 +1,6 @@
 """A server in a process of its own, spoken to by plain sockets, which send what no client would.
 
-node = Running(folder, "--storage.type=memory")
+node = RawServer(folder, "--storage.type=memory")
 with node.dial("server.ws") as peer:
     peer.send(b"nonsense")
     assert peer.rest() == b""
@@ -31,7 +31,7 @@ TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()",
 LISTENERS = ("server.api", "server.ws", "gotalk")
 
 
-class Running:
+class RawServer:
     """The server, on a store in memory, with goTalk's door open. `flags`: further ones. `proxied`: the listeners that
     are behind a proxy, by the PROXY protocol."""
 

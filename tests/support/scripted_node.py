@@ -33,7 +33,7 @@ class _Cramped(WebSocketConnection):
         super().connectionMade()
 
 
-class Node:
+class ScriptedNode:
     """A node on a SQLite file, listening for WebSockets. start() after an end makes a new one on the same file."""
 
     def __init__(self, path: Path, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen

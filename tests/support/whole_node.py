@@ -1,7 +1,7 @@
 """A whole node in the test's own process, put together from settings as mercury/node/build.py does it, with all of
 its ports on 127.0.0.1. A test changes a setting and reloads:
 
-    async with Whole({"limits.text-bytes": "100"}) as node:
+    async with WholeNode({"limits.text-bytes": "100"}) as node:
         node.reload("limits.text-bytes", "10")
 """
 
@@ -39,7 +39,7 @@ V2 = "Sec-WebSocket-Protocol: mercury.v2.json"
 PORTS = ("server.api", "server.ws", "gotalk")
 
 
-class Whole:
+class WholeNode:
     """The node. `store`: in memory unless another one is given. `log`: its lines, so far."""
 
     def __init__(self, flags: Mapping[str, str], store: Any = None) -> None:
@@ -55,7 +55,7 @@ class Whole:
         self._wiretaps: list[Wiretap] = []
         self._open: Wiretap | None = None
 
-    async def __aenter__(self) -> Whole:
+    async def __aenter__(self) -> WholeNode:
         globalLogPublisher.addObserver(self._observer)
         self.service.privilegedStartService()
         await self.service._start()
@@ -140,7 +140,7 @@ class Whole:
         await until(lambda: len(wiretap.data) >= before + size or wiretap.over)
         return wiretap.data[before:]
 
-    async def listen(self, member: str, device: str = "") -> in_process_node.Ear:
+    async def listen(self, member: str, device: str = "") -> in_process_node.SocketlessDevice:
         """A session without a socket, logged in."""
         return await in_process_node.listen(self, member, device)  # type: ignore[arg-type]
 

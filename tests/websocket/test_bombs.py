@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.broken_wamp import ATTACKS
-from tests.support.raw_server import Peer, Running, request
+from tests.support.raw_server import Peer, RawServer, request
 from tests.support.websocket_bytes import masked
 
 pytestmark = pytest.mark.alone
@@ -30,7 +30,7 @@ Bad = tuple[str, ...]  # what may come of something: codes of errors, or that th
 class Friends:
     """Ann and Bob, who chat meanwhile. `began_with`, `sockets`: what the node had when they began."""
 
-    def __init__(self, node: Running) -> None:
+    def __init__(self, node: RawServer) -> None:
         node.call("POST", "/api/rooms/r/members", {"members": ["ann", "bob"]})
         self.ann, self.bob = node.upgraded(V2, "ann"), node.upgraded(V2, "bob")
         self.heard = [self.events(peer) for peer in (self.ann, self.bob)]
@@ -58,8 +58,8 @@ class Friends:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = Running(tmp_path_factory.mktemp("bombs"), "--server.ws.compression", "--limits.request-seconds=3")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RawServer]:
+    running = RawServer(tmp_path_factory.mktemp("bombs"), "--server.ws.compression", "--limits.request-seconds=3")
     running.call("POST", "/api/rooms/b/members", {"members": ["eve"]})
     yield running
     running.stop()
@@ -67,7 +67,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def friends(node: Running) -> Iterator[Friends]:
+def friends(node: RawServer) -> Iterator[Friends]:
     friends = Friends(node)
     with friends.ann, friends.bob:
         yield friends
@@ -76,33 +76,33 @@ def friends(node: Running) -> Iterator[Friends]:
 # JSON, wherever it is taken
 
 
-def v2(node: Running, value: bytes) -> str:
+def v2(node: RawServer, value: bytes) -> str:
     return told(node.upgraded(V2, "eve"), b'{"type":"history","rid":"b","before":%s}' % value)
 
 
-def v2_unknown(node: Running, value: bytes) -> str:
+def v2_unknown(node: RawServer, value: bytes) -> str:
     return told(node.upgraded(V2, "eve"), b'{"type":"history","rid":"b","x":%s}' % value)
 
 
-def v2_before_login(node: Running, value: bytes) -> str:
+def v2_before_login(node: RawServer, value: bytes) -> str:
     return told(node.upgraded(V2), b'{"type":"connect","token":%s,"member":"eve"}' % value)
 
 
-def v1(node: Running, value: bytes) -> str:
+def v1(node: RawServer, value: bytes) -> str:
     return told(node.upgraded("", "eve"), b'{"type":2,"rid":"b","msgid":%s}' % value)
 
 
-def wamp(node: Running, value: bytes) -> str:
+def wamp(node: RawServer, value: bytes) -> str:
     peer = node.upgraded("wamp.2.json", "eve")
     peer.send(masked(b'[1,"mercury",{"roles":{"caller":{}}}]'))
     return told(peer, b'[48,1,{},"mercury.history",["b"],{"before":%s}]' % value)
 
 
-def rest(node: Running, value: bytes) -> str:
+def rest(node: RawServer, value: bytes) -> str:
     return answered(node, "server.api", request("/api/tokens", b'{"member":"eve","ttl":%s}' % value))
 
 
-def gotalk(node: Running, value: bytes) -> str:
+def gotalk(node: RawServer, value: bytes) -> str:
     return answered(node, "gotalk", request("/sync", b'{"token":"x","id":%s}' % value))
 
 
@@ -131,7 +131,7 @@ HARMLESS: Final = ("2^63", "-2^63-1", "1e400", "60,000 digits", "6,000 keys", "2
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_json_that_is_none_of_ours(node: Running, friends: Friends, value: str) -> None:
+def test_json_that_is_none_of_ours(node: RawServer, friends: Friends, value: str) -> None:
     expected: dict[Any, Bad] = dict.fromkeys(DOORS, ("bad_request",)) | {wamp: ("abort", "invalid_argument")}
     if value in HARMLESS:
         expected[v2_unknown] = ("ok",)
@@ -141,7 +141,7 @@ def test_json_that_is_none_of_ours(node: Running, friends: Friends, value: str) 
 
 
 @pytest.mark.parametrize("text", [b"\xed\xa0\x80", b"\xc0\x80", b"\xff", b"\xf4\x90\x80\x80"])
-def test_bytes_that_are_not_utf8(node: Running, friends: Friends, text: bytes) -> None:
+def test_bytes_that_are_not_utf8(node: RawServer, friends: Friends, text: bytes) -> None:
     """In a frame of text they end the connection (RFC 6455, 8.1)."""
     found = {door: door(node, b'"%s"' % text) for door in DOORS}
     assert {said for door, said in found.items() if door in (rest, gotalk)} == {"bad_request"}
@@ -188,7 +188,7 @@ FRAMES: Final[dict[str, tuple[bytes, Bad]]] = {
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_frames_that_are_too_much(node: Running, friends: Friends, name: str) -> None:
+def test_frames_that_are_too_much(node: RawServer, friends: Friends, name: str) -> None:
     data, expected = FRAMES[name]
     peer = node.upgraded(V2, "eve", "Sec-WebSocket-Extensions: permessage-deflate")
     peer.send(data)
@@ -197,7 +197,7 @@ def test_frames_that_are_too_much(node: Running, friends: Friends, name: str) ->
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_wamp_messages_that_are_none(node: Running, friends: Friends, name: str) -> None:
+def test_wamp_messages_that_are_none(node: RawServer, friends: Friends, name: str) -> None:
     """CBOR and MessagePack with huge lengths, depth and references among them; tests/wamp/test_broken.py looks
     closer."""
     for payload in ATTACKS[name]:
@@ -281,7 +281,7 @@ for name, head, body in (
 
 
 @pytest.mark.parametrize("name", HTTP)
-def test_requests_that_are_none(node: Running, friends: Friends, name: str) -> None:
+def test_requests_that_are_none(node: RawServer, friends: Friends, name: str) -> None:
     data, expected = HTTP[name]
     assert answered(node, "server.api", data) in expected
     assert answered(node, "gotalk", data) in expected
@@ -302,7 +302,7 @@ FORMS: Final = [
 ]
 
 
-def test_queries_and_forms_that_are_none(node: Running, friends: Friends) -> None:
+def test_queries_and_forms_that_are_none(node: RawServer, friends: Friends) -> None:
     for query in QUERIES:
         data = b"GET /api/rooms?" + query + b" HTTP/1.1\r\n\r\n"
         assert answered(node, "server.api", data) == "bad_request", query[:40]
@@ -311,7 +311,7 @@ def test_queries_and_forms_that_are_none(node: Running, friends: Friends) -> Non
     friends.are_well()
 
 
-def test_no_request_was_taken_out_of_another(node: Running) -> None:
+def test_no_request_was_taken_out_of_another(node: RawServer) -> None:
     """After all of the above. But a second one that is there by right is."""
     with node.dial("server.api") as peer:
         peer.send(request("/api/rooms/smuggled", method="GET"))
@@ -325,7 +325,7 @@ def test_no_request_was_taken_out_of_another(node: Running) -> None:
 # Memory
 
 
-def test_questions_whose_answers_nobody_reads_are_not_answered_for_ever(node: Running, friends: Friends) -> None:
+def test_questions_whose_answers_nobody_reads_are_not_answered_for_ever(node: RawServer, friends: Friends) -> None:
     """And whoever reads on after all gets each answer."""
     for _ in range(16):
         node.call("POST", "/api/rooms/b/messages", {"text": "x" * 16_000})
@@ -338,7 +338,7 @@ def test_questions_whose_answers_nobody_reads_are_not_answered_for_ever(node: Ru
             assert len(peer.answer()["body"]["messages"]) > 10
 
 
-def test_memory_has_stayed_flat(node: Running, friends: Friends) -> None:
+def test_memory_has_stayed_flat(node: RawServer, friends: Friends) -> None:
     """At its peak as well, in all of the above: nothing was unpacked, or set aside, for what was refused."""
     assert node.peak_kb() < friends.began_with + GROWTH_KB
     assert node.sockets() <= friends.sockets + 5  # some of the last may not be closed yet
@@ -369,7 +369,7 @@ def verdict(message: Any) -> str:
     return str(message["code"]) if "code" in message else "ok" if message.get("type") == "ok" else ""
 
 
-def answered(node: Running, listener: str, data: bytes) -> str:
+def answered(node: RawServer, listener: str, data: bytes) -> str:
     """The code of the one error with which these bytes are answered."""
     with node.dial(listener) as peer:
         peer.send(data)
