@@ -22,6 +22,7 @@ def test_every_function_on_the_road_is_there(name: str) -> None:
         assert road.spoken(step.function) in road.docstrings(step.file), step
 
 
+@pytest.mark.slow
 def test_the_road_through_one_node_is_the_one_that_is_shown_and_is_short() -> None:
     seen = one_node(ROOT)
     assert road.files(seen) == road.files(road.read().node), "run make road"
@@ -29,6 +30,7 @@ def test_the_road_through_one_node_is_the_one_that_is_shown_and_is_short() -> No
     assert road.changes(road.in_reactor(seen)) <= CHANGES
 
 
+@pytest.mark.slow
 def test_the_roads_through_two_nodes_are_those_that_are_shown() -> None:
     redis_or_skip()
     sender, receiver = two_nodes(ROOT)

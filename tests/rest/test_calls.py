@@ -267,7 +267,7 @@ async def test_connections_are_listed_and_kicked() -> None:
         phone, laptop = await listen(node, "ann", "phone"), await listen(node, "ann", "laptop")
         connections = (await node.ask("GET", "/api/members/ann/connections")).body["connections"]
         assert [c["device"] for c in connections] == ["phone", "laptop"]
-        assert {(c["peer"], c["protocol"]) for c in connections} == {("192.0.2.7:4711", "ear")}
+        assert {(c["peer"], c["protocol"]) for c in connections} == {("192.0.2.7:4711", "lines")}
         assert all(RFC3339.fullmatch(c["since"]) for c in connections)
         assert connections[0]["id"] != connections[1]["id"]
         path = "/api/members/ann/connections"
